@@ -1,0 +1,205 @@
+//! The flow entry: one direction of a flow, 64 bytes, shared with the BPF programs.
+//!
+//! The layout is that of `struct flow4` in `xdp-redirect/src/bpf/flow.h`; a test compares both sides.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU16, AtomicU32};
+
+/// Where a packet is looked at. Part of the flow key, for one tuple passes several hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Hook {
+    /// tc ingress of a pod's host-side device: packets *from* the pod. Zone = ifindex.
+    PodIn = 0,
+    /// tc egress of a pod's host-side device: packets *to* the pod. Zone = ifindex.
+    PodOut = 1,
+    /// XDP or tc ingress of any uplink. Zone = 0.
+    UplinkIn = 2,
+    /// tc egress of any uplink. Zone = 0.
+    UplinkOut = 3,
+    /// tc egress of `rw1`: packets of the node's own sockets. Zone = 0.
+    NodeOut = 4,
+}
+
+impl Hook {
+    /// The hook of a value that came over the hostlink or out of shared memory.
+    pub fn from_u8(value: u8) -> Option<Hook> {
+        [Hook::PodIn, Hook::PodOut, Hook::UplinkIn, Hook::UplinkOut, Hook::NodeOut].get(usize::from(value)).copied()
+    }
+}
+
+/// What follows the rewrite; `enum flow_op` in `flow.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FlowOp {
+    /// Go on through the kernel.
+    Pass = 0,
+    /// Write `dmac` as destination and go on: a bridge switches it.
+    Bridge = 1,
+    /// Write `dmac`, `bpf_redirect_peer(ifindex)`: into the pod's own network namespace.
+    Peer = 2,
+    /// `bpf_redirect_neigh(ifindex)`: out of that device, the kernel resolves the neighbor.
+    Neigh = 3,
+    /// Write `dmac`, mark, `bpf_redirect(ifindex, BPF_F_INGRESS)`: as if received there.
+    Received = 4,
+    /// A worker executes this entry.
+    Worker = 5,
+}
+
+impl FlowOp {
+    /// The op in the low byte of [`FlowSlot::flags`].
+    pub fn from_flags(flags: u32) -> Option<FlowOp> {
+        use FlowOp::*;
+        [Pass, Bridge, Peer, Neigh, Received, Worker].get((flags & 0xff) as usize).copied()
+    }
+}
+
+/// Bit of [`FlowSlot::flags`]: this entry matches client → frontend.
+pub const FLOW_FORWARD: u32 = 0x100;
+/// Bit of [`FlowSlot::flags`]: the flow holds a NAT binding (an address or port of ours as source).
+pub const FLOW_SNAT: u32 = 0x200;
+
+/// Bits of [`FlowSlot::seen`]: TCP flags (RFC 9293 §3.1) of the packets that hit the entry.
+pub const SEEN_FIN: u32 = 0x01;
+pub const SEEN_SYN: u32 = 0x02;
+pub const SEEN_RST: u32 = 0x04;
+pub const SEEN_ACK: u32 = 0x10;
+/// Bit of [`FlowSlot::seen`]: any packet hit the entry.
+pub const SEEN_ANY: u32 = 0x100;
+
+/// [`FlowSlot::last`] and [`FlowSlot::created`] count `CLOCK_MONOTONIC` in units of 2^24 ns (16.8 ms).
+pub const TICK_SHIFT: u32 = 24;
+/// Ticks in about one second.
+pub const TICKS_PER_SECOND: u32 = 60;
+
+/// What an entry matches. Addresses and ports in network byte order, as they stand in the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Source address as read from the packet (`u32::from_ne_bytes` of its four bytes).
+    pub saddr: u32,
+    /// Destination address, likewise.
+    pub daddr: u32,
+    /// The first four bytes of the L4 header (`from_ne_bytes`): source and destination port.
+    pub ports: u32,
+    /// `zone << 11 | hook << 8 | protocol`, see [`FlowKey::meta_of`]. Never 0 in a key.
+    pub meta: u32,
+}
+
+/// Addresses and ports as the entry writes them, in network byte order like [`FlowKey`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuple {
+    pub saddr: u32,
+    pub daddr: u32,
+    pub ports: u32,
+}
+
+/// What an entry does to a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewrite {
+    pub tuple: Tuple,
+    pub op: FlowOp,
+    /// Device of `op`, 0 where it needs none.
+    pub ifindex: u32,
+    /// Destination MAC of `op`, zero where it needs none.
+    pub dmac: [u8; 6],
+}
+
+/// One slot of the flow table. Only atomics: BPF programs and all workers read it at any time.
+///
+/// Rule: key and rewrite never change while `meta != 0`. `meta` is stored last, with release, and cleared first.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct FlowSlot {
+    pub saddr: AtomicU32,
+    pub daddr: AtomicU32,
+    pub ports: AtomicU32,
+    /// 0 = empty.
+    pub meta: AtomicU32,
+    pub new_saddr: AtomicU32,
+    pub new_daddr: AtomicU32,
+    pub new_ports: AtomicU32,
+    /// [`FlowOp`] in the low byte, `FLOW_*` bits.
+    pub flags: AtomicU32,
+    /// Folded ones-complement difference of the addresses, new − old.
+    pub addr_diff: AtomicU16,
+    /// Folded ones-complement difference of the ports, new − old.
+    pub port_diff: AtomicU16,
+    pub ifindex: AtomicU32,
+    /// `dmac` as three 16-bit words in memory order, then a reserved one.
+    pub dmac: [AtomicU16; 4],
+    /// `SEEN_*`, only ever or-ed while live.
+    pub seen: AtomicU32,
+    /// Tick of the last packet; readers refresh it at most once a second.
+    pub last: AtomicU32,
+    /// Tick of creation.
+    pub created: AtomicU32,
+    /// Slot of the other direction.
+    pub peer: AtomicU32,
+}
+
+const _: () = assert!(std::mem::size_of::<FlowSlot>() == 64);
+
+/// Entries in a bucket.
+pub const BUCKET_ENTRIES: usize = 4;
+
+impl FlowKey {
+    /// Packs the part of the key that is not in the packet.
+    pub fn meta_of(zone: u32, hook: Hook, protocol: u8) -> u32 {
+        zone << 11 | (hook as u32) << 8 | u32::from(protocol)
+    }
+
+    /// Builds a key from host-order values.
+    pub fn new(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), zone: u32, hook: Hook, protocol: u8) -> FlowKey {
+        let tuple = Tuple::new(src, dst);
+        FlowKey { saddr: tuple.saddr, daddr: tuple.daddr, ports: tuple.ports, meta: FlowKey::meta_of(zone, hook, protocol) }
+    }
+
+    pub fn tuple(&self) -> Tuple {
+        Tuple { saddr: self.saddr, daddr: self.daddr, ports: self.ports }
+    }
+
+    pub fn protocol(&self) -> u8 {
+        self.meta as u8
+    }
+
+    pub fn hook(&self) -> Option<Hook> {
+        Hook::from_u8((self.meta >> 8) as u8 & 7)
+    }
+
+    /// The ifindex of a pod's device, 0 elsewhere.
+    pub fn zone(&self) -> u32 {
+        self.meta >> 11
+    }
+}
+
+impl Tuple {
+    pub fn new(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16)) -> Tuple {
+        let (s, d) = (src.1.to_be_bytes(), dst.1.to_be_bytes());
+        Tuple {
+            saddr: u32::from_ne_bytes(src.0.octets()),
+            daddr: u32::from_ne_bytes(dst.0.octets()),
+            ports: u32::from_ne_bytes([s[0], s[1], d[0], d[1]]),
+        }
+    }
+
+    pub fn src(&self) -> (Ipv4Addr, u16) {
+        let p = self.ports.to_ne_bytes();
+        (Ipv4Addr::from(self.saddr.to_ne_bytes()), u16::from_be_bytes([p[0], p[1]]))
+    }
+
+    pub fn dst(&self) -> (Ipv4Addr, u16) {
+        let p = self.ports.to_ne_bytes();
+        (Ipv4Addr::from(self.daddr.to_ne_bytes()), u16::from_be_bytes([p[2], p[3]]))
+    }
+
+    /// The tuple of the packets that answer this one.
+    pub fn reversed(&self) -> Tuple {
+        let (s, d) = (self.src(), self.dst());
+        Tuple::new(d, s)
+    }
+
+    /// This tuple as a key at a hook.
+    pub fn at(&self, zone: u32, hook: Hook, protocol: u8) -> FlowKey {
+        FlowKey { saddr: self.saddr, daddr: self.daddr, ports: self.ports, meta: FlowKey::meta_of(zone, hook, protocol) }
+    }
+}

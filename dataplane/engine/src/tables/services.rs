@@ -1,0 +1,131 @@
+//! Frontends and their backends: what clients may address and where it leads.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use rustc_hash::FxHashMap;
+
+use crate::maglev::Maglev;
+
+/// What clients address. `protocol` is the IP protocol number (6 TCP, 17 UDP).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FrontendKey {
+    pub address: Ipv4Addr,
+    pub port: u16,
+    pub protocol: u8,
+}
+
+/// Which address of a Service a frontend is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FrontendKind {
+    ClusterIp,
+    NodePort,
+    LoadBalancerIp,
+    ExternalIp,
+}
+
+/// The name of a service port as Kubernetes users know it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServicePortName {
+    pub namespace: String,
+    pub name: String,
+    /// Empty for an unnamed port.
+    pub port: String,
+}
+
+/// Address and port of a pod or host-network process that serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Backend {
+    pub address: Ipv4Addr,
+    pub port: u16,
+    /// The endpoint's `nodeName` is this node.
+    pub local: bool,
+}
+
+/// Backends among which one is selected. Never empty.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BackendSet {
+    pub backends: Box<[Backend]>,
+    /// Present where other nodes announce the same address, so that all nodes agree.
+    pub maglev: Option<Maglev>,
+}
+
+/// Where packets of one kind of client go (contract §2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Backends(Arc<BackendSet>),
+    /// No endpoint anywhere: reject.
+    NoBackend,
+    /// Policy `Local` and only remote endpoints: drop silently.
+    PolicyLocal,
+}
+
+/// One frontend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    pub service: Arc<ServicePortName>,
+    pub kind: FrontendKind,
+    /// For packets from outside, that is, taken at an uplink.
+    pub outside: Target,
+    /// For packets of pods of this node and of the node itself.
+    pub inside: Target,
+    /// `loadBalancerSourceRanges` of this family; `None` = unrestricted. Load-balancer addresses only.
+    pub source_ranges: Option<Arc<[Ipv4Net]>>,
+}
+
+/// A power of two; one shard of 10 000 services has about 40 frontends, cheap to copy when one of them changes.
+const SHARDS: usize = 256;
+
+/// All frontends: an immutable map in shards, so that an update copies only the shards that it touches.
+#[derive(Clone, Debug)]
+pub struct Frontends {
+    shards: Box<[Arc<FxHashMap<FrontendKey, Arc<Frontend>>>]>,
+    len: usize,
+}
+
+impl Default for Frontends {
+    fn default() -> Frontends {
+        let empty = Arc::new(FxHashMap::default());
+        Frontends { shards: (0..SHARDS).map(|_| Arc::clone(&empty)).collect(), len: 0 }
+    }
+}
+
+impl Frontends {
+    #[inline]
+    pub fn lookup(&self, key: &FrontendKey) -> Option<&Arc<Frontend>> {
+        self.shards[shard_of(key)].get(key)
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&FrontendKey, &Arc<Frontend>)> {
+        self.shards.iter().flat_map(|shard| shard.iter())
+    }
+
+    /// A new generation with the changes applied; `None` removes. Untouched shards are shared.
+    pub fn with(&self, changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>) -> Frontends {
+        let mut next = self.clone();
+        for (key, change) in changes {
+            let shard = Arc::make_mut(&mut next.shards[shard_of(&key)]);
+            match change {
+                Some(frontend) => next.len += usize::from(shard.insert(key, Arc::new(frontend)).is_none()),
+                None => next.len -= usize::from(shard.remove(&key).is_some()),
+            }
+        }
+        next
+    }
+}
+
+/// Service addresses often differ in their last bytes and their ports only: mix all of the key.
+#[inline]
+fn shard_of(key: &FrontendKey) -> usize {
+    let low = u32::from(key.address) ^ (u32::from(key.port) << 8) ^ u32::from(key.protocol);
+    (low.wrapping_mul(0x9e37_79b1) >> 24) as usize % SHARDS
+}

@@ -1,0 +1,80 @@
+//! Verdicts: exactly one per frame, decided by the engine, carried out by the shell.
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Transmit on this worker's queue of the uplink; the Ethernet header is written.
+    Uplink { uplink: u8 },
+    /// Transmit on the hostlink; the Ethernet header holds the order.
+    Host,
+    /// The next hop is not resolved: keep the frame untouched, ask for the neighbor, hand it to the engine again later.
+    Hold { ifindex: u32, address: std::net::Ipv4Addr },
+    /// Release the frame and count the reason.
+    Drop(DropReason),
+}
+
+macro_rules! drop_reasons {
+    ($($name:ident $label:literal $sentence:literal,)*) => {
+        /// Why a frame was dropped. Each has a counter, a sentence and a test.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason { $(#[doc = $sentence] $name,)* }
+
+        impl DropReason {
+            /// Every reason, in the order of their counters.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$name,)*];
+
+            /// The name in statistics and metrics.
+            pub fn label(self) -> &'static str {
+                match self { $(DropReason::$name => $label,)* }
+            }
+
+            /// One sentence for people.
+            pub fn sentence(self) -> &'static str {
+                match self { $(DropReason::$name => $sentence,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    Malformed "malformed" "A header is truncated or its lengths contradict the frame.",
+    BadUpcall "bad_upcall" "A hostlink frame carries no upcall that we know, or names a device that we do not know.",
+    LandAttack "land_attack" "Source and destination are the same endpoint, or the source is an address that cannot be one.",
+    NotForwarded "not_forwarded" "A packet of the node itself for an address of ours that is no frontend.",
+    NoBackend "no_backend" "The frontend has no backend that this packet may reach.",
+    PolicyLocal "policy_local" "The traffic policy is Local and every backend is on another node.",
+    SourceRange "source_range" "The source is not in the service's loadBalancerSourceRanges.",
+    FlowTableFull "flow_table_full" "Both buckets of the flow are full, or the limit of flows is reached.",
+    FlowContended "flow_contended" "Another worker is creating the same flow at this moment; the client repeats the packet.",
+    SnatPortsExhausted "snat_ports_exhausted" "No free SNAT port towards this backend.",
+    NoSnatAddress "no_snat_address" "The backend is on another node and there is no SNAT address to use.",
+    NoRoute "no_route" "The FIB has no route to the next hop, or one that prohibits it.",
+    NeighborUnresolved "neighbor_unresolved" "The next hop did not answer, or too many packets wait for it already.",
+    TtlExpired "ttl_expired" "The TTL ended here.",
+    TooBig "too_big" "The packet is larger than the MTU of its next hop.",
+    ArpConflict "arp_conflict" "A station on the wire claims an announced address.",
+    TxRingFull "tx_ring_full" "The transmit ring has no room.",
+    NoFrames "no_frames" "No free frame to receive into.",
+}
+
+/// Counters of one worker by verdict; plain numbers, the shell publishes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerdictCounts {
+    pub uplink: u64,
+    pub host: u64,
+    pub hold: u64,
+    pub drops: [u64; DropReason::ALL.len()],
+}
+
+impl VerdictCounts {
+    #[inline]
+    pub fn count(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Uplink { .. } => self.uplink += 1,
+            Verdict::Host => self.host += 1,
+            Verdict::Hold { .. } => self.hold += 1,
+            Verdict::Drop(reason) => self.drops[reason as usize] += 1,
+        }
+    }
+}

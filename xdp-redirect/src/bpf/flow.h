@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* The flow entry and its hash: shared with dataplane/engine/src/flow/{entry,hash}.rs.
+ * A test compares both sides, so change them together. */
+#ifndef RINGWAY_FLOW_H
+#define RINGWAY_FLOW_H
+
+/* Where a packet is looked at. Part of the flow key: one tuple passes several hooks. */
+enum hook {
+	HOOK_POD_IN = 0,     /* tc ingress of a pod's host-side device; zone = ifindex */
+	HOOK_POD_OUT = 1,    /* tc egress of a pod's host-side device; zone = ifindex */
+	HOOK_UPLINK_IN = 2,  /* XDP or tc ingress of any uplink; zone = 0 */
+	HOOK_UPLINK_OUT = 3, /* tc egress of any uplink; zone = 0 */
+	HOOK_NODE_OUT = 4,   /* tc egress of rw1, packets of the node's own sockets; zone = 0 */
+};
+
+/* What follows the rewrite. */
+enum flow_op {
+	FLOW_PASS = 0,     /* go on */
+	FLOW_BRIDGE = 1,   /* write dmac as destination, go on: a bridge switches it */
+	FLOW_PEER = 2,     /* write dmac, bpf_redirect_peer(ifindex) */
+	FLOW_NEIGH = 3,    /* bpf_redirect_neigh(ifindex) */
+	FLOW_RECEIVED = 4, /* write dmac, mark, bpf_redirect(ifindex, BPF_F_INGRESS) */
+	FLOW_WORKER = 5,   /* a worker executes this entry: redirect to its socket, or upcall */
+};
+
+/* Bits of flow4.flags beside the op in the low byte. */
+#define FLOW_OP_MASK 0xffu
+#define FLOW_FORWARD 0x100u /* this entry matches client -> frontend */
+#define FLOW_SNAT 0x200u    /* the flow holds a NAT binding: our source address or port */
+
+/* Bits of flow4.seen: TCP flags (RFC 9293 section 3.1) of the packets that hit, and: */
+#define SEEN_FIN 0x01u
+#define SEEN_SYN 0x02u
+#define SEEN_RST 0x04u
+#define SEEN_ACK 0x10u
+#define SEEN_ANY 0x100u /* a packet hit this entry */
+
+/* Units of flow4.last and flow4.created: CLOCK_MONOTONIC ns >> TICK_SHIFT, 16.8 ms. */
+#define TICK_SHIFT 24
+#define TICKS_PER_SECOND 60u
+
+/* One direction of an IPv4 flow. Addresses and ports are in network byte order as in the packet;
+ * ports = source | destination << 16 as loaded by a little-endian u32 read of the L4 header.
+ * Key and rewrite never change while meta != 0; meta is stored last (release) and cleared first. */
+struct flow4 {
+	__u32 saddr, daddr, ports, meta; /* meta = ifindex << 11 | hook << 8 | protocol; 0 = empty */
+	__u32 new_saddr, new_daddr, new_ports, flags;
+	__u16 addr_diff, port_diff; /* folded ones-complement difference new - old, for checksums */
+	__u32 ifindex;              /* of the op */
+	__u8 dmac[6];               /* of the op */
+	__u16 reserved;
+	__u32 seen;    /* SEEN_*, by atomic or */
+	__u32 last;    /* tick of the last packet, at 1 s resolution */
+	__u32 created; /* tick */
+	__u32 peer;    /* slot of the other direction */
+};
+
+#define BUCKET_ENTRIES 4
+struct bucket4 {
+	struct flow4 entry[BUCKET_ENTRIES];
+};
+
+#define FLOW_META(zone, hook, proto) ((__u32)(zone) << 11 | (__u32)(hook) << 8 | (__u32)(proto))
+
+/* Bucket one from the low bits of the hash, bucket two from the top ones. */
+static inline __attribute__((always_inline)) __u64
+flow_hash(__u64 seed, __u32 saddr, __u32 daddr, __u32 ports, __u32 meta)
+{
+	__u64 h = ((__u64)saddr << 32 | daddr) ^ seed;
+
+	h *= 0xff51afd7ed558ccdULL;
+	h ^= h >> 32;
+	h ^= (__u64)ports << 32 | meta;
+	h *= 0xc4ceb9fe1a85ec53ULL;
+	h ^= h >> 29;
+	h *= 0x9e3779b97f4a7c15ULL;
+	h ^= h >> 32;
+	return h;
+}
+#define FLOW_BUCKET1(h, bits) ((__u32)(h) & ((1u << (bits)) - 1))
+#define FLOW_BUCKET2(h, bits) ((__u32)((h) >> 32) >> (32 - (bits)))
+
+#endif
