@@ -1,0 +1,60 @@
+# One vocabulary of commands for people and CI. Everything that touches the network does so in namespaces of its own.
+
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: prepare
+prepare: ## install what building and testing need (Debian, as root); does nothing when all is there
+	@scripts/prepare.sh
+
+.PHONY: build
+build: prepare ## target/release/ringway
+	$(CARGO) build --release -p ringway-agent
+
+.PHONY: demo
+demo: ## a node with pods in network namespaces, and real requests through a VIP: a minute, then all is gone
+	@scripts/demo.sh
+
+.PHONY: test
+test: prepare lint test-fast test-lab ## everything: lint, unit, property, fixtures, stories, lab (as root)
+
+.PHONY: test-fast
+test-fast: ## unit tests, property tests, stories: no root needed
+	$(CARGO) test --workspace --exclude ringway-tests --exclude xdp-redirect
+	$(CARGO) test -p ringway-tests --lib --test house
+
+.PHONY: test-lab
+test-lab: build ## BPF programs, packet fixtures and the lab, against the release binary (as root)
+	$(CARGO) test -p xdp-redirect
+	$(CARGO) test -p ringway-tests --test fixtures
+	$(CARGO) test -p ringway-tests --test lab -- --test-threads=1
+
+.PHONY: test-long
+test-long: ## the same tests with many more random cases and longer soaks
+	PROPTEST_CASES=20000 RINGWAY_LONG=1 $(MAKE) test
+
+.PHONY: lint
+lint: ## formatting and clippy, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo "cargo-deny is not installed: deny.toml is not checked here"; fi
+
+.PHONY: bench
+bench: ## criterion benchmarks of the engine and of publication
+	$(CARGO) bench -p ringway-bench
+
+.PHONY: perf
+perf: build ## the whole path against peers, in interleaved rounds (as root, about 10 minutes)
+	$(CARGO) build --release -p ringway-tests --bins
+	$(CARGO) run --release -p ringway-perf
+
+.PHONY: clean
+clean: ## built files, and whatever a killed test or demo left behind
+	-@$(TARGET_DIR)/release/ringway-demo --sweep
+	$(CARGO) clean
