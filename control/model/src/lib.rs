@@ -1,1 +1,40 @@
-//! stub
+//! Kubernetes objects to tables, pure: no I/O, no clock, no thread.
+//!
+//! ```text
+//! text of a file ─▶ manifest::parse ─▶ Folder ─▶ changes ─┐
+//!                                                          ├▶ Compiler ─▶ Update (what to publish)
+//! (later) watch of an apiserver ─▶ convert ─▶ changes ─────┘
+//! ```
+//!
+//! ```
+//! use ringway_model::{Compiler, Folder, Settings, manifest};
+//!
+//! let mut folder = Folder::default();
+//! let mut compiler = Compiler::new(Settings { node_name: "node-a".into(), ..Settings::default() });
+//! let changes = folder.update(manifest::parse("a.yaml", "kind: Service\n"));
+//! let update = compiler.apply(changes);
+//! assert!(update.frontends.is_empty());
+//! assert_eq!(folder.problems().count(), 1, "a Service without apiVersion is named");
+//! ```
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod compile;
+pub mod convert;
+mod folder;
+pub mod manifest;
+mod model;
+mod problem;
+mod select;
+mod view;
+
+pub use cluster::{Cluster, Touched};
+pub use compile::{Compiler, NodePortAddresses, Settings, Update, Vip};
+pub use folder::Folder;
+pub use model::{
+    Change, Endpoint, EndpointSliceModel, Kind, Model, NodeModel, ObjectRef, Protocol, ServiceModel, ServiceName, ServicePort, ServiceType,
+    SessionAffinity, SlicePort, TrafficPolicy,
+};
+pub use problem::{Problem, Severity};
+
+pub use view::{EndpointView, FrontendView, ServicePortView};

@@ -1,0 +1,106 @@
+//! The objects in force.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::model::{Change, EndpointSliceModel, Kind, Model, NodeModel, ObjectRef, ServiceModel, ServiceName};
+
+/// What has to be compiled again after a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    pub services: BTreeSet<ServiceName>,
+    /// Names of the nodes that changed.
+    pub nodes: BTreeSet<String>,
+}
+
+/// The last good version of every object, found by kind, namespace and name.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    services: HashMap<ServiceName, Arc<ServiceModel>>,
+    /// By service, then by name of the slice, so that "the last wins" (contract §1.6) is the same on every node.
+    slices: HashMap<ServiceName, BTreeMap<Arc<str>, Arc<EndpointSliceModel>>>,
+    /// Namespace and name of a slice → its service, which a label can change.
+    service_of_slice: HashMap<ServiceName, ServiceName>,
+    nodes: HashMap<String, Arc<NodeModel>>,
+}
+
+impl Cluster {
+    /// Takes one change in and adds what it touches to `touched`. A version equal to the one in force touches nothing.
+    pub fn apply(&mut self, change: Change, touched: &mut Touched) {
+        match change {
+            Change::Upsert(Model::Service(service)) => {
+                if self.services.get(&service.name) != Some(&service) {
+                    touched.services.insert(service.name.clone());
+                    self.services.insert(service.name.clone(), service);
+                }
+            }
+            Change::Upsert(Model::EndpointSlice(slice)) => self.upsert_slice(slice, touched),
+            Change::Upsert(Model::Node(node)) => {
+                if self.nodes.get(&node.name) != Some(&node) {
+                    touched.nodes.insert(node.name.clone());
+                    self.nodes.insert(node.name.clone(), node);
+                }
+            }
+            Change::Delete(ObjectRef { kind: Kind::Node, name, .. }) => {
+                if self.nodes.remove(&name).is_some() {
+                    touched.nodes.insert(name);
+                }
+            }
+            Change::Delete(ObjectRef { kind: Kind::Service, namespace, name }) => {
+                let name = ServiceName { namespace: namespace.into(), name: name.into() };
+                if self.services.remove(&name).is_some() {
+                    touched.services.insert(name);
+                }
+            }
+            Change::Delete(ObjectRef { kind: Kind::EndpointSlice, namespace, name }) => {
+                self.remove_slice(&ServiceName { namespace: namespace.into(), name: name.into() }, touched);
+            }
+        }
+    }
+
+    fn upsert_slice(&mut self, slice: Arc<EndpointSliceModel>, touched: &mut Touched) {
+        let key = ServiceName { namespace: Arc::clone(&slice.service.namespace), name: Arc::clone(&slice.name) };
+        if self.service_of_slice.get(&key).is_some_and(|before| *before != slice.service) {
+            self.remove_slice(&key, touched);
+        }
+        let slices = self.slices.entry(slice.service.clone()).or_default();
+        if slices.get(&slice.name) != Some(&slice) {
+            touched.services.insert(slice.service.clone());
+            self.service_of_slice.insert(key, slice.service.clone());
+            slices.insert(Arc::clone(&slice.name), slice);
+        }
+    }
+
+    fn remove_slice(&mut self, key: &ServiceName, touched: &mut Touched) {
+        let Some(service) = self.service_of_slice.remove(key) else { return };
+        if let Some(slices) = self.slices.get_mut(&service) {
+            slices.remove(&key.name);
+            if slices.is_empty() {
+                self.slices.remove(&service);
+            }
+        }
+        touched.services.insert(service);
+    }
+
+    pub fn service(&self, name: &ServiceName) -> Option<&Arc<ServiceModel>> {
+        self.services.get(name)
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceModel>> {
+        self.services.values()
+    }
+
+    /// The slices of a service, by name of the slice.
+    pub fn slices(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<EndpointSliceModel>> {
+        self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+    }
+
+    pub fn node(&self, name: &str) -> Option<&Arc<NodeModel>> {
+        self.nodes.get(name)
+    }
+
+    /// Whether nothing is left: for tests that end in "everything is empty".
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.slices.is_empty() && self.service_of_slice.is_empty() && self.nodes.is_empty()
+    }
+}

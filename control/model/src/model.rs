@@ -1,0 +1,220 @@
+//! The model: what we keep of Kubernetes objects once they are known to be right.
+//!
+//! Addresses of both families live side by side here; [`crate::Compiler`] takes those of the family that it compiles (contract §1.3).
+
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use k8s_openapi::jiff::Timestamp;
+use serde::Serialize;
+
+/// The kinds that we read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    Service,
+    EndpointSlice,
+    Node,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Service => "Service",
+            Kind::EndpointSlice => "EndpointSlice",
+            Kind::Node => "Node",
+        })
+    }
+}
+
+/// Names one object of a cluster. `namespace` is empty for a Node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectRef {
+    pub kind: Kind,
+    pub namespace: String,
+    pub name: String,
+}
+
+/// Namespace and name of a Service. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A transport protocol of a Service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    /// Understood, but not in the tables yet.
+    Sctp,
+}
+
+impl Protocol {
+    /// The IP protocol number, as in [`ringway_engine::tables::FrontendKey`].
+    pub fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+        }
+    }
+
+    /// Whether the tables can carry it.
+    pub fn is_served(self) -> bool {
+        self != Protocol::Sctp
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
+        })
+    }
+}
+
+/// `spec.type` of a Service that has a ClusterIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub enum ServiceType {
+    #[serde(rename = "ClusterIP")]
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+}
+
+/// `internalTrafficPolicy` and `externalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub enum TrafficPolicy {
+    #[default]
+    Cluster,
+    Local,
+}
+
+/// `sessionAffinity`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SessionAffinity {
+    #[default]
+    None,
+    /// A client sticks to its endpoint until it has been silent for this long.
+    ClientIp { timeout_s: u32 },
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ServicePort {
+    /// Empty for an unnamed port.
+    pub name: String,
+    pub protocol: Protocol,
+    pub port: NonZeroU16,
+    pub node_port: Option<NonZeroU16>,
+}
+
+/// A Service that is ours to serve: not headless, not an ExternalName, not another proxy's (contract §1.1, §1.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceModel {
+    pub name: ServiceName,
+    pub created: Option<Timestamp>,
+    pub service_type: ServiceType,
+    /// At most one of each family.
+    pub cluster_ips: Vec<IpAddr>,
+    pub external_ips: Vec<IpAddr>,
+    /// Ingress addresses with `ipMode` VIP (contract §1.4).
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// As written, both families (contract §1.5).
+    pub source_ranges: Vec<IpNet>,
+    pub ports: Vec<ServicePort>,
+    pub internal_policy: TrafficPolicy,
+    /// `Cluster` unless clients outside can reach the Service at all.
+    pub external_policy: TrafficPolicy,
+    pub session_affinity: SessionAffinity,
+    /// Only with type LoadBalancer and external policy Local (contract §1.7).
+    pub health_check_node_port: Option<NonZeroU16>,
+}
+
+/// One port of an EndpointSlice that has a number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SlicePort {
+    pub name: String,
+    pub protocol: Protocol,
+    pub port: NonZeroU16,
+}
+
+/// One endpoint of a slice; conditions with their defaults filled in (contract §1.6).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// The first address: the others do not count.
+    pub address: IpAddr,
+    pub ready: bool,
+    pub serving: bool,
+    pub terminating: bool,
+    pub node: Option<Arc<str>>,
+    pub zone: Option<Arc<str>>,
+    /// Names in `hints.forNodes` and `hints.forZones`; empty if there is no hint.
+    pub node_hints: Vec<Arc<str>>,
+    pub zone_hints: Vec<Arc<str>>,
+}
+
+/// An EndpointSlice of a Service that may be ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSliceModel {
+    /// Name of the slice; its namespace is the service's.
+    pub name: Arc<str>,
+    pub service: ServiceName,
+    pub ports: Vec<SlicePort>,
+    /// All of one family.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A Node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeModel {
+    pub name: String,
+    /// In the order of `status.addresses`.
+    pub internal_ips: Vec<IpAddr>,
+    /// `topology.kubernetes.io/zone`.
+    pub zone: Option<Arc<str>>,
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+/// A converted object. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Model {
+    Service(Arc<ServiceModel>),
+    EndpointSlice(Arc<EndpointSliceModel>),
+    Node(Arc<NodeModel>),
+}
+
+impl Model {
+    pub fn object_ref(&self) -> ObjectRef {
+        match self {
+            Model::Service(service) => {
+                ObjectRef { kind: Kind::Service, namespace: service.name.namespace.to_string(), name: service.name.name.to_string() }
+            }
+            Model::EndpointSlice(slice) => {
+                ObjectRef { kind: Kind::EndpointSlice, namespace: slice.service.namespace.to_string(), name: slice.name.to_string() }
+            }
+            Model::Node(node) => ObjectRef { kind: Kind::Node, namespace: String::new(), name: node.name.clone() },
+        }
+    }
+}
+
+/// What the [`crate::Compiler`] eats, wherever the object came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The object is new or has a new version.
+    Upsert(Model),
+    Delete(ObjectRef),
+}

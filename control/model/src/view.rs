@@ -1,0 +1,93 @@
+//! What people see of services: `ringway services` and `ringway backends`.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ringway_engine::tables::FrontendKind;
+use serde::Serialize;
+
+use crate::model::{Protocol, ServiceType, TrafficPolicy};
+
+/// One port of one Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicePortView {
+    pub namespace: String,
+    pub name: String,
+    /// Empty for an unnamed port.
+    pub port_name: String,
+    #[serde(rename = "type")]
+    pub service_type: ServiceType,
+    pub protocol: Protocol,
+    pub internal_traffic_policy: TrafficPolicy,
+    pub external_traffic_policy: TrafficPolicy,
+    /// Seconds, with session affinity ClientIP.
+    pub affinity_timeout_s: Option<u32>,
+    pub frontends: Vec<FrontendView>,
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// One address and port that clients use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FrontendView {
+    pub kind: FrontendKindView,
+    pub address: Ipv4Addr,
+    pub port: u16,
+    /// What clients outside meet, and what pods here and the node itself meet.
+    pub outside: TargetView,
+    pub inside: TargetView,
+    /// Another service holds this address, protocol and port: `namespace/name`.
+    pub held_by: Option<String>,
+}
+
+/// [`FrontendKind`] in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum FrontendKindView {
+    #[serde(rename = "ClusterIP")]
+    ClusterIp,
+    NodePort,
+    #[serde(rename = "LoadBalancerIP")]
+    LoadBalancerIp,
+    #[serde(rename = "ExternalIP")]
+    ExternalIp,
+}
+
+impl From<FrontendKind> for FrontendKindView {
+    fn from(kind: FrontendKind) -> FrontendKindView {
+        match kind {
+            FrontendKind::ClusterIp => FrontendKindView::ClusterIp,
+            FrontendKind::NodePort => FrontendKindView::NodePort,
+            FrontendKind::LoadBalancerIp => FrontendKindView::LoadBalancerIp,
+            FrontendKind::ExternalIp => FrontendKindView::ExternalIp,
+        }
+    }
+}
+
+/// Where a frontend leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TargetView {
+    /// `address:port` of each backend.
+    Backends(Vec<String>),
+    /// No endpoint anywhere: rejected.
+    Reject,
+    /// Policy Local without a local endpoint: dropped.
+    Drop,
+}
+
+/// One endpoint of a service port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointView {
+    pub address: IpAddr,
+    pub port: u16,
+    pub ready: bool,
+    pub serving: bool,
+    pub terminating: bool,
+    pub local: bool,
+    pub node: Option<String>,
+    pub zone: Option<String>,
+    /// In the list of policy Cluster, in the list of policy Local (contract §2).
+    pub in_cluster_list: bool,
+    pub in_local_list: bool,
+}
