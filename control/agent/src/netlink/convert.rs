@@ -1,0 +1,1 @@
+//! Kernel messages to model types.
