@@ -1,12 +1,20 @@
 //! The engine: packets, a snapshot, the flow table and time in; one verdict per packet out.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use arrayvec::ArrayVec;
 
-use crate::flow::{FlowTable, Timeouts};
-use crate::tables::Snapshot;
-use crate::verdict::{Verdict, VerdictCounts};
+use crate::arp::{self, ArpAction};
+use crate::bind::{Binder, Client};
+use crate::flow::{FlowKey, FlowOp, FlowTable, Hook, SEEN_FIN, SEEN_RST, SlotIndex, Timeouts};
+use crate::hops::{Hop, HopCache, HopKey};
+use crate::nat;
+use crate::order::{Order, order_mac, parse_upcall};
+use crate::random::Random;
+use crate::tables::{DeviceKind, Snapshot, Uplink};
+use crate::verdict::{DropReason, Verdict, VerdictCounts};
+use crate::wire::{self, Ipv4Flow, Parsed};
 
 /// Packets handled together: enough to hide the flow table's cache misses (performance grows little beyond it).
 pub const BATCH_MAX: usize = 64;
@@ -49,17 +57,52 @@ pub struct Engine {
     config: EngineConfig,
     flows: Arc<FlowTable>,
     counts: VerdictCounts,
+    random: Random,
+    hops: HopCache,
+}
+
+/// Where a packet was taken: the way back for what is not ours, and the place in the flow key.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    hook: Hook,
+    /// The device that handed the packet over.
+    ifindex: u32,
+    /// `ifindex` for pods' devices, 0 elsewhere.
+    zone: u32,
+}
+
+/// A packet between the two passes of a batch.
+enum Stage {
+    Flow { taken: Taken, flow: Ipv4Flow, key: FlowKey, hash: u64 },
+    Decided(Verdict),
 }
 
 impl Engine {
     pub fn new(config: EngineConfig, flows: Arc<FlowTable>) -> Engine {
-        Engine { config, flows, counts: VerdictCounts::default() }
+        let random = Random::new(config.seed);
+        Engine { config, flows, counts: VerdictCounts::default(), random, hops: HopCache::new() }
     }
 
-    /// Decides and rewrites a batch: `verdicts[i]` is for `packets[i]`. `now` in ticks.
+    /// Decides and rewrites a batch of at most [`BATCH_MAX`]: `verdicts[i]` is for `packets[i]`. `now` in ticks.
+    ///
+    /// Two passes: the first parses all packets and starts the loads of their buckets, the second looks up and rewrites.
     pub fn process(&mut self, snapshot: &Snapshot, now: u32, packets: &mut [Packet<'_>], verdicts: &mut ArrayVec<Verdict, BATCH_MAX>) {
-        let _ = (snapshot, now, packets, verdicts);
-        todo!()
+        self.hops.begin(snapshot);
+        verdicts.clear();
+        let mut stages: ArrayVec<Stage, BATCH_MAX> = ArrayVec::new();
+        for packet in packets.iter_mut().take(BATCH_MAX) {
+            stages.push(self.stage(snapshot, packet));
+        }
+        for (stage, packet) in stages.iter().zip(packets.iter_mut()) {
+            let verdict = match stage {
+                Stage::Decided(verdict) => *verdict,
+                Stage::Flow { taken, flow, key, hash } => {
+                    self.forward(snapshot, now, *taken, flow, key, *hash, packet).unwrap_or_else(|v| v)
+                }
+            };
+            self.counts.count(verdict);
+            verdicts.push(verdict);
+        }
     }
 
     /// Bounded work between batches: expiry. `budget` in slots.
@@ -69,5 +112,223 @@ impl Engine {
 
     pub fn counts(&self) -> &VerdictCounts {
         &self.counts
+    }
+
+    /// First pass: parse, answer what needs no flow, prefetch.
+    #[inline]
+    fn stage(&self, snapshot: &Snapshot, packet: &mut Packet<'_>) -> Stage {
+        let taken = match locate(snapshot, packet) {
+            Ok(taken) => taken,
+            Err(verdict) => return Stage::Decided(verdict),
+        };
+        match wire::parse(packet.bytes) {
+            Parsed::Flow(flow) => {
+                if partial_checksums(snapshot, packet.origin) {
+                    nat::complete_checksum(packet.bytes, &flow);
+                }
+                let key = flow.tuple.at(taken.zone, taken.hook, flow.protocol);
+                let hash = self.flows.hash(&key);
+                self.flows.prefetch(hash);
+                Stage::Flow { taken, flow, key, hash }
+            }
+            Parsed::Arp(l3) => Stage::Decided(answer_arp(snapshot, packet, l3, taken)),
+            Parsed::Other => Stage::Decided(give_back(packet, taken)),
+            Parsed::Malformed => Stage::Decided(Verdict::Drop(DropReason::Malformed)),
+        }
+    }
+
+    /// Second pass for a packet of a flow. `Err` is a verdict too: the early one.
+    #[inline]
+    #[allow(clippy::too_many_arguments)] // the parts of a stage, borrowed apart
+    fn forward(
+        &mut self,
+        snapshot: &Snapshot,
+        now: u32,
+        taken: Taken,
+        flow: &Ipv4Flow,
+        key: &FlowKey,
+        hash: u64,
+        packet: &mut Packet<'_>,
+    ) -> Result<Verdict, Verdict> {
+        packet.len = flow.end;
+        if let Some(slot) = self.flows.lookup(key, hash) {
+            if !(flow.is_syn() && self.has_ended(slot)) {
+                return self.execute(snapshot, now, taken, flow, slot, packet);
+            }
+            // The client uses its port again after the end of its last connection: a new flow.
+            self.flows.remove(self.config.worker, slot, now);
+        }
+        let client = match taken.hook {
+            Hook::PodIn => Client::Pod { ifindex: taken.ifindex, mac: wire::source_mac(packet.bytes) },
+            Hook::NodeOut => Client::Node,
+            _ => Client::Outside { uplink_ifindex: taken.ifindex },
+        };
+        let mut binder = Binder {
+            snapshot,
+            flows: &self.flows,
+            random: &mut self.random,
+            worker: self.config.worker,
+            workers: self.config.workers,
+            now,
+        };
+        match binder.bind(client, flow)? {
+            Some(slot) => self.execute(snapshot, now, taken, flow, slot, packet),
+            None => Ok(give_back(packet, taken)),
+        }
+    }
+
+    /// Carries out an entry, or hands the packet back to where `edge` will.
+    #[inline]
+    fn execute(
+        &mut self,
+        snapshot: &Snapshot,
+        now: u32,
+        taken: Taken,
+        flow: &Ipv4Flow,
+        slot: SlotIndex,
+        packet: &mut Packet<'_>,
+    ) -> Result<Verdict, Verdict> {
+        let entry = self.flows.slot(slot);
+        let op = FlowOp::from_flags(entry.flags.load(Relaxed));
+        match (op, taken.hook) {
+            (Some(FlowOp::Worker), _) => {}
+            // At the egress of rw1 the packet is past the point to which it could be handed back.
+            (Some(op), Hook::NodeOut) => {
+                self.flows.touch(slot, flow.tcp_flags, now);
+                nat::rewrite(packet.bytes, flow, entry);
+                let order = if op == FlowOp::Received { Order::Received } else { Order::Neigh };
+                write_macs(packet.bytes, order_mac(order, entry.ifindex.load(Relaxed)), snapshot.node.rw1_mac);
+                return Ok(Verdict::Host);
+            }
+            _ => return Ok(give_back(packet, taken)),
+        }
+        if flow.ttl <= 1 {
+            return Err(Verdict::Drop(DropReason::TtlExpired));
+        }
+        let route = match entry.ifindex.load(Relaxed) {
+            0 => {
+                let key = HopKey { saddr: entry.new_saddr.load(Relaxed), daddr: entry.new_daddr.load(Relaxed), iif: taken.ifindex };
+                Route::Hop(self.hops.resolve(snapshot, key)?)
+            }
+            ifindex => Route::Pod { ifindex, dmac: entry.dmac() },
+        };
+        if let Route::Hop(Hop::Uplink { mtu, .. } | Hop::Device { mtu, .. }) = route
+            && flow.bytes() > mtu as usize
+        {
+            return Err(Verdict::Drop(DropReason::TooBig));
+        }
+        self.flows.touch(slot, flow.tcp_flags, now);
+        nat::rewrite(packet.bytes, flow, entry);
+        nat::decrement_ttl(packet.bytes, flow.l3);
+        Ok(self.send(snapshot, route, flow.l3, packet))
+    }
+
+    /// Writes the Ethernet header for where the packet goes.
+    #[inline]
+    fn send(&self, snapshot: &Snapshot, route: Route, l3: usize, packet: &mut Packet<'_>) -> Verdict {
+        let (order, ifindex, source) = match route {
+            Route::Hop(Hop::Uplink { uplink, dmac, .. }) => {
+                let Some(port) = snapshot.node.uplinks.get(usize::from(uplink)) else { return Verdict::Drop(DropReason::NoRoute) };
+                if self.config.transmits_on.get(usize::from(uplink)) == Some(&true) {
+                    write_macs(packet.bytes, dmac, port.mac);
+                    return Verdict::Uplink { uplink };
+                }
+                (Order::Neigh, port.ifindex, snapshot.node.rw1_mac)
+            }
+            Route::Hop(Hop::Device { ifindex, .. }) => (Order::Neigh, ifindex, snapshot.node.rw1_mac),
+            Route::Pod { ifindex, dmac } => (Order::Peer, ifindex, dmac),
+        };
+        remove_tags(packet, l3);
+        write_macs(packet.bytes, order_mac(order, ifindex), source);
+        Verdict::Host
+    }
+
+    /// One side of the slot's flow has closed it or reset it.
+    fn has_ended(&self, slot: SlotIndex) -> bool {
+        let entry = self.flows.slot(slot);
+        let peer = self.flows.slot(entry.peer.load(Relaxed));
+        (entry.seen.load(Relaxed) | peer.seen.load(Relaxed)) & (SEEN_FIN | SEEN_RST) != 0
+    }
+}
+
+/// Where a translated packet goes.
+#[derive(Clone, Copy)]
+enum Route {
+    Hop(Hop),
+    /// Straight into the pod behind the device.
+    Pod {
+        ifindex: u32,
+        dmac: [u8; 6],
+    },
+}
+
+/// Finds where the packet was taken: the uplink itself, or what an upcall says.
+#[inline]
+fn locate(snapshot: &Snapshot, packet: &Packet<'_>) -> Result<Taken, Verdict> {
+    let bad = Err(Verdict::Drop(DropReason::BadUpcall));
+    match packet.origin {
+        Origin::Uplink(index) => match snapshot.node.uplinks.get(usize::from(index)) {
+            Some(Uplink { ifindex, .. }) => Ok(Taken { hook: Hook::UplinkIn, ifindex: *ifindex, zone: 0 }),
+            None => bad,
+        },
+        Origin::Host => {
+            let Some(upcall) = parse_upcall(wire::destination_mac(packet.bytes)) else { return bad };
+            let kind = snapshot.devices.get(upcall.ifindex).map(|device| device.kind);
+            let zone = match (upcall.hook, kind) {
+                (Hook::PodIn, Some(DeviceKind::Pod)) => upcall.ifindex,
+                (Hook::UplinkIn, Some(DeviceKind::Uplink(_))) => 0,
+                (Hook::NodeOut, _) if upcall.ifindex == snapshot.node.rw1_ifindex => 0,
+                _ => return bad,
+            };
+            Ok(Taken { hook: upcall.hook, ifindex: upcall.ifindex, zone })
+        }
+    }
+}
+
+fn partial_checksums(snapshot: &Snapshot, origin: Origin) -> bool {
+    match origin {
+        Origin::Uplink(index) => snapshot.node.uplinks.get(usize::from(index)).is_some_and(|uplink| uplink.partial_checksums),
+        // `rw1` has its checksum offload off: what comes over the hostlink is complete.
+        Origin::Host => false,
+    }
+}
+
+/// Returns a packet that is not ours, or that `edge` will translate, to where it was taken.
+fn give_back(packet: &mut Packet<'_>, taken: Taken) -> Verdict {
+    if taken.hook == Hook::NodeOut {
+        // The route of the VIP led it here; no other way exists for it.
+        return Verdict::Drop(DropReason::NotForwarded);
+    }
+    packet.bytes[..6].copy_from_slice(&order_mac(Order::Received, taken.ifindex));
+    Verdict::Host
+}
+
+fn answer_arp(snapshot: &Snapshot, packet: &mut Packet<'_>, l3: usize, taken: Taken) -> Verdict {
+    let Origin::Uplink(uplink) = packet.origin else { return give_back(packet, taken) };
+    let mac = snapshot.node.uplinks.get(usize::from(uplink)).map_or([0; 6], |port| port.mac);
+    match arp::answer(packet.bytes, l3, &snapshot.announced, mac) {
+        ArpAction::Reply { len } => {
+            packet.len = len;
+            Verdict::Uplink { uplink }
+        }
+        ArpAction::NotOurs => give_back(packet, taken),
+        ArpAction::Drop(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// Addresses of the Ethernet header. Every frame that was parsed has one.
+#[inline(always)]
+fn write_macs(frame: &mut [u8], destination: [u8; 6], source: [u8; 6]) {
+    frame[..6].copy_from_slice(&destination);
+    frame[6..12].copy_from_slice(&source);
+}
+
+/// Takes VLAN tags off a frame that leaves by the kernel: its devices add their own.
+fn remove_tags(packet: &mut Packet<'_>, l3: usize) {
+    let tags_bytes = l3 - wire::ETHERNET_BYTES;
+    if tags_bytes > 0 {
+        // From the innermost EtherType on.
+        packet.bytes.copy_within(l3 - 2..packet.len, wire::ETHERNET_BYTES - 2);
+        packet.len -= tags_bytes;
     }
 }

@@ -3,9 +3,16 @@
 //! Pure: no ring, no system call, no clock, no lock, no allocation per packet. The shell around it is `ringway-io`.
 #![forbid(unsafe_code)]
 
+pub mod arp;
+mod bind;
+pub mod checksum;
 pub mod engine;
 pub mod flow;
+mod hops;
 pub mod maglev;
+mod nat;
 pub mod order;
+mod random;
 pub mod tables;
 pub mod verdict;
+pub mod wire;

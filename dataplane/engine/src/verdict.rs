@@ -45,6 +45,7 @@ drop_reasons! {
     NoBackend "no_backend" "The frontend has no backend that this packet may reach.",
     PolicyLocal "policy_local" "The traffic policy is Local and every backend is on another node.",
     SourceRange "source_range" "The source is not in the service's loadBalancerSourceRanges.",
+    NoFlow "no_flow" "A TCP reset of a flow that we do not know: nothing to reset.",
     FlowTableFull "flow_table_full" "Both buckets of the flow are full, or the limit of flows is reached.",
     FlowContended "flow_contended" "Another worker is creating the same flow at this moment; the client repeats the packet.",
     SnatPortsExhausted "snat_ports_exhausted" "No free SNAT port towards this backend.",

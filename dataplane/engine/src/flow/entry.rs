@@ -3,6 +3,7 @@
 //! The layout is that of `struct flow4` in `xdp-redirect/src/bpf/flow.h`; a test compares both sides.
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU16, AtomicU32};
 
 /// Where a packet is looked at. Part of the flow key, for one tuple passes several hooks.
@@ -201,5 +202,14 @@ impl Tuple {
     /// This tuple as a key at a hook.
     pub fn at(&self, zone: u32, hook: Hook, protocol: u8) -> FlowKey {
         FlowKey { saddr: self.saddr, daddr: self.daddr, ports: self.ports, meta: FlowKey::meta_of(zone, hook, protocol) }
+    }
+}
+
+impl FlowSlot {
+    /// Destination MAC of the op.
+    #[inline]
+    pub fn dmac(&self) -> [u8; 6] {
+        let [a, b, c] = [0, 1, 2].map(|i: usize| self.dmac[i].load(Relaxed).to_ne_bytes());
+        [a[0], a[1], b[0], b[1], c[0], c[1]]
     }
 }

@@ -1,0 +1,355 @@
+//! New flows: from the first packet of a client to both entries of the flow table.
+//!
+//! One function per place where the client stands; each decides what is matched and rewritten where (design: "translate
+//! at the client's edge"). Nothing is written to the packet here.
+
+use std::net::Ipv4Addr;
+
+use crate::flow::{FlowKey, FlowOp, FlowTable, Hook, InsertError, NewFlow, Rewrite, SlotIndex, Tuple, flow_hash};
+use crate::hops::address;
+use crate::random::Random;
+use crate::tables::{Backend, BackendSet, DeviceKind, FibResult, Frontend, FrontendKey, PodDelivery, Snapshot, Target};
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::{Ipv4Flow, TCP};
+
+/// Ports tried for one flow before the range counts as exhausted: a range that is 97 % full still succeeds in all but 0.04 % of cases.
+const PORT_PROBES_MAX: usize = 256;
+/// Attempts to find a source port that keeps the two directions of a source-kept flow unique.
+const SOURCE_PORT_PROBES_MAX: usize = 16;
+/// Every node that announces an address hashes its clients alike.
+const MAGLEV_SEED: u64 = 0x5269_6e67_7761_7901;
+
+/// The client's place on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// Outside, by an uplink.
+    Outside { uplink_ifindex: u32 },
+    /// A pod, behind this device; the MAC is the pod's.
+    Pod { ifindex: u32, mac: [u8; 6] },
+    /// A socket of the node itself.
+    Node,
+}
+
+/// Everything that a new flow depends on.
+pub struct Binder<'a> {
+    pub snapshot: &'a Snapshot,
+    pub flows: &'a FlowTable,
+    pub random: &'a mut Random,
+    pub worker: usize,
+    pub workers: usize,
+    /// Ticks.
+    pub now: u32,
+}
+
+/// What is known of the flow before it is bound.
+#[derive(Clone, Copy)]
+struct Request {
+    /// As the client sent it: client → frontend.
+    tuple: Tuple,
+    protocol: u8,
+    backend: Backend,
+}
+
+impl Binder<'_> {
+    /// Selects a backend and inserts both entries. Returns the forward slot, or the verdict on the packet.
+    /// `Ok(None)`: the destination is no frontend.
+    pub fn bind(&mut self, client: Client, flow: &Ipv4Flow) -> Result<Option<SlotIndex>, Verdict> {
+        let (dst, port) = flow.tuple.dst();
+        let key = FrontendKey { address: dst, port, protocol: flow.protocol };
+        let Some(frontend) = self.snapshot.frontends.lookup(&key) else { return Ok(None) };
+        refuse_impossible(flow)?;
+        let backend = self.select(frontend, client, flow)?;
+        let request = Request { tuple: flow.tuple, protocol: flow.protocol, backend };
+        let bound = match client {
+            Client::Outside { uplink_ifindex } => self.bind_outside(&request, uplink_ifindex),
+            Client::Pod { ifindex, mac } => self.bind_pod(&request, ifindex, mac),
+            Client::Node => self.bind_node(&request),
+        };
+        bound.map(Some)
+    }
+
+    fn select(&mut self, frontend: &Frontend, client: Client, flow: &Ipv4Flow) -> Result<Backend, Verdict> {
+        let source = address(flow.tuple.saddr);
+        if let Some(ranges) = &frontend.source_ranges
+            && !ranges.iter().any(|range| range.contains(&source))
+        {
+            return Err(Verdict::Drop(DropReason::SourceRange));
+        }
+        let target = if matches!(client, Client::Outside { .. }) { &frontend.outside } else { &frontend.inside };
+        let set: &BackendSet = match target {
+            Target::Backends(set) => set,
+            Target::NoBackend => return Err(Verdict::Drop(DropReason::NoBackend)),
+            Target::PolicyLocal => return Err(Verdict::Drop(DropReason::PolicyLocal)),
+        };
+        let index = match &set.maglev {
+            Some(maglev) => maglev.select(flow_hash(MAGLEV_SEED, &flow.tuple.at(0, Hook::UplinkIn, flow.protocol))),
+            None => self.random.below(set.backends.len()),
+        };
+        set.backends.get(index).copied().ok_or(Verdict::Drop(DropReason::NoBackend))
+    }
+
+    /// From outside: a backend here keeps the client's address, one elsewhere gets ours so that the reply returns.
+    fn bind_outside(&mut self, request: &Request, uplink_ifindex: u32) -> Result<SlotIndex, Verdict> {
+        let backend = request.backend.address;
+        let hop = self.snapshot.fib.lookup(address(request.tuple.saddr), backend, Some(uplink_ifindex), u64::from(request.tuple.ports));
+        match hop {
+            FibResult::None => Err(Verdict::Drop(DropReason::NoRoute)),
+            FibResult::Local => self.bind_edge(request),
+            FibResult::Via { ifindex, address, .. } => match self.snapshot.devices.get(ifindex).map(|device| device.kind) {
+                Some(DeviceKind::Uplink(_)) => self.bind_remote(request),
+                Some(DeviceKind::Pod | DeviceKind::Bridge) => match self.snapshot.node.pod_delivery {
+                    PodDelivery::Edge => self.bind_edge(request),
+                    PodDelivery::Direct => self.bind_direct(request, ifindex, address, uplink_ifindex),
+                },
+                // The reply would come back at a device where nothing of ours looks.
+                _ => Err(Verdict::Drop(DropReason::NoRoute)),
+            },
+        }
+    }
+
+    /// Backend here, executed by `edge` at the uplinks.
+    fn bind_edge(&mut self, request: &Request) -> Result<SlotIndex, Verdict> {
+        self.insert_source_kept(request, |tuple| NewFlow {
+            forward: (request.key(0, Hook::UplinkIn), Rewrite::new(tuple, FlowOp::Pass)),
+            reverse: (tuple.reversed().at(0, Hook::UplinkOut, request.protocol), Rewrite::new(request.tuple.reversed(), FlowOp::Pass)),
+            snat: tuple.ports_differ_from(request),
+        })
+    }
+
+    /// Backend here, by the worker straight into the pod; replies by `edge` at the pod's device out of the uplink.
+    fn bind_direct(&mut self, request: &Request, ifindex: u32, neighbor: Ipv4Addr, uplink_ifindex: u32) -> Result<SlotIndex, Verdict> {
+        let (pod_ifindex, mac) = self.pod_at(ifindex, neighbor)?;
+        let back = self.snapshot.fib.lookup(request.backend.address, address(request.tuple.saddr), Some(ifindex), 0);
+        let out = match back {
+            FibResult::Via { ifindex, .. } => ifindex,
+            _ => uplink_ifindex,
+        };
+        self.insert_source_kept(request, |tuple| NewFlow {
+            forward: (request.key(0, Hook::UplinkIn), Rewrite { ifindex: pod_ifindex, dmac: mac, ..Rewrite::new(tuple, FlowOp::Worker) }),
+            reverse: (
+                tuple.reversed().at(pod_ifindex, Hook::PodIn, request.protocol),
+                Rewrite { ifindex: out, ..Rewrite::new(request.tuple.reversed(), FlowOp::Neigh) },
+            ),
+            snat: tuple.ports_differ_from(request),
+        })
+    }
+
+    /// Backend on another node: DNAT and SNAT, both directions by workers.
+    fn bind_remote(&mut self, request: &Request) -> Result<SlotIndex, Verdict> {
+        let backend = (request.backend.address, request.backend.port);
+        self.insert_snat(request, |source| {
+            let tuple = Tuple::new(source, backend);
+            NewFlow {
+                forward: (request.key(0, Hook::UplinkIn), Rewrite::new(tuple, FlowOp::Worker)),
+                reverse: (tuple.reversed().at(0, Hook::UplinkIn, request.protocol), Rewrite::new(request.tuple.reversed(), FlowOp::Worker)),
+                snat: true,
+            }
+        })
+    }
+
+    /// A pod of this node: `edge` at its device in both directions, wherever the backend is.
+    fn bind_pod(&mut self, request: &Request, ifindex: u32, mac: [u8; 6]) -> Result<SlotIndex, Verdict> {
+        let client = address(request.tuple.saddr);
+        if request.backend.address == client {
+            return self.bind_hairpin(request, ifindex, mac);
+        }
+        let bridge = self.snapshot.devices.get(ifindex).and_then(|device| device.bridge);
+        let hop =
+            self.snapshot.fib.lookup(client, request.backend.address, Some(bridge.unwrap_or(ifindex)), u64::from(request.tuple.ports));
+        let (op, dmac) = match hop {
+            FibResult::None => return Err(Verdict::Drop(DropReason::NoRoute)),
+            // Both pods on one bridge: the reply is switched, so the request must be too, or conntrack sees half of it.
+            FibResult::Via { ifindex: via, address, .. } if bridge == Some(via) => (FlowOp::Bridge, self.neighbor(via, address)?),
+            _ => (FlowOp::Pass, [0; 6]),
+        };
+        self.insert_source_kept(request, |tuple| NewFlow {
+            forward: (request.key(ifindex, Hook::PodIn), Rewrite { dmac, ..Rewrite::new(tuple, op) }),
+            reverse: (tuple.reversed().at(ifindex, Hook::PodOut, request.protocol), Rewrite::new(request.tuple.reversed(), FlowOp::Pass)),
+            snat: tuple.ports_differ_from(request),
+        })
+    }
+
+    /// A pod that reaches itself: the source becomes the VIP, or the pod would answer itself inside.
+    fn bind_hairpin(&mut self, request: &Request, ifindex: u32, mac: [u8; 6]) -> Result<SlotIndex, Verdict> {
+        let (vip, _) = request.tuple.dst();
+        let into_pod = |tuple| Rewrite { ifindex, dmac: mac, ..Rewrite::new(tuple, FlowOp::Peer) };
+        self.insert_source_kept(request, |tuple| {
+            let (_, port) = tuple.src();
+            let tuple = Tuple::new((vip, port), tuple.dst());
+            NewFlow {
+                forward: (request.key(ifindex, Hook::PodIn), into_pod(tuple)),
+                reverse: (tuple.reversed().at(ifindex, Hook::PodIn, request.protocol), into_pod(request.tuple.reversed())),
+                snat: true,
+            }
+        })
+    }
+
+    /// A socket of the node: `edge` at the egress of `rw1`, replies as if received there.
+    fn bind_node(&mut self, request: &Request) -> Result<SlotIndex, Verdict> {
+        let (node, backend) = (&self.snapshot.node, (request.backend.address, request.backend.port));
+        let (client, client_port) = request.tuple.src();
+        let received = |tuple| Rewrite { ifindex: node.rw1_ifindex, dmac: node.rw1_mac, ..Rewrite::new(tuple, FlowOp::Received) };
+        let forward_key = request.key(0, Hook::NodeOut);
+        let hop = self.snapshot.fib.lookup(client, backend.0, None, u64::from(request.tuple.ports));
+        let (ifindex, zone, hook) = match hop {
+            FibResult::None => return Err(Verdict::Drop(DropReason::NoRoute)),
+            FibResult::Local => {
+                // The backend is the node as well: the source becomes the VIP, whose route leads back to `rw1`.
+                let (vip, _) = request.tuple.dst();
+                return self.insert_source_kept(request, |tuple| {
+                    let tuple = Tuple::new((vip, tuple.src().1), backend);
+                    NewFlow {
+                        forward: (forward_key, received(tuple)),
+                        reverse: (tuple.reversed().at(0, Hook::NodeOut, request.protocol), received(request.tuple.reversed())),
+                        snat: true,
+                    }
+                });
+            }
+            FibResult::Via { ifindex, address, .. } => match self.snapshot.devices.get(ifindex).map(|device| device.kind) {
+                Some(DeviceKind::Pod | DeviceKind::Bridge) => (ifindex, self.pod_at(ifindex, address)?.0, Hook::PodIn),
+                Some(DeviceKind::Uplink(_)) => (ifindex, 0, Hook::UplinkIn),
+                _ => return Err(Verdict::Drop(DropReason::NoRoute)),
+            },
+        };
+        let make = |source| {
+            let tuple = Tuple::new(source, backend);
+            NewFlow {
+                forward: (forward_key, Rewrite { ifindex, ..Rewrite::new(tuple, FlowOp::Neigh) }),
+                reverse: (tuple.reversed().at(zone, hook, request.protocol), received(request.tuple.reversed())),
+                snat: true,
+            }
+        };
+        // A port of our own range cannot be that of a connection which the node makes to the backend directly.
+        match node.snat.iter().find(|snat| snat.address == client) {
+            Some(_) => self.insert_snat_from(request.protocol, client, backend, make),
+            None => self.insert(&make((client, client_port))),
+        }
+    }
+
+    /// The pod's device and MAC behind a route's device, which may be a bridge.
+    fn pod_at(&self, ifindex: u32, neighbor: Ipv4Addr) -> Result<(u32, [u8; 6]), Verdict> {
+        let mac = self.neighbor(ifindex, neighbor)?;
+        let devices = &self.snapshot.devices;
+        match devices.get(ifindex).map(|device| device.kind) {
+            Some(DeviceKind::Bridge) => match devices.bridge_ports.get(&(ifindex, mac)) {
+                Some(port) => Ok((*port, mac)),
+                // The bridge learns the port with the first answer.
+                None => Err(Verdict::Hold { ifindex, address: neighbor }),
+            },
+            _ => Ok((ifindex, mac)),
+        }
+    }
+
+    fn neighbor(&self, ifindex: u32, address: Ipv4Addr) -> Result<[u8; 6], Verdict> {
+        self.snapshot.neighbors.lookup(ifindex, address).ok_or(Verdict::Hold { ifindex, address })
+    }
+
+    /// Inserts a flow that keeps the client's address, and its port unless another flow of that client to the same backend has it.
+    fn insert_source_kept(&mut self, request: &Request, make: impl Fn(Tuple) -> NewFlow) -> Result<SlotIndex, Verdict> {
+        let (client, mut port) = request.tuple.src();
+        for _ in 0..SOURCE_PORT_PROBES_MAX {
+            let tuple = Tuple::new((client, port), (request.backend.address, request.backend.port));
+            match self.try_insert(&make(tuple))? {
+                Some(slot) => return Ok(slot),
+                // As the kernel's NAT does: another port of the unprivileged ones (net/netfilter/nf_nat_core.c).
+                None => port = 1024 + self.random.below(65536 - 1024) as u16,
+            }
+        }
+        Err(Verdict::Drop(DropReason::SnatPortsExhausted))
+    }
+
+    /// Inserts a flow behind one of the SNAT addresses; the first of them that has a free port towards the backend.
+    fn insert_snat(&mut self, request: &Request, make: impl Fn((Ipv4Addr, u16)) -> NewFlow) -> Result<SlotIndex, Verdict> {
+        let snapshot = self.snapshot;
+        let backend = (request.backend.address, request.backend.port);
+        let mut outcome = Verdict::Drop(DropReason::NoSnatAddress);
+        for snat in &snapshot.node.snat {
+            match self.insert_snat_from(request.protocol, snat.address, backend, &make) {
+                Err(verdict @ Verdict::Drop(DropReason::SnatPortsExhausted)) => outcome = verdict,
+                other => return other,
+            }
+        }
+        Err(outcome)
+    }
+
+    /// Ports of `address` from this worker's slice, from a random one on, until one is free towards the backend.
+    fn insert_snat_from(
+        &mut self,
+        protocol: u8,
+        source: Ipv4Addr,
+        backend: (Ipv4Addr, u16),
+        make: impl Fn((Ipv4Addr, u16)) -> NewFlow,
+    ) -> Result<SlotIndex, Verdict> {
+        let exhausted = Verdict::Drop(DropReason::SnatPortsExhausted);
+        let snat = self.snapshot.node.snat.iter().find(|snat| snat.address == source).ok_or(Verdict::Drop(DropReason::NoSnatAddress))?;
+        let (low, high) = (usize::from(snat.ports.0), usize::from(snat.ports.1));
+        // Worker w owns low + w, low + w + workers, …
+        let owned = (high + 1).saturating_sub(low + self.worker).div_ceil(self.workers);
+        if owned == 0 {
+            return Err(exhausted);
+        }
+        let first = self.random.below(owned);
+        for probe in 0..owned.min(PORT_PROBES_MAX) {
+            let port = (low + self.worker + (first + probe) % owned * self.workers) as u16;
+            let flow = make((source, port));
+            let taken = self.flows.lookup(&flow.reverse.0, self.flows.hash(&flow.reverse.0)).is_some();
+            debug_assert_eq!(flow.reverse.0.protocol(), protocol);
+            debug_assert_eq!(flow.reverse.0.tuple().src(), backend);
+            if !taken && let Some(slot) = self.try_insert(&flow)? {
+                return Ok(slot);
+            }
+        }
+        Err(exhausted)
+    }
+
+    fn insert(&self, flow: &NewFlow) -> Result<SlotIndex, Verdict> {
+        self.try_insert(flow)?.ok_or(Verdict::Drop(DropReason::SnatPortsExhausted))
+    }
+
+    /// `Ok(None)`: the reverse key is taken, another source port may do.
+    fn try_insert(&self, flow: &NewFlow) -> Result<Option<SlotIndex>, Verdict> {
+        match self.flows.insert(self.worker, flow, self.now) {
+            Ok(slot) | Err(InsertError::Exists(slot)) => Ok(Some(slot)),
+            Err(InsertError::ReverseTaken) => Ok(None),
+            Err(InsertError::Full | InsertError::Limit) => Err(Verdict::Drop(DropReason::FlowTableFull)),
+            Err(InsertError::Contended) => Err(Verdict::Drop(DropReason::FlowContended)),
+        }
+    }
+}
+
+impl Request {
+    fn key(&self, zone: u32, hook: Hook) -> FlowKey {
+        self.tuple.at(zone, hook, self.protocol)
+    }
+}
+
+impl Tuple {
+    /// The client's port was replaced.
+    fn ports_differ_from(&self, request: &Request) -> bool {
+        self.src().1 != request.tuple.src().1
+    }
+}
+
+impl Rewrite {
+    fn new(tuple: Tuple, op: FlowOp) -> Rewrite {
+        Rewrite { tuple, op, ifindex: 0, dmac: [0; 6] }
+    }
+}
+
+/// Packets that cannot begin a flow, whatever they claim.
+fn refuse_impossible(flow: &Ipv4Flow) -> Result<(), Verdict> {
+    const RST: u8 = 0x04;
+    let source = address(flow.tuple.saddr);
+    if flow.tuple.saddr == flow.tuple.daddr
+        || source.is_multicast()
+        || source.is_broadcast()
+        || source.is_loopback()
+        || source.octets()[0] == 0
+    {
+        return Err(Verdict::Drop(DropReason::LandAttack));
+    }
+    if flow.protocol == TCP && flow.tcp_flags & RST != 0 {
+        return Err(Verdict::Drop(DropReason::NoFlow));
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! Rewriting of packets: addresses, ports, checksums, TTL. Incremental (RFC 1624), complete where a device hands over
+//! unfinished checksums.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::checksum;
+use crate::flow::FlowSlot;
+use crate::wire::{Ipv4Flow, UDP};
+
+/// Writes the slot's addresses and ports into the packet and updates its checksums.
+#[inline]
+pub fn rewrite(frame: &mut [u8], flow: &Ipv4Flow, slot: &FlowSlot) {
+    let (addr_diff, port_diff) = (slot.addr_diff.load(Relaxed), slot.port_diff.load(Relaxed));
+    let at = flow.check_offset();
+    let check = read_check(frame, at);
+    let check = if flow.protocol == UDP {
+        checksum::apply_udp(checksum::apply_udp(check, addr_diff), port_diff)
+    } else {
+        checksum::apply(checksum::apply(check, addr_diff), port_diff)
+    };
+    frame[at..at + 2].copy_from_slice(&check.to_ne_bytes());
+    let at = flow.l3 + 10;
+    let check = checksum::apply(read_check(frame, at), addr_diff);
+    frame[at..at + 2].copy_from_slice(&check.to_ne_bytes());
+    frame[flow.l3 + 12..flow.l3 + 16].copy_from_slice(&slot.new_saddr.load(Relaxed).to_ne_bytes());
+    frame[flow.l3 + 16..flow.l3 + 20].copy_from_slice(&slot.new_daddr.load(Relaxed).to_ne_bytes());
+    frame[flow.l4..flow.l4 + 4].copy_from_slice(&slot.new_ports.load(Relaxed).to_ne_bytes());
+}
+
+/// Decrements the TTL, which must be at least 1, and updates the header's checksum.
+#[inline]
+pub fn decrement_ttl(frame: &mut [u8], l3: usize) {
+    // TTL and protocol share a 16-bit word of the header: the word's change is the checksum's.
+    let old = read_check(frame, l3 + 8);
+    frame[l3 + 8] -= 1;
+    let new = read_check(frame, l3 + 8);
+    let diff = checksum::diff(&[u32::from(old)], &[u32::from(new)]);
+    let check = checksum::apply(read_check(frame, l3 + 10), diff);
+    frame[l3 + 10..l3 + 12].copy_from_slice(&check.to_ne_bytes());
+}
+
+/// Completes an L4 checksum that a software device left unfinished (`CHECKSUM_PARTIAL`): the field then holds the plain
+/// sum of the pseudo header. A packet whose finished checksum happens to be that number comes out the same.
+#[inline]
+pub fn complete_checksum(frame: &mut [u8], flow: &Ipv4Flow) {
+    let at = flow.check_offset();
+    let pseudo = checksum::pseudo_header(flow.tuple.saddr, flow.tuple.daddr, flow.protocol, (flow.end - flow.l4) as u16);
+    if read_check(frame, at) != pseudo {
+        return;
+    }
+    // The field takes part in the sum with the pseudo header's sum in it: just what is needed.
+    let mut check = !checksum::sum(&frame[flow.l4..flow.end]);
+    if flow.protocol == UDP && check == 0 {
+        check = 0xffff;
+    }
+    frame[at..at + 2].copy_from_slice(&check.to_ne_bytes());
+}
+
+/// A checksum as it stands in memory; sums are in that order too. The offset lies within the packet by parsing.
+#[inline(always)]
+fn read_check(frame: &[u8], at: usize) -> u16 {
+    u16::from_ne_bytes([frame[at], frame[at + 1]])
+}

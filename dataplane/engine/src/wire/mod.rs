@@ -1,0 +1,69 @@
+//! Parsing of received frames: bytes become a view with offsets, or a reason why not.
+//!
+//! The limits are those of the `uplink` program in `xdp-redirect/src/bpf/parse.h`: both must agree on what is a flow's packet.
+
+mod ipv4;
+
+pub use ipv4::{Ipv4Flow, TCP, UDP};
+
+/// Ethernet header without tags.
+pub const ETHERNET_BYTES: usize = 14;
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_QINQ: u16 = 0x88a8;
+/// Tags that we look behind: one, or an outer and an inner one (IEEE 802.1ad).
+const VLAN_TAGS_MAX: usize = 2;
+
+/// What a frame is to the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// A whole TCP segment or UDP datagram over IPv4.
+    Flow(Ipv4Flow),
+    /// ARP; offset of its header.
+    Arp(usize),
+    /// Well-formed as far as we look, and none of the above (a fragment, ICMP, IPv6, …).
+    Other,
+    /// A header is truncated or lies about its length.
+    Malformed,
+}
+
+/// Parses a frame from its Ethernet header on.
+#[inline]
+pub fn parse(frame: &[u8]) -> Parsed {
+    let mut offset = ETHERNET_BYTES - 2;
+    for _ in 0..=VLAN_TAGS_MAX {
+        let Some(ethertype) = read_u16(frame, offset) else { return Parsed::Malformed };
+        match ethertype {
+            ETHERTYPE_IPV4 => return ipv4::parse(frame, offset + 2),
+            ETHERTYPE_ARP => return Parsed::Arp(offset + 2),
+            ETHERTYPE_VLAN | ETHERTYPE_QINQ => offset += 4,
+            _ => return Parsed::Other,
+        }
+    }
+    Parsed::Other
+}
+
+/// A big-endian `u16`, as values on the wire are.
+#[inline(always)]
+pub(crate) fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
+    let b = bytes.get(at..at + 2)?;
+    Some(u16::from_be_bytes([b[0], b[1]]))
+}
+
+/// Four bytes as they stand in memory: the form of addresses and port pairs in flow keys.
+#[inline(always)]
+pub(crate) fn read_word(bytes: &[u8], at: usize) -> Option<u32> {
+    let b = bytes.get(at..at + 4)?;
+    Some(u32::from_ne_bytes([b[0], b[1], b[2], b[3]]))
+}
+
+/// The source MAC of a frame; zero if the frame is shorter than its header.
+pub(crate) fn source_mac(frame: &[u8]) -> [u8; 6] {
+    frame.get(6..12).and_then(|mac| mac.try_into().ok()).unwrap_or_default()
+}
+
+/// The destination MAC of a frame; zero if the frame is shorter than its header.
+pub(crate) fn destination_mac(frame: &[u8]) -> [u8; 6] {
+    frame.get(..6).and_then(|mac| mac.try_into().ok()).unwrap_or_default()
+}

@@ -1,0 +1,244 @@
+//! Traffic classes: who is translated where (first rows of the design's table).
+
+use ringway_engine::engine::Origin;
+use ringway_engine::flow::{FlowOp, Hook};
+use ringway_engine::order::{Order, order_mac};
+use ringway_engine::tables::PodDelivery;
+use ringway_engine::verdict::Verdict;
+use ringway_engine::wire::{TCP, UDP};
+
+use crate::bed::*;
+use crate::frames::*;
+
+const CLIENT_END: Endpoint = (CLIENT, 40_000);
+const FRONTEND: Endpoint = (VIP, 80);
+
+#[test]
+fn client_to_remote_backend_is_translated_both_ways() {
+    let mut bed = Bed::new();
+    bed.serve(80, TCP, &[(REMOTE, 8080)]);
+    let out = bed.from_wire(&tcp(CLIENT_END, FRONTEND, SYN, b""));
+    assert_eq!(out.verdict, Verdict::Uplink { uplink: 0 });
+    assert_eq!(macs(&out.frame), (NODE2_MAC, UPLINK_MAC));
+    let seen = read(&out.frame);
+    assert_eq!((seen.src.0, seen.dst, seen.ttl), (NODE, (REMOTE, 8080), 63));
+    assert!((10_000..=29_999).contains(&seen.src.1));
+
+    let back = bed.from_wire(&tcp((REMOTE, 8080), seen.src, SYN | ACK, b""));
+    assert_eq!(back.verdict, Verdict::Uplink { uplink: 0 });
+    assert_eq!(macs(&back.frame), (ROUTER_MAC, UPLINK_MAC));
+    let reply = read(&back.frame);
+    assert_eq!((reply.src, reply.dst, reply.ttl), (FRONTEND, CLIENT_END, 63));
+
+    let next = bed.from_wire(&tcp(CLIENT_END, FRONTEND, ACK, b"GET /"));
+    assert_eq!(read(&next.frame), Seen { src: seen.src, dst: (REMOTE, 8080), ttl: 63, payload: b"GET /".to_vec() });
+    assert_eq!(bed.flows.len(), 1);
+}
+
+#[test]
+fn udp_without_checksum_keeps_none() {
+    let mut bed = Bed::new();
+    bed.serve(53, UDP, &[(REMOTE, 5353)]);
+    let mut frame = udp(CLIENT_END, (VIP, 53), b"question");
+    frame[40..42].fill(0);
+    let out = bed.from_wire(&frame);
+    assert_eq!(out.verdict, Verdict::Uplink { uplink: 0 });
+    assert_eq!(out.frame[40..42], [0, 0]);
+    assert_eq!(read(&out.frame).dst, (REMOTE, 5353));
+}
+
+#[test]
+fn unfinished_checksums_are_completed() {
+    let mut bed = Bed::new();
+    bed.serve(80, TCP, &[(REMOTE, 8080)]);
+    let whole = tcp(CLIENT_END, FRONTEND, SYN, b"odd");
+    let mut frame = whole.clone();
+    let word = |at: usize| u32::from_ne_bytes(whole[at..at + 4].try_into().expect("four bytes"));
+    let pseudo = ringway_engine::checksum::pseudo_header(word(26), word(30), TCP, (whole.len() - 34) as u16);
+    frame[50..52].copy_from_slice(&pseudo.to_ne_bytes());
+    read(&bed.from_wire(&frame).frame);
+    // A wrong checksum stays wrong: the receiver is to notice.
+    let mut corrupt = whole;
+    corrupt[50] ^= 0x40;
+    let out = bed.from_wire(&corrupt);
+    assert!(std::panic::catch_unwind(|| read(&out.frame)).is_err());
+}
+
+#[test]
+fn client_to_pod_here_goes_back_to_edge_untranslated() {
+    let mut bed = Bed::new();
+    bed.serve(80, TCP, &[(A, 8080)]);
+    let frame = tcp(CLIENT_END, FRONTEND, SYN, b"");
+    let out = bed.from_wire(&frame);
+    assert_eq!(out.verdict, Verdict::Host);
+    assert_eq!(macs(&out.frame), (order_mac(Order::Received, UPLINK), ROUTER_MAC));
+    assert_eq!(out.frame[12..], frame[12..]);
+    let record = &bed.flows.records(bed.now)[0];
+    assert_eq!((record.forward.0.hook(), record.forward.1.op), (Some(Hook::UplinkIn), FlowOp::Pass));
+    assert_eq!((record.forward.1.tuple.src(), record.forward.1.tuple.dst()), (CLIENT_END, (A, 8080)));
+    assert_eq!((record.reverse.0.hook(), record.reverse.0.tuple().src()), (Some(Hook::UplinkOut), (A, 8080)));
+    assert_eq!((record.reverse.1.tuple.src(), record.reverse.1.tuple.dst()), (FRONTEND, CLIENT_END));
+    assert!(!record.snat);
+}
+
+#[test]
+fn host_network_backend_here_is_edges_in_both_deliveries() {
+    for delivery in [PodDelivery::Edge, PodDelivery::Direct] {
+        let mut bed = Bed::with(64, (10_000, 10_010), delivery);
+        bed.serve(80, TCP, &[(NODE, 6443)]);
+        assert_eq!(bed.from_wire(&tcp(CLIENT_END, FRONTEND, SYN, b"")).verdict, Verdict::Host);
+        assert_eq!(bed.flows.records(bed.now)[0].forward.1.op, FlowOp::Pass);
+    }
+}
+
+#[test]
+fn direct_delivery_goes_straight_into_the_pod() {
+    for (backend, device) in [(A, POD_A), (C, PORT_C)] {
+        let mut bed = Bed::with(64, (10_000, 10_010), PodDelivery::Direct);
+        bed.serve(80, TCP, &[(backend, 8080)]);
+        let out = bed.from_wire(&tcp(CLIENT_END, FRONTEND, SYN, b""));
+        assert_eq!(out.verdict, Verdict::Host);
+        assert_eq!(macs(&out.frame), (order_mac(Order::Peer, device), pod_mac(backend)));
+        let seen = read(&out.frame);
+        assert_eq!((seen.src, seen.dst, seen.ttl), (CLIENT_END, (backend, 8080), 63));
+        let reverse = &bed.flows.records(bed.now)[0].reverse;
+        assert_eq!((reverse.0.hook(), reverse.0.zone()), (Some(Hook::PodIn), device));
+        assert_eq!((reverse.1.op, reverse.1.ifindex), (FlowOp::Neigh, UPLINK));
+    }
+}
+
+#[test]
+fn pod_client_is_handed_back_and_edge_knows_both_ways() {
+    let mut bed = Bed::new();
+    bed.serve(80, TCP, &[(REMOTE, 8080)]);
+    let frame = tcp((A, 5000), FRONTEND, SYN, b"");
+    let out = bed.upcall(Hook::PodIn, POD_A, &frame);
+    assert_eq!(out.verdict, Verdict::Host);
+    assert_eq!(macs(&out.frame).0, order_mac(Order::Received, POD_A));
+    assert_eq!(out.frame[6..], frame[6..]);
+    let record = &bed.flows.records(bed.now)[0];
+    assert_eq!((record.forward.0.hook(), record.forward.0.zone()), (Some(Hook::PodIn), POD_A));
+    assert_eq!((record.forward.1.tuple.src(), record.forward.1.op), ((A, 5000), FlowOp::Pass));
+    assert_eq!((record.reverse.0.hook(), record.reverse.0.zone()), (Some(Hook::PodOut), POD_A));
+    assert_eq!(record.reverse.1.tuple.src(), FRONTEND);
+}
+
+#[test]
+fn pods_of_one_bridge_are_switched() {
+    let mut bed = Bed::new();
+    bed.serve(80, TCP, &[(D, 8080)]);
+    bed.upcall(Hook::PodIn, PORT_C, &tcp((C, 5000), FRONTEND, SYN, b""));
+    let forward = bed.flows.records(bed.now)[0].forward.1;
+    assert_eq!((forward.op, forward.dmac), (FlowOp::Bridge, pod_mac(D)));
+    // A routed pod's request to the bridge is routed.
+    bed.upcall(Hook::PodIn, POD_A, &tcp((A, 5000), FRONTEND, SYN, b""));
+    assert!(bed.flows.records(bed.now).iter().any(|record| record.forward.1.op == FlowOp::Pass));
+}
+
+#[test]
+fn hairpin_takes_the_vip_as_source() {
+    let mut bed = Bed::new();
+    bed.serve(80, TCP, &[(A, 8080)]);
+    let mut frame = tcp((A, 5000), FRONTEND, SYN, b"");
+    frame[6..12].copy_from_slice(&pod_mac(A));
+    bed.upcall(Hook::PodIn, POD_A, &frame);
+    let record = &bed.flows.records(bed.now)[0];
+    assert_eq!((record.forward.1.tuple.src(), record.forward.1.tuple.dst()), ((VIP, 5000), (A, 8080)));
+    assert_eq!((record.forward.1.op, record.forward.1.ifindex, record.forward.1.dmac), (FlowOp::Peer, POD_A, pod_mac(A)));
+    assert_eq!((record.reverse.0.tuple().src(), record.reverse.0.tuple().dst()), ((A, 8080), (VIP, 5000)));
+    assert_eq!((record.reverse.1.tuple.src(), record.reverse.1.tuple.dst()), (FRONTEND, (A, 5000)));
+}
+
+#[test]
+fn the_nodes_own_sockets_reach_pods_remote_and_itself() {
+    let cases =
+        [(A, Order::Neigh, POD_A, Hook::PodIn), (C, Order::Neigh, BRIDGE, Hook::PodIn), (REMOTE, Order::Neigh, UPLINK, Hook::UplinkIn)];
+    for (backend, order, ifindex, hook) in cases {
+        let mut bed = Bed::new();
+        bed.serve(80, TCP, &[(backend, 8080)]);
+        let out = bed.upcall(Hook::NodeOut, RW1, &tcp((NODE, 40_000), FRONTEND, SYN, b""));
+        assert_eq!((out.verdict, macs(&out.frame).0), (Verdict::Host, order_mac(order, ifindex)));
+        let seen = read(&out.frame);
+        assert_eq!((seen.src.0, seen.dst, seen.ttl), (NODE, (backend, 8080), 64));
+        assert!((10_000..=29_999).contains(&seen.src.1), "a port that the node's own connections never have");
+        let reverse = &bed.flows.records(bed.now)[0].reverse;
+        assert_eq!((reverse.0.hook(), reverse.1.op, reverse.1.ifindex, reverse.1.dmac), (Some(hook), FlowOp::Received, RW1, RW1_MAC));
+        assert_eq!((reverse.1.tuple.src(), reverse.1.tuple.dst()), (FRONTEND, (NODE, 40_000)));
+    }
+    let mut bed = Bed::new();
+    bed.serve(80, TCP, &[(NODE, 6443)]);
+    let out = bed.upcall(Hook::NodeOut, RW1, &tcp((NODE, 40_000), FRONTEND, SYN, b""));
+    assert_eq!(macs(&out.frame).0, order_mac(Order::Received, RW1));
+    assert_eq!((read(&out.frame).src, read(&out.frame).dst), ((VIP, 40_000), (NODE, 6443)));
+}
+
+#[test]
+fn overlapping_target_ports_get_different_source_ports() {
+    let mut bed = Bed::new();
+    bed.serve(80, TCP, &[(A, 8080)]);
+    bed.serve(81, TCP, &[(A, 8080)]);
+    bed.from_wire(&tcp(CLIENT_END, FRONTEND, SYN, b""));
+    bed.from_wire(&tcp(CLIENT_END, (VIP, 81), SYN, b""));
+    let records = bed.flows.records(bed.now);
+    assert_eq!(records.len(), 2);
+    assert_ne!(records[0].forward.1.tuple, records[1].forward.1.tuple);
+    for record in records {
+        assert_eq!(record.reverse.0.tuple(), record.forward.1.tuple.reversed());
+        assert_eq!(record.reverse.1.tuple, record.forward.0.tuple().reversed());
+    }
+}
+
+#[test]
+fn a_new_syn_on_an_ended_flow_begins_a_new_one() {
+    let mut bed = Bed::new();
+    bed.serve(80, TCP, &[(REMOTE, 8080)]);
+    let first = read(&bed.from_wire(&tcp(CLIENT_END, FRONTEND, SYN, b"")).frame);
+    let repeated = read(&bed.from_wire(&tcp(CLIENT_END, FRONTEND, SYN, b"")).frame);
+    assert_eq!(first.src, repeated.src, "a repeated SYN is the same flow");
+    bed.from_wire(&tcp(CLIENT_END, FRONTEND, FIN | ACK, b""));
+    let second = read(&bed.from_wire(&tcp(CLIENT_END, FRONTEND, SYN, b"")).frame);
+    assert_ne!(first.src, second.src);
+    assert_eq!(bed.flows.len(), 1);
+}
+
+#[test]
+fn tags_stay_on_the_wire_and_go_where_the_kernel_sends() {
+    let tagged = |frame: Vec<u8>| [&frame[..12], &[0x81, 0x00, 0x00, 0x2a], &frame[12..]].concat();
+    let mut bed = Bed::new();
+    bed.serve(80, TCP, &[(REMOTE, 8080)]);
+    let out = bed.from_wire(&tagged(tcp(CLIENT_END, FRONTEND, SYN, b"")));
+    assert_eq!(out.frame[12..16], [0x81, 0x00, 0x00, 0x2a]);
+    assert_eq!(read(&out.frame).dst, (REMOTE, 8080));
+
+    let mut direct = Bed::with(64, (10_000, 10_010), PodDelivery::Direct);
+    direct.serve(80, TCP, &[(A, 8080)]);
+    let out = direct.from_wire(&tagged(tcp(CLIENT_END, FRONTEND, SYN, b"tail")));
+    assert_eq!(out.frame[12..14], [0x08, 0x00]);
+    assert_eq!((read(&out.frame).dst, read(&out.frame).payload), ((A, 8080), b"tail".to_vec()));
+}
+
+#[test]
+fn padding_is_trimmed() {
+    let mut bed = Bed::new();
+    bed.serve(80, TCP, &[(REMOTE, 8080)]);
+    let mut frame = tcp(CLIENT_END, FRONTEND, SYN, b"");
+    let len = frame.len();
+    frame.resize(64, 0xee);
+    assert_eq!(bed.from_wire(&frame).frame.len(), len);
+}
+
+#[test]
+fn without_a_queue_on_the_uplink_the_kernel_sends() {
+    let mut bed = Bed::new();
+    bed.serve(80, TCP, &[(REMOTE, 8080)]);
+    let config = ringway_engine::engine::EngineConfig {
+        worker: 0,
+        workers: 1,
+        transmits_on: vec![false],
+        timeouts: ringway_engine::flow::Timeouts::default(),
+        seed: 1,
+    };
+    bed.engine = ringway_engine::engine::Engine::new(config, std::sync::Arc::clone(&bed.flows));
+    let out = bed.run(Origin::Uplink(0), &tcp(CLIENT_END, FRONTEND, SYN, b""));
+    assert_eq!((out.verdict, macs(&out.frame).0), (Verdict::Host, order_mac(Order::Neigh, UPLINK)));
+}

@@ -1,0 +1,62 @@
+//! Frames built by an independent library, and checks of what came out by the same.
+
+use std::net::Ipv4Addr;
+
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TransportSlice};
+
+use crate::bed::{ACK, FIN, ROUTER_MAC, RST, SYN, UPLINK_MAC};
+
+pub type Endpoint = (Ipv4Addr, u16);
+
+pub fn tcp(src: Endpoint, dst: Endpoint, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut header = TcpHeader::new(src.1, dst.1, 1000, 64000);
+    (header.syn, header.ack, header.rst, header.fin) = (flags & SYN != 0, flags & ACK != 0, flags & RST != 0, flags & FIN != 0);
+    let builder = PacketBuilder::ethernet2(ROUTER_MAC, UPLINK_MAC).ipv4(src.0.octets(), dst.0.octets(), 64).tcp_header(header);
+    let mut frame = Vec::new();
+    builder.write_to_vec(&mut frame, payload).expect("memory takes it");
+    frame
+}
+
+pub fn udp(src: Endpoint, dst: Endpoint, payload: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(ROUTER_MAC, UPLINK_MAC).ipv4(src.0.octets(), dst.0.octets(), 64).udp(src.1, dst.1);
+    let mut frame = Vec::new();
+    builder.write_to_vec(&mut frame, payload).expect("memory takes it");
+    frame
+}
+
+/// What a receiver reads from a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub src: Endpoint,
+    pub dst: Endpoint,
+    pub ttl: u8,
+    pub payload: Vec<u8>,
+}
+
+/// Reads a frame and verifies its IP and L4 checksums by computing them anew.
+pub fn read(frame: &[u8]) -> Seen {
+    let packet = SlicedPacket::from_ethernet(frame).expect("a well-formed frame");
+    let Some(NetSlice::Ipv4(ip)) = &packet.net else { panic!("no IPv4 in {frame:02x?}") };
+    let header = ip.header().to_header();
+    assert_eq!(header.header_checksum, header.calc_header_checksum(), "IP checksum");
+    let (ports, payload) = match packet.transport.as_ref().expect("a transport header") {
+        TransportSlice::Tcp(tcp) => {
+            let expected = tcp.calc_checksum_ipv4(header.source, header.destination).expect("a checksum");
+            assert_eq!(tcp.checksum(), expected, "TCP checksum");
+            ((tcp.source_port(), tcp.destination_port()), tcp.payload().to_vec())
+        }
+        TransportSlice::Udp(udp) => {
+            let expected = udp.to_header().calc_checksum_ipv4_raw(header.source, header.destination, udp.payload()).expect("a checksum");
+            assert!(udp.checksum() == 0 || udp.checksum() == expected, "UDP checksum {:04x}, not {expected:04x}", udp.checksum());
+            ((udp.source_port(), udp.destination_port()), udp.payload().to_vec())
+        }
+        other => panic!("{other:?}"),
+    };
+    Seen { src: (header.source.into(), ports.0), dst: (header.destination.into(), ports.1), ttl: header.time_to_live, payload }
+}
+
+/// Destination and source of the Ethernet header.
+pub fn macs(frame: &[u8]) -> ([u8; 6], [u8; 6]) {
+    let mac = |at: usize| frame[at..at + 6].try_into().expect("six bytes");
+    (mac(0), mac(6))
+}

@@ -1,0 +1,8 @@
+//! The engine as a whole, one story per traffic class: frames in, verdicts and frames out.
+
+mod bed;
+mod classes;
+mod frames;
+mod limits;
+mod properties;
+mod refusals;
