@@ -1,9 +1,32 @@
 //! The flow table: established decisions, shared by all workers and the BPF programs.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `entry` | the layout in shared memory, keys and rewrites |
+//! | `hash` | from key to buckets |
+//! | `slot` | reading and filling one slot |
+//! | `ownership` | which worker may write a slot, and the grace period |
+//! | `gates` | one creator per key |
+//! | `table` | lookup |
+//! | `insert`, `expiry`, `restart`, `record` | making flows, ending them, taking them over, showing them |
 
 mod entry;
+mod expiry;
+mod gates;
 mod hash;
+mod insert;
+mod ownership;
+mod record;
+mod restart;
+mod slot;
 mod table;
 
 pub use entry::*;
+pub use expiry::{FlowState, Timeouts};
 pub use hash::{buckets_of, flow_hash};
-pub use table::*;
+pub use insert::{InsertError, NewFlow};
+pub use record::FlowRecord;
+pub use table::{FlowTable, SlotIndex};
+
+#[cfg(test)]
+mod tests;

@@ -1,126 +1,171 @@
-//! The lock-free table of flows.
+//! The lock-free table of flows: what it is made of, and lookup.
 
-use super::entry::{FlowKey, FlowSlot, Rewrite};
+use std::hint::black_box;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize};
 
-/// Number of a slot in the table.
+use crossbeam_utils::CachePadded;
+
+use super::entry::{BUCKET_ENTRIES, FlowKey, FlowOp, FlowSlot, Rewrite};
+use super::gates::Gates;
+use super::hash::{buckets_of, flow_hash};
+use super::ownership::Ownership;
+
+/// Number of a slot in the table. It stays good for the grace period of about a second: use it within the batch, do not keep it.
 pub type SlotIndex = u32;
 
 /// The flow table. One for all workers; `Sync`.
 #[derive(Debug)]
 pub struct FlowTable {
-    slots: &'static [FlowSlot],
+    pub(super) slots: &'static [FlowSlot],
+    pub(super) ownership: Ownership,
+    pub(super) gates: Gates,
+    pub(super) shares: Box<[CachePadded<WorkerShare>]>,
+    /// The latest tick that any worker brought, with bit 32 set; 0 before the first.
+    latest_tick: CachePadded<AtomicU64>,
+    seed: u64,
+    /// Base-2 logarithm of the number of buckets.
+    bucket_bits: u32,
+    flows_max: usize,
 }
 
-/// Both directions of a new flow.
-#[derive(Clone, Copy, Debug)]
-pub struct NewFlow {
-    pub forward: (FlowKey, Rewrite),
-    pub reverse: (FlowKey, Rewrite),
-    /// The flow holds a NAT binding ([`super::FLOW_SNAT`]).
-    pub snat: bool,
-}
-
-/// Why a flow was not inserted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InsertError {
-    /// The forward key is there already, in this slot: use it.
-    Exists(SlotIndex),
-    /// The reverse key belongs to another flow: choose another source port.
-    ReverseTaken,
-    /// No slot in either bucket of one of the keys; an embryonic flow there was shed if there was one.
-    Full,
-    /// The limit of flows is reached; likewise.
-    Limit,
-    /// Another worker is creating a flow of the same hash now.
-    Contended,
-}
-
-/// Idle time-outs in ticks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    pub tcp_syn: u32,
-    pub tcp_established: u32,
-    /// One FIN was seen.
-    pub tcp_close_wait: u32,
-    /// Both FINs or a RST were seen.
-    pub tcp_closed: u32,
-    /// No reply yet.
-    pub udp_unreplied: u32,
-    pub udp: u32,
-}
-
-/// TCP and UDP states as far as flags tell, for time-outs and for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FlowState {
-    /// No reply seen.
-    Embryonic,
-    Established,
-    /// One side has closed.
-    CloseWait,
-    /// Both sides have closed, or one has reset.
-    Closed,
-}
-
-/// A copy of a whole flow for people.
-#[derive(Clone, Debug)]
-pub struct FlowRecord {
-    pub slot: SlotIndex,
-    pub forward: (FlowKey, Rewrite),
-    pub reverse: (FlowKey, Rewrite),
-    pub snat: bool,
-    pub state: FlowState,
-    /// Ticks since creation and since the last packet of either direction.
-    pub age: u32,
-    pub idle: u32,
+/// What one worker writes alone, or nearly.
+#[derive(Debug, Default)]
+pub(super) struct WorkerShare {
+    /// Flows inserted less flows removed by this worker; negative if it removed those of others.
+    pub flows: AtomicIsize,
+    /// Where the next sweep begins, counted in slots of this worker's share.
+    pub cursor: AtomicUsize,
 }
 
 impl FlowTable {
     /// A table in plain memory for tests and benches: at least `2 * 2 * flows_max` slots. The memory lives as long as the process.
-    pub fn in_memory(flows_max: usize, workers: usize, seed: u64) -> FlowTable { todo!("{flows_max} {workers} {seed}") }
+    pub fn in_memory(flows_max: usize, workers: usize, seed: u64) -> FlowTable {
+        let slots: Box<[FlowSlot]> = (0..FlowTable::slots_for(flows_max)).map(|_| FlowSlot::default()).collect();
+        FlowTable::empty_over(Box::leak(slots), flows_max, workers, seed)
+    }
 
     /// A table over shared memory (a mapped BPF array): `slots.len()` is a power of two ≥ 8. Takes over what is in it:
     /// live pairs are kept and counted, halves whose other direction is missing are removed. Returns the table and how many flows were kept.
-    pub fn over(slots: &'static [FlowSlot], flows_max: usize, workers: usize, seed: u64, now: u32) -> (FlowTable, usize) { todo!("{} {flows_max} {workers} {seed} {now}", slots.len()) }
+    ///
+    /// No other process may write the memory.
+    ///
+    /// # Panics
+    ///
+    /// If the number of slots is not as said, or there is no worker.
+    pub fn over(slots: &'static [FlowSlot], flows_max: usize, workers: usize, seed: u64, now: u32) -> (FlowTable, usize) {
+        let table = FlowTable::empty_over(slots, flows_max, workers, seed);
+        let kept = table.take_over(now);
+        (table, kept)
+    }
+
+    fn empty_over(slots: &'static [FlowSlot], flows_max: usize, workers: usize, seed: u64) -> FlowTable {
+        let buckets = slots.len() / BUCKET_ENTRIES;
+        assert!(slots.len().is_power_of_two() && (2..=1 << 30).contains(&buckets), "a flow table of {} slots", slots.len());
+        assert!(workers > 0, "a flow table for no worker");
+        FlowTable {
+            slots,
+            ownership: Ownership::new(slots.len()),
+            gates: Gates::new(),
+            shares: (0..workers).map(|_| CachePadded::default()).collect(),
+            latest_tick: CachePadded::default(),
+            seed,
+            bucket_bits: buckets.trailing_zeros(),
+            flows_max,
+        }
+    }
 
     /// Slots that a table of `flows_max` flows needs: two entries per flow at load ≤ 0.5, rounded up to a power of two.
-    pub fn slots_for(flows_max: usize) -> usize { (flows_max.max(2) * 4).next_power_of_two() }
+    pub fn slots_for(flows_max: usize) -> usize {
+        (flows_max.max(2) * 4).next_power_of_two()
+    }
 
-    pub fn seed(&self) -> u64 { todo!() }
-    pub fn flows_max(&self) -> usize { todo!() }
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    pub fn flows_max(&self) -> usize {
+        self.flows_max
+    }
+
     /// Flows (pairs) that are live now, over all workers.
-    pub fn len(&self) -> usize { todo!() }
-    pub fn is_empty(&self) -> bool { self.len() == 0 }
+    pub fn len(&self) -> usize {
+        // Sequentially consistent for `reserve`: of two workers at the limit, at least one sees the other's increment.
+        let flows: isize = self.shares.iter().map(|share| share.flows.load(SeqCst)).sum();
+        // While another worker removes what a third one inserts, the sum can be short of a flow for a moment.
+        flows.max(0) as usize
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 
     #[inline]
-    pub fn hash(&self, key: &FlowKey) -> u64 { super::flow_hash(self.seed(), key) }
+    pub fn hash(&self, key: &FlowKey) -> u64 {
+        flow_hash(self.seed, key)
+    }
+
     /// Starts the loads of both buckets, so that a later lookup of a batch finds them in the cache.
     #[inline]
-    pub fn prefetch(&self, hash: u64) { todo!("{hash} {}", self.slots.len()) }
+    pub fn prefetch(&self, hash: u64) {
+        // A plain load that nothing waits for: the instruction for it is unsafe in Rust, and this crate has none.
+        let (a, b) = self.buckets(hash);
+        black_box(self.slots[a].meta.load(Relaxed));
+        black_box(self.slots[b].meta.load(Relaxed));
+    }
+
     #[inline]
-    pub fn lookup(&self, key: &FlowKey, hash: u64) -> Option<SlotIndex> { todo!("{key:?} {hash}") }
+    pub fn lookup(&self, key: &FlowKey, hash: u64) -> Option<SlotIndex> {
+        let (a, b) = self.buckets(hash);
+        self.lookup_in(a, key).or_else(|| self.lookup_in(b, key))
+    }
+
+    #[inline(always)]
+    fn lookup_in(&self, bucket: usize, key: &FlowKey) -> Option<SlotIndex> {
+        let entry = self.slots[bucket..bucket + BUCKET_ENTRIES].iter().position(|slot| slot.matches(key))?;
+        Some((bucket + entry) as SlotIndex)
+    }
+
+    /// The first slots of both buckets of a hash.
+    #[inline(always)]
+    pub(super) fn buckets(&self, hash: u64) -> (usize, usize) {
+        let (a, b) = buckets_of(hash, self.bucket_bits);
+        (a * BUCKET_ENTRIES, b * BUCKET_ENTRIES)
+    }
 
     /// The slot itself: read rewrite, flags, seen.
     #[inline]
-    pub fn slot(&self, index: SlotIndex) -> &FlowSlot { &self.slots[index as usize] }
-    pub fn key_of(&self, index: SlotIndex) -> FlowKey { todo!("{index}") }
-    pub fn rewrite_of(&self, index: SlotIndex) -> Rewrite { todo!("{index}") }
+    pub fn slot(&self, index: SlotIndex) -> &FlowSlot {
+        &self.slots[index as usize]
+    }
+
+    pub fn key_of(&self, index: SlotIndex) -> FlowKey {
+        self.slot(index).key()
+    }
+
+    pub fn rewrite_of(&self, index: SlotIndex) -> Rewrite {
+        let slot = self.slot(index);
+        // An op that we do not know never gets in: `take_over` removes it. Should it be there, a worker looks at it again.
+        slot.rewrite().unwrap_or(Rewrite { tuple: slot.key().tuple(), op: FlowOp::Worker, ifindex: 0, dmac: [0; 6] })
+    }
 
     /// Notes a packet: `seen |= SEEN_ANY | tcp_flags & (FIN|SYN|RST|ACK)`, `last = now`, each written only if it changes (`last` at 1 s resolution).
     #[inline]
-    pub fn touch(&self, index: SlotIndex, tcp_flags: u8, now: u32) { todo!("{index} {tcp_flags} {now}") }
+    pub fn touch(&self, index: SlotIndex, tcp_flags: u8, now: u32) {
+        self.slot(index).touch(tcp_flags, now);
+    }
 
-    /// Inserts both directions (reverse first), from `worker` (its number). Returns the slot of the forward entry.
-    pub fn insert(&self, worker: usize, flow: &NewFlow, now: u32) -> Result<SlotIndex, InsertError> { todo!("{worker} {flow:?} {now}") }
-
-    /// Removes the flow of which `index` is either direction. False if another worker did it before.
-    pub fn remove(&self, worker: usize, index: SlotIndex, now: u32) -> bool { todo!("{worker} {index} {now}") }
-
-    /// State of the flow of which `index` is the forward entry.
-    pub fn state(&self, index: SlotIndex) -> FlowState { todo!("{index}") }
-
-    /// Visits at most `budget` slots of this worker's share, going round; removes flows that were idle too long. Returns how many were removed.
-    pub fn sweep(&self, worker: usize, budget: usize, timeouts: &Timeouts, now: u32) -> usize { todo!("{worker} {budget} {timeouts:?} {now}") }
-
-    /// Copies of all flows that are live, in slot order. For the control thread.
-    pub fn records(&self, now: u32) -> Vec<FlowRecord> { todo!("{now}") }
+    /// The later of `now` and the latest tick of any worker. A worker that was descheduled in the middle of a batch holds an old one;
+    /// with it a grace period would end too soon.
+    pub(super) fn latest_tick(&self, now: u32) -> u32 {
+        const KNOWN: u64 = 1 << 32;
+        let mut latest = self.latest_tick.load(Relaxed);
+        while latest == 0 || (now.wrapping_sub(latest as u32) as i32) > 0 {
+            match self.latest_tick.compare_exchange_weak(latest, KNOWN | u64::from(now), Relaxed, Relaxed) {
+                Ok(_) => return now,
+                Err(other) => latest = other,
+            }
+        }
+        latest as u32
+    }
 }

@@ -1,0 +1,145 @@
+//! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
+//!
+//! All words are in network byte order, loaded as they stand (`from_ne_bytes`): the ones-complement sum of swapped words is the
+//! swapped sum, so neither side swaps anything. The kernel's `csum_partial` does the same, and [`diff`] gives what
+//! `bpf_l4_csum_replace` and `bpf_l3_csum_replace` take as `to` with `from` 0 and size 0.
+
+/// Adds the carries back in until 16 bits remain.
+#[inline]
+pub fn fold(sum: u64) -> u16 {
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    ((sum >> 16) + (sum & 0xffff)) as u16
+}
+
+/// Folded sum of bytes that begin at an even offset of the data; an odd last byte counts as if a zero followed.
+pub fn sum(bytes: &[u8]) -> u16 {
+    let mut words = bytes.chunks_exact(4);
+    let mut sum: u64 = words.by_ref().map(|w| u64::from(u32::from_ne_bytes([w[0], w[1], w[2], w[3]]))).sum();
+    for word in words.remainder().chunks(2) {
+        sum += u64::from(u16::from_ne_bytes([word[0], word.get(1).copied().unwrap_or(0)]));
+    }
+    fold(sum)
+}
+
+/// What [`apply`] needs when `old` words become `new` ones: the sum of the new and of the complements of the old, folded.
+#[inline]
+pub fn diff(old: &[u32], new: &[u32]) -> u16 {
+    let old: u64 = old.iter().map(|&word| u64::from(!word)).sum();
+    let new: u64 = new.iter().map(|&word| u64::from(word)).sum();
+    match fold(old + new) {
+        // Both mean "no change"; 0 also leaves a checksum field as it stands that holds the other zero.
+        0xffff => 0,
+        diff => diff,
+    }
+}
+
+/// A checksum field after its data changed by `diff`: RFC 1624 equation 3, the kernel's `csum_replace_by_diff`.
+#[inline]
+pub fn apply(check: u16, diff: u16) -> u16 {
+    !fold(u64::from(!check) + u64::from(diff))
+}
+
+/// [`apply`] for UDP (RFC 768): 0 says that the sender computed none and stays, and a result of 0 is sent as 0xffff.
+#[inline]
+pub fn apply_udp(check: u16, diff: u16) -> u16 {
+    match check {
+        0 => 0,
+        _ => udp_nonzero(apply(check, diff)),
+    }
+}
+
+/// Folded sum of the IPv4 pseudo header (RFC 9293 §3.1). `length` in bytes, of L4 header and payload.
+#[inline]
+pub fn pseudo_header(saddr: u32, daddr: u32, protocol: u8, length: u16) -> u16 {
+    fold(u64::from(saddr) + u64::from(daddr) + u64::from(u16::from(protocol).to_be()) + u64::from(length.to_be()))
+}
+
+/// The checksum field of a TCP (6) or UDP (17) segment whose checksum field is zero, over pseudo header and segment.
+pub fn l4(saddr: u32, daddr: u32, protocol: u8, segment: &[u8]) -> u16 {
+    let length = segment.len() as u16;
+    let check = !fold(u64::from(pseudo_header(saddr, daddr, protocol, length)) + u64::from(sum(segment)));
+    if protocol == 17 { udp_nonzero(check) } else { check }
+}
+
+#[inline]
+fn udp_nonzero(check: u16) -> u16 {
+    if check == 0 { 0xffff } else { check }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Word by word in host order, with the carry added at once: RFC 1071 §1 to the letter.
+    fn naive(bytes: &[u8]) -> u16 {
+        let mut sum = 0u32;
+        for word in bytes.chunks(2) {
+            sum += u32::from(u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)]));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        (sum as u16).to_be()
+    }
+
+    #[test]
+    fn example_of_rfc_1071() {
+        assert_eq!(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), 0xddf2u16.to_be());
+    }
+
+    #[test]
+    fn example_of_rfc_1624() {
+        // §4: equation 2 would give 0xffff here.
+        let diff = diff(&[0x5555u32.to_be()], &[0x3285u32.to_be()]);
+        assert_eq!(apply(0xdd2fu16.to_be(), diff), 0);
+    }
+
+    #[test]
+    fn fold_carries_to_the_end() {
+        assert_eq!(fold(0), 0);
+        assert_eq!(fold(u64::MAX), 0xffff);
+        assert_eq!(fold(0x1_0000), 1);
+        assert_eq!(fold(0xffff_ffff_0000_0001), 1);
+    }
+
+    #[test]
+    fn udp_zero_means_no_checksum_and_is_never_made() {
+        assert_eq!(apply_udp(0, 0x1234), 0);
+        // A change by −!check leads to the sum 0xffff, whose complement is 0.
+        assert_eq!(apply(0x1111, 0x1111), 0);
+        assert_eq!(apply_udp(0x1111, 0x1111), 0xffff);
+    }
+
+    #[test]
+    fn no_change_has_no_difference() {
+        assert_eq!(diff(&[1, 2], &[1, 2]), 0);
+        assert_eq!(diff(&[1, 2], &[2, 1]), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn sum_is_that_of_rfc_1071(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            prop_assert_eq!(sum(&bytes), naive(&bytes));
+        }
+
+        #[test]
+        fn incremental_is_recomputed(
+            old in any::<[u32; 3]>(), new in any::<[u32; 3]>(), udp in any::<bool>(), payload in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
+            // The checksum field stands at an even offset; where does not matter for the sum.
+            let protocol = if udp { 17 } else { 6 };
+            let segment = |ports: u32| [&ports.to_ne_bytes()[..], &[0, 0], &payload[..]].concat();
+            let before = l4(old[0], old[1], protocol, &segment(old[2]));
+            let after = l4(new[0], new[1], protocol, &segment(new[2]));
+            let (addr_diff, port_diff) = (diff(&old[..2], &new[..2]), diff(&old[2..], &new[2..]));
+            let apply = if udp { apply_udp } else { apply };
+            prop_assert_eq!(apply(apply(before, addr_diff), port_diff), after);
+            // A receiver sums everything up to 0xffff.
+            let mut whole = segment(new[2]);
+            whole[4..6].copy_from_slice(&after.to_ne_bytes());
+            prop_assert_eq!(fold(u64::from(pseudo_header(new[0], new[1], protocol, whole.len() as u16)) + u64::from(sum(&whole))), 0xffff);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The end of a flow: states, time-outs, removal.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::entry::*;
+use super::table::{FlowTable, SlotIndex};
+
+const TCP: u8 = 6;
+
+/// Idle time-outs in ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    pub tcp_syn: u32,
+    pub tcp_established: u32,
+    /// One FIN was seen.
+    pub tcp_close_wait: u32,
+    /// Both FINs or a RST were seen.
+    pub tcp_closed: u32,
+    /// No reply yet.
+    pub udp_unreplied: u32,
+    pub udp: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            // A client gives up on an unanswered SYN after seconds to two minutes, repeating it with growing pauses of at most 64 s;
+            // a flow that ended too soon is made anew by the next one. Linux conntrack: SYN_RECV 60 s (nf_conntrack_proto_tcp.c).
+            tcp_syn: 60 * TICKS_PER_SECOND,
+            // Idle database connections live a day without keepalive. RFC 5382 demands at least 2 h 4 min; kube-proxy's default is 24 h.
+            tcp_established: 24 * 3600 * TICKS_PER_SECOND,
+            // Half-closed connections go on for as long as the other side sends. kube-proxy: tcpCloseWaitTimeout 1 h.
+            tcp_close_wait: 3600 * TICKS_PER_SECOND,
+            // Long enough for a repeated last FIN or a lost last ACK, short enough for the port's reuse. conntrack: CLOSE 10 s.
+            tcp_closed: 10 * TICKS_PER_SECOND,
+            // conntrack: nf_conntrack_udp_timeout 30 s (nf_conntrack_proto_udp.c).
+            udp_unreplied: 30 * TICKS_PER_SECOND,
+            // conntrack's stream time-out was 180 s before Linux 5.0 and is 120 s now; RFC 4787 REQ-5 asks for more than 2 min.
+            udp: 180 * TICKS_PER_SECOND,
+        }
+    }
+}
+
+/// TCP and UDP states as far as flags tell, for time-outs and for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowState {
+    /// No reply seen; for TCP, the handshake is not complete.
+    Embryonic,
+    Established,
+    /// One side has closed.
+    CloseWait,
+    /// Both sides have closed, or one has reset.
+    Closed,
+}
+
+impl Timeouts {
+    /// Ticks after which an idle flow is removed.
+    pub fn of(&self, protocol: u8, state: FlowState) -> u32 {
+        match (protocol == TCP, state) {
+            (true, FlowState::Embryonic) => self.tcp_syn,
+            (true, FlowState::Established) => self.tcp_established,
+            (true, FlowState::CloseWait) => self.tcp_close_wait,
+            (true, FlowState::Closed) => self.tcp_closed,
+            (false, FlowState::Embryonic) => self.udp_unreplied,
+            (false, _) => self.udp,
+        }
+    }
+}
+
+impl FlowState {
+    /// From the `seen` bits of both directions.
+    fn of(protocol: u8, forward: u32, reverse: u32) -> FlowState {
+        if protocol != TCP {
+            return if reverse & SEEN_ANY != 0 { FlowState::Established } else { FlowState::Embryonic };
+        }
+        // The client's ACK answers the backend's SYN: a source that is not the sender's own never gets there, for the backend
+        // resets an ACK that fits nothing. Without it a FIN proves nothing either and must not buy a longer life.
+        let complete = forward & SEEN_ACK != 0 && reverse & (SEEN_ACK | SEEN_SYN) != 0;
+        if (forward | reverse) & SEEN_RST != 0 || forward & reverse & SEEN_FIN != 0 {
+            FlowState::Closed
+        } else if !complete {
+            FlowState::Embryonic
+        } else if (forward | reverse) & SEEN_FIN != 0 {
+            FlowState::CloseWait
+        } else {
+            FlowState::Established
+        }
+    }
+}
+
+impl FlowTable {
+    /// Removes the flow of which `index` is either direction. False if another worker did it before.
+    ///
+    /// `worker` counts it; any number that the table has will do.
+    ///
+    /// # Panics
+    ///
+    /// If the table has fewer workers.
+    pub fn remove(&self, worker: usize, index: SlotIndex, now: u32) -> bool {
+        let forward = self.forward_of(index) as usize;
+        // Everyone takes the forward slot, so exactly one worker goes on.
+        if !self.ownership.take(forward) {
+            return false;
+        }
+        let reverse = self.slots[forward].peer.load(Relaxed) as usize;
+        self.slots[forward].clear();
+        self.slots[reverse].clear();
+        // Read after the clearing: see `latest_tick`.
+        let since = self.latest_tick(now);
+        self.ownership.retire(reverse, since);
+        self.ownership.retire(forward, since);
+        self.unreserve(worker);
+        true
+    }
+
+    /// State of the flow of which `index` is the forward entry.
+    pub fn state(&self, index: SlotIndex) -> FlowState {
+        let forward = self.slot(index);
+        let reverse = self.slot(forward.peer.load(Relaxed));
+        FlowState::of(forward.key().protocol(), forward.seen.load(Relaxed), reverse.seen.load(Relaxed))
+    }
+
+    /// Visits at most `budget` slots of this worker's share, going round; removes flows that were idle too long. Returns how many were removed.
+    ///
+    /// # Panics
+    ///
+    /// If the table has fewer workers.
+    pub fn sweep(&self, worker: usize, budget: usize, timeouts: &Timeouts, now: u32) -> usize {
+        let now = self.latest_tick(now);
+        // Every worker has each `workers`-th bucket, counted from its own number.
+        let workers = self.shares.len();
+        let share = (self.slots.len() / BUCKET_ENTRIES).saturating_sub(worker).div_ceil(workers) * BUCKET_ENTRIES;
+        let visits = budget.min(share);
+        let cursor = &self.shares[worker].cursor;
+        let start = cursor.load(Relaxed);
+        let mut removed = 0;
+        for visit in start..start + visits {
+            let visit = if visit < share { visit } else { visit - share };
+            let index = (worker + visit / BUCKET_ENTRIES * workers) * BUCKET_ENTRIES + visit % BUCKET_ENTRIES;
+            removed += usize::from(self.visit(worker, index, timeouts, now));
+        }
+        if share > 0 {
+            cursor.store((start + visits) % share, Relaxed);
+        }
+        removed
+    }
+
+    /// True if the slot's flow was removed.
+    fn visit(&self, worker: usize, index: usize, timeouts: &Timeouts, now: u32) -> bool {
+        if !self.ownership.is_live(index) {
+            self.ownership.ripen(index, now);
+            return false;
+        }
+        // Flows are visited at their forward entry only.
+        let slot = &self.slots[index];
+        if !slot.is_forward() {
+            return false;
+        }
+        // Most flows are not idle for long: spare them the look at the other direction.
+        let shortest = timeouts.of(slot.key().protocol(), FlowState::Closed).min(timeouts.of(slot.key().protocol(), FlowState::Embryonic));
+        if slot.idle(now) < shortest {
+            return false;
+        }
+        let index = index as SlotIndex;
+        self.idle(index, now) >= timeouts.of(slot.key().protocol(), self.state(index)) && self.remove(worker, index, now)
+    }
+
+    /// Ticks since the last packet of either direction of the flow with this forward entry.
+    pub(super) fn idle(&self, forward: SlotIndex, now: u32) -> u32 {
+        let forward = self.slot(forward);
+        forward.idle(now).min(self.slot(forward.peer.load(Relaxed)).idle(now))
+    }
+
+    /// The forward entry of the flow of which `index` is either direction.
+    pub(super) fn forward_of(&self, index: SlotIndex) -> SlotIndex {
+        let slot = self.slot(index);
+        if slot.is_forward() { index } else { slot.peer.load(Relaxed) }
+    }
+}

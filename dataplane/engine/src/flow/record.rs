@@ -1,0 +1,49 @@
+//! Flows for people.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+
+use super::entry::{FLOW_SNAT, FlowKey, Rewrite};
+use super::expiry::FlowState;
+use super::slot::elapsed;
+use super::table::{FlowTable, SlotIndex};
+
+/// A copy of a whole flow for people.
+#[derive(Clone, Debug)]
+pub struct FlowRecord {
+    pub slot: SlotIndex,
+    pub forward: (FlowKey, Rewrite),
+    pub reverse: (FlowKey, Rewrite),
+    pub snat: bool,
+    pub state: FlowState,
+    /// Ticks since creation and since the last packet of either direction.
+    pub age: u32,
+    pub idle: u32,
+}
+
+impl FlowTable {
+    /// Copies of all flows that are live, in slot order. For the control thread.
+    pub fn records(&self, now: u32) -> Vec<FlowRecord> {
+        (0..self.slots.len()).filter_map(|index| self.record(index, now)).collect()
+    }
+
+    fn record(&self, index: usize, now: u32) -> Option<FlowRecord> {
+        if !self.ownership.is_live(index) || !self.slots[index].is_forward() {
+            return None;
+        }
+        let forward = &self.slots[index];
+        let reverse = self.slots.get(forward.peer.load(Relaxed) as usize)?;
+        let record = FlowRecord {
+            slot: index as SlotIndex,
+            forward: (forward.key(), forward.rewrite()?),
+            reverse: (reverse.key(), reverse.rewrite()?),
+            snat: forward.flags.load(Relaxed) & FLOW_SNAT != 0,
+            state: self.state(index as SlotIndex),
+            age: elapsed(forward.created.load(Relaxed), now),
+            idle: self.idle(index as SlotIndex, now),
+        };
+        // A flow that was removed while we copied is none; so is one that was removed and replaced while we slept.
+        std::sync::atomic::fence(Acquire);
+        let unchanged = forward.key() == record.forward.0 && reverse.key() == record.reverse.0;
+        (unchanged && record.forward.0.meta != 0 && record.reverse.0.meta != 0).then_some(record)
+    }
+}

@@ -1,0 +1,59 @@
+//! Taking over the flows that an earlier process left in shared memory.
+
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use super::entry::{BUCKET_ENTRIES, FlowSlot};
+use super::table::FlowTable;
+
+impl FlowTable {
+    /// Rebuilds ownership and count from the slots; returns how many flows were kept.
+    ///
+    /// The earlier process may have died between any two of its stores. Then a direction stands without the other one; it goes.
+    /// An empty slot that has held an entry rests for the grace period, for nobody knows when it was cleared.
+    pub(super) fn take_over(&self, now: u32) -> usize {
+        let now = self.latest_tick(now);
+        let mut flows = 0;
+        for (index, slot) in self.slots.iter().enumerate() {
+            if slot.meta.load(Relaxed) == 0 {
+                if !is_pristine(slot) {
+                    self.ownership.retire(index, now);
+                }
+            } else if self.is_linked(index) {
+                self.ownership.publish(index);
+                flows += usize::from(slot.is_forward());
+            } else {
+                slot.clear();
+                self.ownership.retire(index, now);
+            }
+        }
+        self.shares[0].flows.store(flows as isize, SeqCst);
+        flows
+    }
+
+    /// The entry and its other direction are whole, and each names the other.
+    fn is_linked(&self, index: usize) -> bool {
+        let slot = &self.slots[index];
+        let peer_index = slot.peer.load(Relaxed) as usize;
+        self.slots.get(peer_index).is_some_and(|peer| {
+            peer_index != index
+                && peer.peer.load(Relaxed) as usize == index
+                && peer.is_forward() != slot.is_forward()
+                && self.is_sound(index)
+                && self.is_sound(peer_index)
+        })
+    }
+
+    /// The entry is live, has a known hook and op, and lies where lookup searches it.
+    fn is_sound(&self, index: usize) -> bool {
+        let slot = &self.slots[index];
+        let key = slot.key();
+        let (a, b) = self.buckets(self.hash(&key));
+        let bucket = index / BUCKET_ENTRIES * BUCKET_ENTRIES;
+        key.meta != 0 && key.hook().is_some() && slot.rewrite().is_some() && (bucket == a || bucket == b)
+    }
+}
+
+/// Nothing was ever written to the slot: no packet goes from 0.0.0.0:0 to 0.0.0.0:0.
+fn is_pristine(slot: &FlowSlot) -> bool {
+    [&slot.saddr, &slot.daddr, &slot.ports].iter().all(|word| word.load(Relaxed) == 0)
+}

@@ -1,0 +1,98 @@
+//! Reading and filling one slot.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use super::entry::*;
+use crate::checksum;
+
+const SEEN_TCP: u32 = SEEN_FIN | SEEN_SYN | SEEN_RST | SEEN_ACK;
+
+impl FlowSlot {
+    /// The key; `meta` is 0 if the slot is empty.
+    pub fn key(&self) -> FlowKey {
+        // Meta first and with acquire: what is loaded after it belongs to it.
+        let meta = self.meta.load(Acquire);
+        FlowKey { saddr: self.saddr.load(Relaxed), daddr: self.daddr.load(Relaxed), ports: self.ports.load(Relaxed), meta }
+    }
+
+    #[inline(always)]
+    pub(super) fn matches(&self, key: &FlowKey) -> bool {
+        self.meta.load(Acquire) == key.meta
+            && self.ports.load(Relaxed) == key.ports
+            && self.saddr.load(Relaxed) == key.saddr
+            && self.daddr.load(Relaxed) == key.daddr
+    }
+
+    /// What the entry does. `None` if its op is unknown: written by a later version of Ringway.
+    pub fn rewrite(&self) -> Option<Rewrite> {
+        let op = FlowOp::from_flags(self.flags.load(Relaxed))?;
+        let tuple = Tuple { saddr: self.new_saddr.load(Relaxed), daddr: self.new_daddr.load(Relaxed), ports: self.new_ports.load(Relaxed) };
+        let mut dmac = [0; 6];
+        for (bytes, word) in dmac.chunks_exact_mut(2).zip(&self.dmac) {
+            bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
+        }
+        Some(Rewrite { tuple, op, ifindex: self.ifindex.load(Relaxed), dmac })
+    }
+
+    /// This entry matches client → frontend.
+    pub fn is_forward(&self) -> bool {
+        self.flags.load(Relaxed) & FLOW_FORWARD != 0
+    }
+
+    /// Ticks since a packet hit the entry.
+    pub fn idle(&self, now: u32) -> u32 {
+        elapsed(self.last.load(Relaxed), now)
+    }
+
+    /// Writes all but `meta`. The caller has claimed the slot; no reader looks at it while `meta` is 0.
+    pub(super) fn fill(&self, key: &FlowKey, rewrite: &Rewrite, flow_flags: u32, peer: u32, now: u32) {
+        let (old, new) = (key.tuple(), rewrite.tuple);
+        self.saddr.store(key.saddr, Relaxed);
+        self.daddr.store(key.daddr, Relaxed);
+        self.ports.store(key.ports, Relaxed);
+        self.new_saddr.store(new.saddr, Relaxed);
+        self.new_daddr.store(new.daddr, Relaxed);
+        self.new_ports.store(new.ports, Relaxed);
+        self.flags.store(rewrite.op as u32 | flow_flags, Relaxed);
+        self.addr_diff.store(checksum::diff(&[old.saddr, old.daddr], &[new.saddr, new.daddr]), Relaxed);
+        self.port_diff.store(checksum::diff(&[old.ports], &[new.ports]), Relaxed);
+        self.ifindex.store(rewrite.ifindex, Relaxed);
+        for (bytes, word) in rewrite.dmac.chunks_exact(2).zip(&self.dmac) {
+            word.store(u16::from_ne_bytes([bytes[0], bytes[1]]), Relaxed);
+        }
+        self.dmac[3].store(0, Relaxed);
+        self.seen.store(0, Relaxed);
+        self.last.store(now, Relaxed);
+        self.created.store(now, Relaxed);
+        self.peer.store(peer, Relaxed);
+    }
+
+    /// Makes a filled slot visible to readers.
+    pub(super) fn publish(&self, key: &FlowKey) {
+        self.meta.store(key.meta, Release);
+    }
+
+    /// Hides the entry from new readers.
+    pub(super) fn clear(&self) {
+        self.meta.store(0, Release);
+    }
+
+    #[inline]
+    pub(super) fn touch(&self, tcp_flags: u8, now: u32) {
+        // Read before write: a line that is only read stays in the caches of all CPUs.
+        let bits = SEEN_ANY | (u32::from(tcp_flags) & SEEN_TCP);
+        if self.seen.load(Relaxed) & bits != bits {
+            self.seen.fetch_or(bits, Relaxed);
+        }
+        if elapsed(self.last.load(Relaxed), now) >= TICKS_PER_SECOND {
+            self.last.store(now, Relaxed);
+        }
+    }
+}
+
+/// Ticks from `then` to `now`; 0 if `then` is ahead: CPUs do not read the clock at the same time. Right over the wrap of the
+/// counter (2.3 years) for anything younger than 1.1 years.
+pub(super) fn elapsed(then: u32, now: u32) -> u32 {
+    let ticks = now.wrapping_sub(then);
+    if ticks > u32::MAX / 2 { 0 } else { ticks }
+}
