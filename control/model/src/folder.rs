@@ -1,26 +1,161 @@
 //! A folder of manifest files as a source of changes.
+//!
+//! The last good version of an object stays in force while its file, its document or itself is broken; what is gone from a readable file is
+//! gone. If two files hold the same object, the file whose name sorts first wins.
 
-use crate::manifest::ParsedFile;
-use crate::model::Change;
-use crate::problem::Problem;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::convert::{Converted, convert};
+use crate::manifest::{ParsedFile, Place};
+use crate::model::{Change, Kind, Model, ObjectRef};
+use crate::problem::{Problem, Severity};
 
 /// What each file of the folder last said, and which object of which file is in force.
 #[derive(Debug, Default)]
-pub struct Folder {}
+pub struct Folder {
+    files: BTreeMap<String, FileState>,
+    /// Files that hold an object, the winner first.
+    holders: HashMap<ObjectRef, BTreeSet<String>>,
+    /// Objects that more than one file holds.
+    contested: BTreeSet<ObjectRef>,
+    in_force: HashMap<ObjectRef, Model>,
+}
+
+#[derive(Debug, Default)]
+struct FileState {
+    objects: BTreeMap<ObjectRef, Entry>,
+    problems: Vec<Problem>,
+}
+
+/// The last good version of an object in a file.
+#[derive(Clone, Debug)]
+struct Entry {
+    /// `None`: it asks for nothing that we serve (headless, another proxy's, …), which is also a version.
+    model: Option<Model>,
+    place: Place,
+}
 
 impl Folder {
     /// The file is new or has changed.
-    pub fn update(&mut self, _file: ParsedFile) -> Vec<Change> {
-        Vec::new()
+    pub fn update(&mut self, parsed: ParsedFile) -> Vec<Change> {
+        let before = self.files.remove(&parsed.file).unwrap_or_default();
+        let after = FileState::read(&parsed, &before);
+        self.replace(parsed.file, before, Some(after))
     }
 
     /// The file is gone.
-    pub fn remove(&mut self, _file: &str) -> Vec<Change> {
-        Vec::new()
+    pub fn remove(&mut self, file: &str) -> Vec<Change> {
+        let before = self.files.remove(file).unwrap_or_default();
+        self.replace(file.to_owned(), before, None)
+    }
+
+    /// Names of the files that are known, to find those that are gone.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
     }
 
     /// Everything that is wrong now, by file.
-    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
-        std::iter::empty()
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = self.files.values().flat_map(|file| file.problems.iter().cloned()).collect();
+        problems.extend(self.contested.iter().flat_map(|object| self.contest(object)));
+        problems
+    }
+
+    fn replace(&mut self, name: String, before: FileState, after: Option<FileState>) -> Vec<Change> {
+        let present = |object: &ObjectRef| after.as_ref().is_some_and(|file| file.objects.contains_key(object));
+        for object in before.objects.keys().filter(|object| !present(object)) {
+            if let Some(holders) = self.holders.get_mut(object) {
+                holders.remove(&name);
+            }
+        }
+        for object in after.iter().flat_map(|file| file.objects.keys()) {
+            self.holders.entry(object.clone()).or_default().insert(name.clone());
+        }
+        let touched: BTreeSet<ObjectRef> = before.objects.into_keys().chain(after.iter().flat_map(|file| file.objects.keys().cloned())).collect();
+        if let Some(after) = after {
+            self.files.insert(name, after);
+        }
+        touched.into_iter().filter_map(|object| self.decide(object)).collect()
+    }
+
+    /// Brings `in_force` up to date for one object.
+    fn decide(&mut self, object: ObjectRef) -> Option<Change> {
+        let holders = self.holders.get(&object).map_or(0, BTreeSet::len);
+        if holders > 1 {
+            self.contested.insert(object.clone());
+        } else {
+            self.contested.remove(&object);
+        }
+        if holders == 0 {
+            self.holders.remove(&object);
+        }
+        let winner = self.holders.get(&object).and_then(BTreeSet::first).and_then(|file| self.files.get(file));
+        let model = winner.and_then(|file| file.objects.get(&object)).and_then(|entry| entry.model.clone());
+        match model {
+            Some(model) if self.in_force.get(&object) == Some(&model) => None,
+            Some(model) => {
+                self.in_force.insert(object, model.clone());
+                Some(Change::Upsert(model))
+            }
+            None => self.in_force.remove(&object).map(|_| Change::Delete(object)),
+        }
+    }
+
+    /// A problem for each file that holds `object` in vain.
+    fn contest(&self, object: &ObjectRef) -> Vec<Problem> {
+        let mut holders = self.holders.get(object).into_iter().flatten();
+        let Some(winner) = holders.next() else { return Vec::new() };
+        let problem = |file: &String| {
+            let place = self.files.get(file)?.objects.get(object)?.place;
+            Some(duplicate(object, file, place, &format!("the file {winner}")))
+        };
+        holders.filter_map(problem).collect()
+    }
+}
+
+fn duplicate(object: &ObjectRef, file: &str, place: Place, winner: &str) -> Problem {
+    Problem {
+        file: Some(file.to_owned()),
+        document: Some(place.document),
+        line: Some(place.line),
+        kind: Some(object.kind.to_string()),
+        namespace: (object.kind != Kind::Node).then(|| object.namespace.clone()),
+        name: Some(object.name.clone()),
+        ..Problem::new(Severity::Error, format!("has no effect: {winner} holds the same object, and the first one wins"))
+    }
+}
+
+impl FileState {
+    /// What a file says now, given what it said `before`.
+    fn read(parsed: &ParsedFile, before: &FileState) -> FileState {
+        let mut file = FileState { objects: BTreeMap::new(), problems: parsed.problems.clone() };
+        let mut refused = parsed.refused.clone();
+        let mut unreadable = parsed.unreadable;
+        for (place, object) in &parsed.objects {
+            let (object, model, problems) = match convert(object) {
+                Ok(Converted::Ours(model, problems)) => (Some(model.object_ref()), Some(model), problems),
+                Ok(Converted::NotOurs(object, problems)) => (Some(object), None, problems),
+                Err(refusal) => {
+                    unreadable |= refusal.object.is_none();
+                    refused.extend(refusal.object);
+                    (None, None, refusal.problems)
+                }
+            };
+            let at_place = |problem| Problem { file: Some(parsed.file.clone()), document: Some(place.document), line: Some(place.line), ..problem };
+            file.problems.extend(problems.into_iter().map(at_place));
+            let Some(object) = object else { continue };
+            if let Some(first) = file.objects.get(&object) {
+                let winner = format!("document {}", first.place.document);
+                file.problems.push(duplicate(&object, &parsed.file, *place, &winner));
+            } else {
+                file.objects.insert(object, Entry { model, place: *place });
+            }
+        }
+        for (object, entry) in &before.objects {
+            if unreadable || refused.contains(object) {
+                file.objects.entry(object.clone()).or_insert_with(|| entry.clone());
+            }
+        }
+        file
     }
 }

@@ -14,7 +14,7 @@
 //! let changes = folder.update(manifest::parse("a.yaml", "kind: Service\n"));
 //! let update = compiler.apply(changes);
 //! assert!(update.frontends.is_empty());
-//! assert_eq!(folder.problems().count(), 1, "a Service without apiVersion is named");
+//! assert_eq!(folder.problems().len(), 1, "a Service without apiVersion is named");
 //! ```
 #![forbid(unsafe_code)]
 

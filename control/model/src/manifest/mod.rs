@@ -1,0 +1,235 @@
+//! The text of one manifest file to Kubernetes objects.
+//!
+//! A file is cut into documents first, so that a broken document costs no other. Each document becomes plain JSON values, as it would on its
+//! way to an apiserver, and then a typed object.
+
+mod split;
+
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::model::{Kind, ObjectRef};
+use crate::problem::{Problem, Severity};
+
+/// A larger file is refused: it would take gigabytes as values. 100 000 endpoints take about 20 MB.
+pub const FILE_BYTES_MAX: usize = 64 << 20;
+
+/// Mappings, sequences and scalars of one document, aliases expanded. 4 Mi are 100 000 endpoints with all their fields.
+const DOCUMENT_NODES_MAX: usize = 4 << 20;
+
+/// Parser events that aliases of one document may expand to. Real manifests use a handful; bombs use billions.
+const ALIAS_EVENTS_MAX: usize = 100_000;
+
+/// An object of one of the kinds that we read.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    Service(Box<Service>),
+    EndpointSlice(Box<EndpointSlice>),
+    Node(Box<Node>),
+}
+
+/// Where an object stands in its file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Number of the document, from 1. Empty documents are not counted.
+    pub document: usize,
+    /// Line on which the document begins, from 1.
+    pub line: u64,
+}
+
+/// What [`parse`] made of one file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ParsedFile {
+    pub file: String,
+    pub objects: Vec<(Place, Object)>,
+    /// Objects that are in the file by name, but could not be read: their last good versions stay.
+    pub refused: Vec<ObjectRef>,
+    /// Something in the file could not be read that may have been any object: all that the file had before stays.
+    pub unreadable: bool,
+    pub problems: Vec<Problem>,
+}
+
+/// Parses the multi-document YAML `text` of `file`. Never fails as a whole: what cannot be read is a problem, the rest counts.
+pub fn parse(file: &str, text: &str) -> ParsedFile {
+    let mut parsed = ParsedFile { file: file.to_owned(), ..ParsedFile::default() };
+    if text.len() > FILE_BYTES_MAX {
+        let size = format!("the file has {} bytes, more than the {FILE_BYTES_MAX} that are read: split it", text.len());
+        return parsed.refuse_file(size);
+    }
+    for (index, document) in split::documents(text).into_iter().enumerate() {
+        let place = Place { document: index + 1, line: document.line };
+        match serde_saphyr::from_str_with_options::<Value>(document.text, options()) {
+            Ok(Value::Null) => {}
+            Ok(value) => parsed.take_document(place, value),
+            Err(error) => {
+                let within = error.location().map_or(1, |location| location.line().max(1));
+                let problem = Problem { line: Some(document.line + within - 1), ..parsed.problem(place, yaml_message(&error)) };
+                parsed.problems.push(problem);
+                parsed.unreadable = true;
+            }
+        }
+    }
+    parsed
+}
+
+/// [`parse`] for the bytes of a file, which may be no UTF-8.
+pub fn parse_bytes(file: &str, bytes: &[u8]) -> ParsedFile {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => parse(file, text),
+        Err(error) => ParsedFile { file: file.to_owned(), ..ParsedFile::default() }.refuse_file(format!("the file is no UTF-8 text: {error}")),
+    }
+}
+
+/// A file that could not be read at all (permission, I/O): what it said before stays in force.
+pub fn unreadable(file: &str, reason: &str) -> ParsedFile {
+    ParsedFile { file: file.to_owned(), ..ParsedFile::default() }.refuse_file(format!("the file cannot be read: {reason}"))
+}
+
+/// As Kubernetes' own YAML reading, but with limits. Duplicate keys are errors: which of the two was meant?
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_nodes: DOCUMENT_NODES_MAX,
+            max_events: 2 * DOCUMENT_NODES_MAX,
+            max_documents: 1,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: ALIAS_EVENTS_MAX },
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
+        emit_comments: false,
+        with_snippet: false,
+    }
+}
+
+/// The parser's message without its "line 3 column 4:", which counts within the document.
+fn yaml_message(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    let first = text.lines().next().unwrap_or_default();
+    format!("the document is no valid YAML: {first}")
+}
+
+impl ParsedFile {
+    fn refuse_file(mut self, message: String) -> ParsedFile {
+        let problem = Problem { file: Some(self.file.clone()), ..Problem::new(Severity::Error, message) };
+        self.problems.push(problem);
+        self.unreadable = true;
+        self
+    }
+
+    fn problem(&self, place: Place, message: impl Into<String>) -> Problem {
+        Problem {
+            file: Some(self.file.clone()),
+            document: Some(place.document),
+            line: Some(place.line),
+            ..Problem::new(Severity::Error, message)
+        }
+    }
+
+    fn take_document(&mut self, place: Place, value: Value) {
+        if text_at(&value, &["kind"]) != Some("List") || text_at(&value, &["apiVersion"]) != Some("v1") {
+            return self.take_object(place, value, "");
+        }
+        let mut value = value;
+        match value.get_mut("items").map(Value::take) {
+            Some(Value::Array(items)) => {
+                for (index, item) in items.into_iter().enumerate() {
+                    self.take_object(place, item, &format!("items[{index}]."));
+                }
+            }
+            None | Some(Value::Null) => {}
+            Some(_) => {
+                let problem = Problem {
+                    kind: Some("List".into()),
+                    field: Some("items".into()),
+                    ..self.problem(place, "must be a list of objects")
+                };
+                self.problems.push(problem);
+                self.unreadable = true;
+            }
+        }
+    }
+
+    /// `within` is the path of the object in its document: empty or `items[3].`.
+    fn take_object(&mut self, place: Place, value: Value, within: &str) {
+        let Some(kind) = text_at(&value, &["kind"]).filter(|kind| !kind.is_empty()).map(str::to_owned) else {
+            let message = if value.is_object() { "missing: every object has a kind" } else { "no Kubernetes object: a mapping with a kind is expected" };
+            let problem = Problem { field: Some(format!("{within}kind")), ..self.problem(place, message) };
+            self.problems.push(problem);
+            self.unreadable = true;
+            return;
+        };
+        let api_version = text_at(&value, &["apiVersion"]).unwrap_or_default().to_owned();
+        let namespace = text_at(&value, &["metadata", "namespace"]).filter(|text| !text.is_empty()).map(str::to_owned);
+        let name = text_at(&value, &["metadata", "name"]).filter(|text| !text.is_empty()).map(str::to_owned);
+        let known = match (kind.as_str(), api_version.as_str()) {
+            ("Service", "v1") => Kind::Service,
+            ("EndpointSlice", "discovery.k8s.io/v1") => Kind::EndpointSlice,
+            ("Node", "v1") => Kind::Node,
+            _ => return self.skip(place, &kind, &api_version, namespace, name, within),
+        };
+        let namespace = (known != Kind::Node).then(|| namespace.unwrap_or_else(|| "default".into()));
+        let object = match known {
+            Kind::Service => typed(value).map(|service| Object::Service(Box::new(service))),
+            Kind::EndpointSlice => typed(value).map(|slice| Object::EndpointSlice(Box::new(slice))),
+            Kind::Node => typed(value).map(|node| Object::Node(Box::new(node))),
+        };
+        match object {
+            Ok(object) => self.objects.push((place, object)),
+            Err((path, message)) => {
+                match &name {
+                    Some(name) => {
+                        let namespace = namespace.clone().unwrap_or_default();
+                        self.refused.push(ObjectRef { kind: known, namespace, name: name.clone() });
+                    }
+                    None => self.unreadable = true,
+                }
+                let problem =
+                    Problem { kind: Some(kind), namespace, name, field: Some(format!("{within}{path}")), ..self.problem(place, message) };
+                self.problems.push(problem);
+            }
+        }
+    }
+
+    /// Kinds of others are no error: people keep all of an application in one file. A misspelt apiVersion of ours is one.
+    fn skip(&mut self, place: Place, kind: &str, api_version: &str, namespace: Option<String>, name: Option<String>, within: &str) {
+        let ours = match kind {
+            "Service" | "Node" => Some("v1"),
+            "EndpointSlice" => Some("discovery.k8s.io/v1"),
+            _ => None,
+        };
+        // A Service of another API group (serving.knative.dev/v1) is another kind.
+        let misspelt = ours.filter(|ours| api_version.split('/').next() == ours.split('/').next() || !api_version.contains('/'));
+        let mut problem = Problem { kind: Some(kind.to_owned()), namespace, name, ..self.problem(place, "") };
+        match misspelt {
+            Some(ours) => {
+                problem.field = Some(format!("{within}apiVersion"));
+                problem.message = format!("{api_version:?} is not read, only {ours:?}");
+                self.unreadable |= problem.name.is_none();
+                if let Some(name) = &problem.name {
+                    let kind = match kind {
+                        "Service" => Kind::Service,
+                        "Node" => Kind::Node,
+                        _ => Kind::EndpointSlice,
+                    };
+                    let namespace = if kind == Kind::Node { String::new() } else { problem.namespace.clone().unwrap_or_else(|| "default".into()) };
+                    self.refused.push(ObjectRef { kind, namespace, name: name.clone() });
+                }
+            }
+            None => {
+                problem.severity = Severity::Notice;
+                problem.message = format!("skipped: {api_version:?} {kind} is no kind that Ringway reads");
+            }
+        }
+        self.problems.push(problem);
+    }
+}
+
+fn text_at<'a>(value: &'a Value, path: &[&str]) -> Option<&'a str> {
+    path.iter().try_fold(value, |value, key| value.get(key))?.as_str()
+}
+
+/// The typed object, or the path of the field that does not fit and why.
+fn typed<T: DeserializeOwned>(value: Value) -> Result<T, (String, String)> {
+    serde_path_to_error::deserialize(value).map_err(|error| (error.path().to_string(), error.inner().to_string()))
+}
