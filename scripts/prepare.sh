@@ -8,7 +8,7 @@ say() { printf 'prepare: %s\n' "$*" >&2; }
 # command that must exist = package that brings it
 tools=(
   clang=clang llvm-strip=llvm make=make m4=m4 pkg-config=pkg-config cc=gcc
-  ip=iproute2 tc=iproute2 bridge=iproute2 nft=nftables sysctl=procps nsenter=util-linux setpriv=util-linux prlimit=util-linux
+  ip=iproute2 tc=iproute2 bridge=iproute2 nft=nftables sysctl=procps nsenter=util-linux setpriv=util-linux
   curl=curl iperf3=iperf3 ethtool=ethtool tcpdump=tcpdump socat=socat jq=jq ping=iputils-ping
 )
 # headers have no command: ask dpkg

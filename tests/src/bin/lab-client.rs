@@ -1,0 +1,302 @@
+//! The clients of the lab: closed loops of requests, connections that stay open, single questions, raw frames.
+//! They speak the line protocol of `lab-server`.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, IoSlice, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, sendmsg, socket};
+use serde_json::json;
+
+/// An answer that takes longer counts as an error.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Protocol {
+    Tcp,
+    Udp,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Wanted {
+    Answer,
+    Refuse,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Requests in loops, each over a new connection or from a new UDP port.
+    Load {
+        protocol: Protocol,
+        target: SocketAddr,
+        loops: u32,
+        #[arg(long)]
+        for_ms: Option<u64>,
+        #[arg(long)]
+        requests: Option<u64>,
+    },
+    /// One datagram and its answer.
+    Udp { target: SocketAddr, source_port: u16 },
+    /// One line over TCP and its answer.
+    Line { target: SocketAddr, source_port: u16 },
+    /// Milliseconds until a connect succeeds, or does not any more.
+    Until { wanted: Wanted, target: SocketAddr, timeout_ms: u64 },
+    /// Connections that stay; `exchange`, `every MS` and `stop` on standard input.
+    Hold { target: SocketAddr, connections: usize },
+    /// Sends the frames that stand on standard input in hex, one a line.
+    Frames { device: String },
+}
+
+fn main() -> Result<()> {
+    ringway_tests::raise_open_files()?;
+    match Arguments::parse().command {
+        Command::Load { protocol, target, loops, for_ms, requests } => load(protocol, target, loops, for_ms, requests),
+        Command::Udp { target, source_port } => print_line(&ask_udp(target, source_port)?),
+        Command::Line { target, source_port } => print_line(&ask_tcp(target, source_port)?),
+        Command::Until { wanted, target, timeout_ms } => until(wanted, target, Duration::from_millis(timeout_ms)),
+        Command::Hold { target, connections } => hold(target, connections),
+        Command::Frames { device } => send_frames(&device),
+    }
+}
+
+fn print_line(line: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{line}").context("cannot write to standard output")
+}
+
+/// What answered: `server client-address:port …`.
+#[derive(Default)]
+struct Seen {
+    requests: u64,
+    errors: u64,
+    first_error: Option<String>,
+    servers: BTreeMap<String, u64>,
+    seen_as: BTreeMap<String, u64>,
+}
+
+impl Seen {
+    fn note(&mut self, answer: Result<String>) {
+        match answer {
+            Ok(answer) => {
+                self.requests += 1;
+                let mut words = answer.split(' ');
+                *self.servers.entry(words.next().unwrap_or_default().to_owned()).or_default() += 1;
+                let address = words.next().unwrap_or_default().rsplit_once(':').map_or("", |(address, _)| address);
+                *self.seen_as.entry(address.to_owned()).or_default() += 1;
+            }
+            Err(error) => {
+                self.errors += 1;
+                self.first_error.get_or_insert_with(|| format!("{error:#}"));
+            }
+        }
+    }
+
+    fn add(&mut self, other: Seen) {
+        self.requests += other.requests;
+        self.errors += other.errors;
+        self.first_error = self.first_error.take().or(other.first_error);
+        for (name, count) in other.servers {
+            *self.servers.entry(name).or_default() += count;
+        }
+        for (name, count) in other.seen_as {
+            *self.seen_as.entry(name).or_default() += count;
+        }
+    }
+}
+
+fn load(protocol: Protocol, target: SocketAddr, loops: u32, for_ms: Option<u64>, requests: Option<u64>) -> Result<()> {
+    let start = Instant::now();
+    let deadline = for_ms.map(|ms| start + Duration::from_millis(ms));
+    let quota = requests.map(|requests| requests.div_ceil(u64::from(loops)));
+    let total = Mutex::new(Seen::default());
+    std::thread::scope(|scope| {
+        for _ in 0..loops {
+            scope.spawn(|| {
+                let mut seen = Seen::default();
+                while deadline.is_none_or(|deadline| Instant::now() < deadline)
+                    && quota.is_none_or(|quota| seen.requests + seen.errors < quota)
+                {
+                    seen.note(match protocol {
+                        Protocol::Tcp => ask_tcp(target, 0),
+                        Protocol::Udp => ask_udp(target, 0),
+                    });
+                }
+                // A poisoned lock: another loop panicked, and the scope will say so.
+                if let Ok(mut total) = total.lock() {
+                    total.add(seen);
+                }
+            });
+        }
+    });
+    let seen = total.into_inner().map_err(|_| anyhow::anyhow!("a loop of requests panicked"))?;
+    print_line(
+        &json!({"requests": seen.requests, "errors": seen.errors, "first_error": seen.first_error, "seconds": start.elapsed().as_secs_f64(),
+            "servers": seen.servers, "seen_as": seen.seen_as})
+        .to_string(),
+    )
+}
+
+fn ask_udp(target: SocketAddr, source_port: u16) -> Result<String> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, source_port)).with_context(|| format!("cannot bind UDP port {source_port}"))?;
+    socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    socket.connect(target)?;
+    socket.send(b"ping").with_context(|| format!("cannot send to {target}"))?;
+    let mut answer = vec![0; 65536];
+    let len = socket.recv(&mut answer).with_context(|| format!("no answer from {target}"))?;
+    Ok(String::from_utf8_lossy(&answer[..len]).into_owned())
+}
+
+fn ask_tcp(target: SocketAddr, source_port: u16) -> Result<String> {
+    let mut stream = BufReader::new(connect(target, source_port)?);
+    exchange(&mut stream, "ping").with_context(|| format!("no answer from {target}"))
+}
+
+fn connect(target: SocketAddr, source_port: u16) -> Result<TcpStream> {
+    let stream = if source_port == 0 {
+        TcpStream::connect_timeout(&target, ANSWER_TIMEOUT).with_context(|| format!("cannot connect to {target}"))?
+    } else {
+        connect_from(source_port, target)?
+    };
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    Ok(stream)
+}
+
+/// From a given port. Blocks as long as the kernel tries.
+fn connect_from(source_port: u16, target: SocketAddr) -> Result<TcpStream> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind((Ipv4Addr::UNSPECIFIED, source_port).into()).with_context(|| format!("cannot bind TCP port {source_port}"))?;
+        let connecting = tokio::time::timeout(ANSWER_TIMEOUT, socket.connect(target)).await;
+        let stream = connecting.with_context(|| format!("cannot connect to {target} in {ANSWER_TIMEOUT:?}"))?;
+        let stream = stream.with_context(|| format!("cannot connect to {target} from port {source_port}"))?.into_std()?;
+        stream.set_nonblocking(false)?;
+        Ok(stream)
+    })
+}
+
+fn exchange(stream: &mut BufReader<TcpStream>, line: &str) -> Result<String> {
+    stream.get_mut().write_all(format!("{line}\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_line(&mut answer)?;
+    let answer = answer.trim_end();
+    if !answer.ends_with(line) {
+        bail!("the connection ended, or answers something else: {answer:?}");
+    }
+    Ok(answer.to_owned())
+}
+
+fn until(wanted: Wanted, target: SocketAddr, timeout: Duration) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let attempt = Instant::now();
+        let connected = TcpStream::connect_timeout(&target, Duration::from_millis(50)).is_ok();
+        if connected == matches!(wanted, Wanted::Answer) {
+            // The state was there when the attempt began.
+            return print_line(&format!("{:.1}", (attempt - start).as_secs_f64() * 1000.0));
+        }
+        if start.elapsed() > timeout {
+            bail!("{target} {} after {timeout:?}", if connected { "still answers" } else { "does not answer" });
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn hold(target: SocketAddr, connections: usize) -> Result<()> {
+    let mut streams = Vec::with_capacity(connections);
+    for number in 0..connections {
+        let stream = connect(target, 0).with_context(|| format!("connection {number}"))?;
+        streams.push(BufReader::new(stream));
+    }
+    // Each has crossed once in both directions: established for everyone on the way.
+    for (number, stream) in streams.iter_mut().enumerate() {
+        exchange(stream, "first").with_context(|| format!("connection {number}"))?;
+    }
+    print_line("held")?;
+    let (sender, commands) = channel();
+    std::thread::spawn(move || std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let mut every: Option<Duration> = None;
+    let mut round = Round::default();
+    loop {
+        let command = match every {
+            Some(interval) => commands.recv_timeout(interval),
+            None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match command.as_deref() {
+            Ok("exchange") => {
+                round.exchange_all(&mut streams);
+                std::mem::take(&mut round).print()?;
+            }
+            Ok("stop") => {
+                every = None;
+                std::mem::take(&mut round).print()?;
+            }
+            Ok(text) => {
+                let ms = text.strip_prefix("every ").with_context(|| format!("no such command: {text}"))?;
+                every = Some(Duration::from_millis(ms.parse()?));
+            }
+            Err(RecvTimeoutError::Timeout) => round.exchange_all(&mut streams),
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+    }
+}
+
+/// Exchanges on held connections since the last report.
+#[derive(Default)]
+struct Round {
+    seen: Seen,
+    longest_gap: Duration,
+}
+
+impl Round {
+    fn exchange_all(&mut self, streams: &mut [BufReader<TcpStream>]) {
+        for stream in streams {
+            let start = Instant::now();
+            // A pause is measured, not an error: the answer may come late.
+            let _ = stream.get_ref().set_read_timeout(Some(Duration::from_secs(15)));
+            self.seen.note(exchange(stream, "again"));
+            self.longest_gap = self.longest_gap.max(start.elapsed());
+        }
+    }
+
+    fn print(self) -> Result<()> {
+        print_line(
+            &json!({"exchanges": self.seen.requests, "errors": self.seen.errors, "first_error": self.seen.first_error,
+                "longest_gap_ms": self.longest_gap.as_secs_f64() * 1000.0, "servers": self.seen.servers})
+            .to_string(),
+        )
+    }
+}
+
+fn send_frames(device: &str) -> Result<()> {
+    let link = nix::ifaddrs::getifaddrs()?
+        .filter(|interface| interface.interface_name == device)
+        .find_map(|interface| interface.address?.as_link_addr().copied())
+        .with_context(|| format!("there is no device {device} here"))?;
+    let socket = Arc::new(
+        socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), SockProtocol::EthAll).context("packet sockets need root")?,
+    );
+    for line in std::io::stdin().lines() {
+        let line = line?;
+        let frame: Vec<u8> = (0..line.len() / 2)
+            .map(|i| u8::from_str_radix(&line[2 * i..2 * i + 2], 16).with_context(|| format!("no hex: {line}")))
+            .collect::<Result<_>>()?;
+        sendmsg(socket.as_raw_fd(), &[IoSlice::new(&frame)], &[], MsgFlags::empty(), Some(&link))
+            .with_context(|| format!("cannot send {} bytes out of {device}", frame.len()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! Clients: `lab-client` in a namespace.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use super::namespace::Namespace;
+use super::own_program;
+use super::process::Process;
+
+/// What a closed loop of requests saw.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Load {
+    pub requests: u64,
+    pub errors: u64,
+    pub seconds: f64,
+    /// Answers by the name of the server.
+    pub servers: BTreeMap<String, u64>,
+    /// Answers by the address that the server saw the client come from.
+    pub seen_as: BTreeMap<String, u64>,
+    /// The first error, for people.
+    pub first_error: Option<String>,
+}
+
+/// Connections that stay open and exchange a line every now and then.
+pub struct Stream {
+    process: Process,
+}
+
+/// What a [`Stream`] saw.
+#[derive(Clone, Debug, Deserialize)]
+pub struct StreamReport {
+    pub exchanges: u64,
+    pub errors: u64,
+    /// The longest time between a line and its answer.
+    pub longest_gap_ms: f64,
+    /// Answers by the name of the server.
+    pub servers: BTreeMap<String, u64>,
+}
+
+impl Namespace {
+    /// Requests one after the other in `concurrency` loops, each over a new connection (or from a new UDP port).
+    pub fn load(&self, protocol: &str, target: &str, concurrency: u32, duration: Duration) -> Result<Load> {
+        self.client(&["load", protocol, target, &concurrency.to_string(), "--for-ms", &duration.as_millis().to_string()])
+    }
+
+    /// The same until a number of requests is done.
+    pub fn requests(&self, protocol: &str, target: &str, concurrency: u32, requests: u32) -> Result<Load> {
+        self.client(&["load", protocol, target, &concurrency.to_string(), "--requests", &requests.to_string()])
+    }
+
+    /// One UDP datagram and its answer, from `source_port` (0 = any).
+    pub fn udp(&self, target: &str, source_port: u16) -> Result<String> {
+        let program = own_program("lab-client")?;
+        self.exec(&[&program.to_string_lossy(), "udp", target, &source_port.to_string()]).map(|text| text.trim_end().to_owned())
+    }
+
+    /// One line over TCP and its answer (`server client-address line`), from `source_port` (0 = any).
+    pub fn line(&self, target: &str, source_port: u16) -> Result<String> {
+        let program = own_program("lab-client")?;
+        self.exec(&[&program.to_string_lossy(), "line", target, &source_port.to_string()]).map(|text| text.trim_end().to_owned())
+    }
+
+    /// Milliseconds until a connect to `target` succeeds (`answer`) or does not (`refuse`: error or no answer in 50 ms), tried every 2 ms.
+    pub fn until(&self, wanted: &str, target: &str, timeout: Duration) -> Result<f64> {
+        let program = own_program("lab-client")?;
+        let text = self.exec(&[&program.to_string_lossy(), "until", wanted, target, &timeout.as_millis().to_string()])?;
+        text.trim().parse().with_context(|| format!("lab-client until printed {text}"))
+    }
+
+    /// Sends raw Ethernet frames out of `device`.
+    pub fn send_frames(&self, device: &str, frames: &[Vec<u8>]) -> Result<()> {
+        let program = own_program("lab-client")?;
+        let mut sender = self.spawn("frames", &[&program.to_string_lossy(), "frames", device])?;
+        for frame in frames {
+            let text: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+            sender.say(&text)?;
+        }
+        sender.close_stdin();
+        let status = sender.wait(Duration::from_secs(10))?;
+        ensure!(status.success(), "lab-client frames ended with {status}: {}", sender.log_tail());
+        Ok(())
+    }
+
+    /// Opens `connections` and keeps them.
+    pub fn hold(&self, target: &str, connections: u32) -> Result<Stream> {
+        let program = own_program("lab-client")?;
+        let mut process = self.spawn("hold", &[&program.to_string_lossy(), "hold", target, &connections.to_string()])?;
+        let line = process.line(Duration::from_secs(60))?;
+        ensure!(line == "held", "lab-client hold says {line}");
+        Ok(Stream { process })
+    }
+
+    fn client<T: serde::de::DeserializeOwned>(&self, arguments: &[&str]) -> Result<T> {
+        let program = own_program("lab-client")?.to_string_lossy().into_owned();
+        let mut words = vec![program.as_str()];
+        words.extend(arguments);
+        let text = self.exec(&words)?;
+        serde_json::from_str(&text).with_context(|| format!("lab-client {arguments:?} printed {text}"))
+    }
+}
+
+impl Stream {
+    /// One exchange on every connection; what all of them saw since the last call.
+    pub fn exchange(&mut self, timeout: Duration) -> Result<StreamReport> {
+        self.process.say("exchange")?;
+        self.report(timeout)
+    }
+
+    /// Exchanges on every connection each `interval` from now on, until [`Stream::stop`].
+    pub fn run_every(&mut self, interval: Duration) -> Result<()> {
+        self.process.say(&format!("every {}", interval.as_millis()))
+    }
+
+    /// Ends the exchanges of [`Stream::run_every`]; what they saw.
+    pub fn stop(&mut self) -> Result<StreamReport> {
+        self.process.say("stop")?;
+        self.report(Duration::from_secs(20))
+    }
+
+    fn report(&mut self, timeout: Duration) -> Result<StreamReport> {
+        let line = self.process.line(timeout)?;
+        serde_json::from_str(&line).with_context(|| format!("lab-client hold printed {line}"))
+    }
+}
