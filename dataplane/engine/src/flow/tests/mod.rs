@@ -1,5 +1,9 @@
 //! Tests of the flow table. Here: what the tests share, and the table as one worker sees it.
 
+mod concurrent;
+mod limits;
+mod model;
+mod restart;
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering::Relaxed;

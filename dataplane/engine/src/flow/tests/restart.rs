@@ -1,0 +1,105 @@
+//! Taking over shared memory that a process has left.
+
+use super::*;
+
+const SEED: u64 = 77;
+
+fn memory(slots: usize) -> &'static [FlowSlot] {
+    Box::leak((0..slots).map(|_| FlowSlot::default()).collect::<Box<[FlowSlot]>>())
+}
+
+#[test]
+fn live_flows_are_kept() {
+    let memory = memory(1024);
+    let (before, kept) = FlowTable::over(memory, 256, 2, SEED, 0);
+    assert_eq!(kept, 0);
+    for number in 0..200 {
+        before.insert(1, &flow_of(number, TCP), 10).unwrap();
+        establish(&before, &flow_of(number, TCP), 20);
+    }
+    drop(before);
+    let (after, kept) = FlowTable::over(memory, 256, 3, SEED, 5000);
+    assert_eq!((kept, after.len()), (200, 200));
+    for number in 0..200 {
+        let flow = flow_of(number, TCP);
+        let (f, r) = find_both(&after, &flow).unwrap();
+        assert_eq!((after.rewrite_of(f), after.rewrite_of(r)), (flow.forward.1, flow.reverse.1));
+        assert_eq!(after.state(f), FlowState::Established);
+        assert_eq!(after.slot(f).created.load(Relaxed), 10);
+        assert_eq!(after.insert(2, &flow, 5000), Err(InsertError::Exists(f)));
+        assert!(after.remove(2, r, 5000));
+    }
+    assert!(after.is_empty());
+}
+
+/// What a process leaves that dies between two stores, and worse.
+#[test]
+fn halves_are_removed() {
+    let damages: [(&str, fn(&[FlowSlot], usize, usize)); 8] = [
+        ("died before the forward entry was published", |slots, f, _| slots[f].meta.store(0, Relaxed)),
+        ("died before the reverse entry was cleared", |slots, _, r| slots[r].meta.store(0, Relaxed)),
+        ("peer out of range", |slots, f, _| slots[f].peer.store(u32::MAX, Relaxed)),
+        ("peer is another flow's", |slots, f, r| slots[f].peer.store(r as u32 ^ 1, Relaxed)),
+        ("its own peer", |slots, f, _| slots[f].peer.store(f as u32, Relaxed)),
+        ("two forward entries", |slots, _, r| _ = slots[r].flags.fetch_or(FLOW_FORWARD, Relaxed)),
+        ("unknown op", |slots, f, _| _ = slots[f].flags.fetch_or(0xff, Relaxed)),
+        ("not where its hash leads", |slots, f, _| slots[f].saddr.store(!slots[f].saddr.load(Relaxed), Relaxed)),
+    ];
+    for (what, damage) in damages {
+        let memory = memory(1024);
+        let (before, _) = FlowTable::over(memory, 256, 1, SEED, 0);
+        let (good, bad) = (flow_of(1, TCP), flow_of(2, TCP));
+        before.insert(0, &good, 0).unwrap();
+        before.insert(0, &bad, 0).unwrap();
+        let (f, r) = find_both(&before, &bad).unwrap();
+        damage(memory, f as usize, r as usize);
+        let (after, kept) = FlowTable::over(memory, 256, 1, SEED, 100);
+        assert_eq!((kept, after.len()), (1, 1), "{what}");
+        assert!(find_both(&after, &good).is_some(), "{what}");
+        assert_eq!(memory.iter().filter(|slot| slot.meta.load(Relaxed) != 0).count(), 2, "{what}");
+        // BPF programs may still copy what was there.
+        for slot in [f, r] {
+            assert!(!after.ownership.is_usable(slot as usize, 100 + GRACE_TICKS - 1), "{what}");
+            assert!(after.ownership.is_usable(slot as usize, 100 + GRACE_TICKS), "{what}");
+        }
+        after.insert(0, &bad, 100).unwrap();
+    }
+}
+
+#[test]
+fn nothing_survives_another_seed() {
+    let memory = memory(64);
+    let (before, _) = FlowTable::over(memory, 16, 1, SEED, 0);
+    (0..10).for_each(|number| _ = before.insert(0, &flow_of(number, TCP), 0).unwrap());
+    let (after, kept) = FlowTable::over(memory, 16, 1, SEED + 1, 0);
+    // A slot may lie in the right bucket by chance, both slots of a flow seldom.
+    assert!(kept <= 1);
+    assert_eq!(after.len(), kept);
+}
+
+#[test]
+fn slots_cleared_just_before_rest_after_a_restart() {
+    let memory = memory(8);
+    let (before, _) = FlowTable::over(memory, 2, 1, SEED, 0);
+    let flow = flow_of(1, TCP);
+    let index = before.insert(0, &flow, 500).unwrap();
+    before.remove(0, index, 500);
+    let (after, _) = FlowTable::over(memory, 2, 1, SEED, 501);
+    assert!(!after.ownership.is_usable(index as usize, 501));
+    assert!(after.ownership.is_usable(index as usize, 501 + GRACE_TICKS));
+    assert_eq!((0..8).filter(|&slot| after.ownership.is_usable(slot, 501)).count(), 6, "untouched slots are free at once");
+}
+
+#[test]
+fn a_lower_limit_keeps_flows_and_refuses_new_ones() {
+    let memory = memory(64);
+    let (before, _) = FlowTable::over(memory, 16, 1, SEED, 0);
+    for number in 0..10 {
+        before.insert(0, &flow_of(number, TCP), 0).unwrap();
+        establish(&before, &flow_of(number, TCP), 0);
+    }
+    let (after, kept) = FlowTable::over(memory, 5, 1, SEED, 0);
+    assert_eq!(kept, 10);
+    assert_eq!(after.insert(0, &flow_of(100, TCP), 100), Err(InsertError::Limit));
+    assert_eq!(after.len(), 10);
+}
