@@ -77,10 +77,12 @@ pub struct Frontend {
 /// A power of two; one shard of 10 000 services has about 40 frontends, cheap to copy when one of them changes.
 const SHARDS: usize = 256;
 
+type Shard = FxHashMap<FrontendKey, Arc<Frontend>>;
+
 /// All frontends: an immutable map in shards, so that an update copies only the shards that it touches.
 #[derive(Clone, Debug)]
 pub struct Frontends {
-    shards: Box<[Arc<FxHashMap<FrontendKey, Arc<Frontend>>>]>,
+    shards: Box<[Arc<Shard>]>,
     len: usize,
 }
 

@@ -114,7 +114,7 @@ impl Bed {
         Outcome { verdict: verdicts[0], frame: bytes }
     }
 
-    pub fn from_wire(&mut self, frame: &[u8]) -> Outcome {
+    pub fn receive(&mut self, frame: &[u8]) -> Outcome {
         self.run(Origin::Uplink(0), frame)
     }
 

@@ -17,20 +17,20 @@ const FRONTEND: Endpoint = (VIP, 80);
 fn client_to_remote_backend_is_translated_both_ways() {
     let mut bed = Bed::new();
     bed.serve(80, TCP, &[(REMOTE, 8080)]);
-    let out = bed.from_wire(&tcp(CLIENT_END, FRONTEND, SYN, b""));
+    let out = bed.receive(&tcp(CLIENT_END, FRONTEND, SYN, b""));
     assert_eq!(out.verdict, Verdict::Uplink { uplink: 0 });
     assert_eq!(macs(&out.frame), (NODE2_MAC, UPLINK_MAC));
     let seen = read(&out.frame);
     assert_eq!((seen.src.0, seen.dst, seen.ttl), (NODE, (REMOTE, 8080), 63));
     assert!((10_000..=29_999).contains(&seen.src.1));
 
-    let back = bed.from_wire(&tcp((REMOTE, 8080), seen.src, SYN | ACK, b""));
+    let back = bed.receive(&tcp((REMOTE, 8080), seen.src, SYN | ACK, b""));
     assert_eq!(back.verdict, Verdict::Uplink { uplink: 0 });
     assert_eq!(macs(&back.frame), (ROUTER_MAC, UPLINK_MAC));
     let reply = read(&back.frame);
     assert_eq!((reply.src, reply.dst, reply.ttl), (FRONTEND, CLIENT_END, 63));
 
-    let next = bed.from_wire(&tcp(CLIENT_END, FRONTEND, ACK, b"GET /"));
+    let next = bed.receive(&tcp(CLIENT_END, FRONTEND, ACK, b"GET /"));
     assert_eq!(read(&next.frame), Seen { src: seen.src, dst: (REMOTE, 8080), ttl: 63, payload: b"GET /".to_vec() });
     assert_eq!(bed.flows.len(), 1);
 }
@@ -41,7 +41,7 @@ fn udp_without_checksum_keeps_none() {
     bed.serve(53, UDP, &[(REMOTE, 5353)]);
     let mut frame = udp(CLIENT_END, (VIP, 53), b"question");
     frame[40..42].fill(0);
-    let out = bed.from_wire(&frame);
+    let out = bed.receive(&frame);
     assert_eq!(out.verdict, Verdict::Uplink { uplink: 0 });
     assert_eq!(out.frame[40..42], [0, 0]);
     assert_eq!(read(&out.frame).dst, (REMOTE, 5353));
@@ -56,11 +56,11 @@ fn unfinished_checksums_are_completed() {
     let word = |at: usize| u32::from_ne_bytes(whole[at..at + 4].try_into().expect("four bytes"));
     let pseudo = ringway_engine::checksum::pseudo_header(word(26), word(30), TCP, (whole.len() - 34) as u16);
     frame[50..52].copy_from_slice(&pseudo.to_ne_bytes());
-    read(&bed.from_wire(&frame).frame);
+    read(&bed.receive(&frame).frame);
     // A wrong checksum stays wrong: the receiver is to notice.
     let mut corrupt = whole;
     corrupt[50] ^= 0x40;
-    let out = bed.from_wire(&corrupt);
+    let out = bed.receive(&corrupt);
     assert!(std::panic::catch_unwind(|| read(&out.frame)).is_err());
 }
 
@@ -69,7 +69,7 @@ fn client_to_pod_here_goes_back_to_edge_untranslated() {
     let mut bed = Bed::new();
     bed.serve(80, TCP, &[(A, 8080)]);
     let frame = tcp(CLIENT_END, FRONTEND, SYN, b"");
-    let out = bed.from_wire(&frame);
+    let out = bed.receive(&frame);
     assert_eq!(out.verdict, Verdict::Host);
     assert_eq!(macs(&out.frame), (order_mac(Order::Received, UPLINK), ROUTER_MAC));
     assert_eq!(out.frame[12..], frame[12..]);
@@ -86,7 +86,7 @@ fn host_network_backend_here_is_edges_in_both_deliveries() {
     for delivery in [PodDelivery::Edge, PodDelivery::Direct] {
         let mut bed = Bed::with(64, (10_000, 10_010), delivery);
         bed.serve(80, TCP, &[(NODE, 6443)]);
-        assert_eq!(bed.from_wire(&tcp(CLIENT_END, FRONTEND, SYN, b"")).verdict, Verdict::Host);
+        assert_eq!(bed.receive(&tcp(CLIENT_END, FRONTEND, SYN, b"")).verdict, Verdict::Host);
         assert_eq!(bed.flows.records(bed.now)[0].forward.1.op, FlowOp::Pass);
     }
 }
@@ -96,7 +96,7 @@ fn direct_delivery_goes_straight_into_the_pod() {
     for (backend, device) in [(A, POD_A), (C, PORT_C)] {
         let mut bed = Bed::with(64, (10_000, 10_010), PodDelivery::Direct);
         bed.serve(80, TCP, &[(backend, 8080)]);
-        let out = bed.from_wire(&tcp(CLIENT_END, FRONTEND, SYN, b""));
+        let out = bed.receive(&tcp(CLIENT_END, FRONTEND, SYN, b""));
         assert_eq!(out.verdict, Verdict::Host);
         assert_eq!(macs(&out.frame), (order_mac(Order::Peer, device), pod_mac(backend)));
         let seen = read(&out.frame);
@@ -177,8 +177,8 @@ fn overlapping_target_ports_get_different_source_ports() {
     let mut bed = Bed::new();
     bed.serve(80, TCP, &[(A, 8080)]);
     bed.serve(81, TCP, &[(A, 8080)]);
-    bed.from_wire(&tcp(CLIENT_END, FRONTEND, SYN, b""));
-    bed.from_wire(&tcp(CLIENT_END, (VIP, 81), SYN, b""));
+    bed.receive(&tcp(CLIENT_END, FRONTEND, SYN, b""));
+    bed.receive(&tcp(CLIENT_END, (VIP, 81), SYN, b""));
     let records = bed.flows.records(bed.now);
     assert_eq!(records.len(), 2);
     assert_ne!(records[0].forward.1.tuple, records[1].forward.1.tuple);
@@ -192,11 +192,11 @@ fn overlapping_target_ports_get_different_source_ports() {
 fn a_new_syn_on_an_ended_flow_begins_a_new_one() {
     let mut bed = Bed::new();
     bed.serve(80, TCP, &[(REMOTE, 8080)]);
-    let first = read(&bed.from_wire(&tcp(CLIENT_END, FRONTEND, SYN, b"")).frame);
-    let repeated = read(&bed.from_wire(&tcp(CLIENT_END, FRONTEND, SYN, b"")).frame);
+    let first = read(&bed.receive(&tcp(CLIENT_END, FRONTEND, SYN, b"")).frame);
+    let repeated = read(&bed.receive(&tcp(CLIENT_END, FRONTEND, SYN, b"")).frame);
     assert_eq!(first.src, repeated.src, "a repeated SYN is the same flow");
-    bed.from_wire(&tcp(CLIENT_END, FRONTEND, FIN | ACK, b""));
-    let second = read(&bed.from_wire(&tcp(CLIENT_END, FRONTEND, SYN, b"")).frame);
+    bed.receive(&tcp(CLIENT_END, FRONTEND, FIN | ACK, b""));
+    let second = read(&bed.receive(&tcp(CLIENT_END, FRONTEND, SYN, b"")).frame);
     assert_ne!(first.src, second.src);
     assert_eq!(bed.flows.len(), 1);
 }
@@ -206,13 +206,13 @@ fn tags_stay_on_the_wire_and_go_where_the_kernel_sends() {
     let tagged = |frame: Vec<u8>| [&frame[..12], &[0x81, 0x00, 0x00, 0x2a], &frame[12..]].concat();
     let mut bed = Bed::new();
     bed.serve(80, TCP, &[(REMOTE, 8080)]);
-    let out = bed.from_wire(&tagged(tcp(CLIENT_END, FRONTEND, SYN, b"")));
+    let out = bed.receive(&tagged(tcp(CLIENT_END, FRONTEND, SYN, b"")));
     assert_eq!(out.frame[12..16], [0x81, 0x00, 0x00, 0x2a]);
     assert_eq!(read(&out.frame).dst, (REMOTE, 8080));
 
     let mut direct = Bed::with(64, (10_000, 10_010), PodDelivery::Direct);
     direct.serve(80, TCP, &[(A, 8080)]);
-    let out = direct.from_wire(&tagged(tcp(CLIENT_END, FRONTEND, SYN, b"tail")));
+    let out = direct.receive(&tagged(tcp(CLIENT_END, FRONTEND, SYN, b"tail")));
     assert_eq!(out.frame[12..14], [0x08, 0x00]);
     assert_eq!((read(&out.frame).dst, read(&out.frame).payload), ((A, 8080), b"tail".to_vec()));
 }
@@ -224,7 +224,7 @@ fn padding_is_trimmed() {
     let mut frame = tcp(CLIENT_END, FRONTEND, SYN, b"");
     let len = frame.len();
     frame.resize(64, 0xee);
-    assert_eq!(bed.from_wire(&frame).frame.len(), len);
+    assert_eq!(bed.receive(&frame).frame.len(), len);
 }
 
 #[test]

@@ -16,17 +16,17 @@ fn snat_ports_end_per_backend_and_come_back() {
     bed.serve(80, TCP, &[(REMOTE, 8080)]);
     bed.serve(81, TCP, &[(REMOTE, 8081)]);
     for port in 0..4 {
-        assert_eq!(bed.from_wire(&tcp((CLIENT, 1000 + port), (VIP, 80), SYN, b"")).verdict, Verdict::Uplink { uplink: 0 });
+        assert_eq!(bed.receive(&tcp((CLIENT, 1000 + port), (VIP, 80), SYN, b"")).verdict, Verdict::Uplink { uplink: 0 });
     }
     let fifth = tcp((CLIENT, 2000), (VIP, 80), SYN, b"");
-    assert_eq!(bed.from_wire(&fifth).verdict, Verdict::Drop(DropReason::SnatPortsExhausted));
-    assert_eq!(bed.from_wire(&tcp((CLIENT, 2000), (VIP, 81), SYN, b"")).verdict, Verdict::Uplink { uplink: 0 }, "another backend");
+    assert_eq!(bed.receive(&fifth).verdict, Verdict::Drop(DropReason::SnatPortsExhausted));
+    assert_eq!(bed.receive(&tcp((CLIENT, 2000), (VIP, 81), SYN, b"")).verdict, Verdict::Uplink { uplink: 0 }, "another backend");
     // The first flow's client resets it; after the time-out its port is free.
-    bed.from_wire(&tcp((CLIENT, 1000), (VIP, 80), RST, b""));
+    bed.receive(&tcp((CLIENT, 1000), (VIP, 80), RST, b""));
     bed.now += 60 * 60;
     bed.engine.sweep(bed.now, usize::MAX);
     bed.now += 120;
-    assert_eq!(bed.from_wire(&fifth).verdict, Verdict::Uplink { uplink: 0 });
+    assert_eq!(bed.receive(&fifth).verdict, Verdict::Uplink { uplink: 0 });
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn a_second_snat_address_takes_over() {
     node.snat.push(ringway_engine::tables::SnatAddress { address: second, ports: (1024, 1024) });
     bed.snapshot.node = Arc::new(node);
     bed.serve(80, TCP, &[(REMOTE, 8080)]);
-    let sources: Vec<_> = (0..3).map(|port| bed.from_wire(&tcp((CLIENT, port + 1), (VIP, 80), SYN, b""))).collect();
+    let sources: Vec<_> = (0..3).map(|port| bed.receive(&tcp((CLIENT, port + 1), (VIP, 80), SYN, b""))).collect();
     assert_eq!(read(&sources[0].frame).src, (NODE, 10_000));
     assert_eq!(read(&sources[1].frame).src, (second, 1024));
     assert_eq!(sources[2].verdict, Verdict::Drop(DropReason::SnatPortsExhausted));
@@ -50,11 +50,11 @@ fn a_full_flow_table_refuses_new_flows_and_keeps_the_old() {
     let mut established = Vec::new();
     for port in 1..=100 {
         let end = (CLIENT, port);
-        let out = bed.from_wire(&tcp(end, (VIP, 80), SYN, b""));
+        let out = bed.receive(&tcp(end, (VIP, 80), SYN, b""));
         if out.verdict == (Verdict::Uplink { uplink: 0 }) {
             let source = read(&out.frame).src;
-            bed.from_wire(&tcp((REMOTE, 8080), source, SYN | ACK, b""));
-            bed.from_wire(&tcp(end, (VIP, 80), ACK, b""));
+            bed.receive(&tcp((REMOTE, 8080), source, SYN | ACK, b""));
+            bed.receive(&tcp(end, (VIP, 80), ACK, b""));
             established.push(end);
         } else {
             assert_eq!(out.verdict, Verdict::Drop(DropReason::FlowTableFull));
@@ -62,7 +62,7 @@ fn a_full_flow_table_refuses_new_flows_and_keeps_the_old() {
     }
     assert!((1..=8).contains(&established.len()), "{}", established.len());
     for end in established {
-        assert_eq!(bed.from_wire(&tcp(end, (VIP, 80), ACK, b"data")).verdict, Verdict::Uplink { uplink: 0 });
+        assert_eq!(bed.receive(&tcp(end, (VIP, 80), ACK, b"data")).verdict, Verdict::Uplink { uplink: 0 });
     }
 }
 
@@ -71,14 +71,14 @@ fn an_unresolved_neighbor_holds_the_packet_untouched() {
     let mut bed = Bed::new();
     bed.serve(80, TCP, &[(std::net::Ipv4Addr::new(10, 0, 0, 99), 8080)]);
     let frame = tcp((CLIENT, 40_000), (VIP, 80), SYN, b"");
-    let out = bed.from_wire(&frame);
+    let out = bed.receive(&frame);
     assert_eq!(out.verdict, Verdict::Hold { ifindex: UPLINK, address: std::net::Ipv4Addr::new(10, 0, 0, 99) });
     assert_eq!(out.frame, frame);
     let mut neighbors = ringway_engine::tables::Neighbors::clone(&bed.snapshot.neighbors);
     neighbors.by_address.insert((UPLINK, std::net::Ipv4Addr::new(10, 0, 0, 99)), [2, 0, 0, 0, 0, 99]);
     bed.snapshot.neighbors = Arc::new(neighbors);
     bed.snapshot.generation += 1;
-    assert_eq!(bed.from_wire(&frame).verdict, Verdict::Uplink { uplink: 0 });
+    assert_eq!(bed.receive(&frame).verdict, Verdict::Uplink { uplink: 0 });
     assert_eq!(bed.flows.len(), 1);
 }
 
@@ -89,7 +89,7 @@ fn without_a_snat_address_remote_backends_are_refused() {
     node.snat.clear();
     bed.snapshot.node = Arc::new(node);
     bed.serve(80, TCP, &[(REMOTE, 8080)]);
-    assert_eq!(bed.from_wire(&tcp((CLIENT, 1), (VIP, 80), SYN, b"")).verdict, Verdict::Drop(DropReason::NoSnatAddress));
+    assert_eq!(bed.receive(&tcp((CLIENT, 1), (VIP, 80), SYN, b"")).verdict, Verdict::Drop(DropReason::NoSnatAddress));
     // A pod keeps its own source.
     assert_eq!(bed.upcall(Hook::PodIn, POD_A, &tcp((A, 1), (VIP, 80), SYN, b"")).verdict, Verdict::Host);
 }

@@ -26,9 +26,9 @@ proptest! {
         let mut bed = Bed::new();
         bed.serve(80, if is_udp { UDP } else { TCP }, &[(REMOTE, target)]);
         let build = |src, dst, payload: &[u8]| if is_udp { udp(src, dst, payload) } else { tcp(src, dst, ACK, payload) };
-        let there = read(&bed.from_wire(&build((client, port), (VIP, 80), &request)).frame);
+        let there = read(&bed.receive(&build((client, port), (VIP, 80), &request)).frame);
         prop_assert_eq!((there.src.0, there.dst, &there.payload), (NODE, (REMOTE, target), &request));
-        let back = read(&bed.from_wire(&build(there.dst, there.src, &reply)).frame);
+        let back = read(&bed.receive(&build(there.dst, there.src, &reply)).frame);
         prop_assert_eq!((back.src, back.dst, &back.payload), ((VIP, 80), (client, port), &reply));
     }
 

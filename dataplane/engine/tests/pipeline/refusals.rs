@@ -34,7 +34,7 @@ fn what_is_not_ours_goes_back_as_it_came() {
         frame
     };
     for frame in [tcp(CLIENT_END, (VIP, 81), SYN, b""), tcp((REMOTE, 1), (NODE, 12_345), ACK, b"x"), icmp] {
-        let out = bed.from_wire(&frame);
+        let out = bed.receive(&frame);
         assert_eq!((out.verdict, macs(&out.frame)), (Verdict::Host, (order_mac(Order::Received, UPLINK), ROUTER_MAC)));
         assert_eq!(out.frame[6..], frame[6..]);
         let out = bed.upcall(Hook::PodIn, POD_A, &frame);
@@ -49,14 +49,14 @@ fn truncated_and_lying_headers_are_malformed() {
     let mut bed = serving();
     let frame = tcp(CLIENT_END, FRONTEND, SYN, b"payload");
     for len in 0..frame.len() {
-        assert_eq!(bed.from_wire(&frame[..len]).verdict, dropped(DropReason::Malformed), "cut at {len}");
+        assert_eq!(bed.receive(&frame[..len]).verdict, dropped(DropReason::Malformed), "cut at {len}");
     }
     let mut options = frame.clone();
     options[46] = 0xf0;
-    assert_eq!(bed.from_wire(&options).verdict, dropped(DropReason::Malformed));
+    assert_eq!(bed.receive(&options).verdict, dropped(DropReason::Malformed));
     let mut header = frame;
     header[14] = 0x44;
-    assert_eq!(bed.from_wire(&header).verdict, dropped(DropReason::Malformed));
+    assert_eq!(bed.receive(&header).verdict, dropped(DropReason::Malformed));
     assert!(bed.flows.is_empty());
 }
 
@@ -64,9 +64,9 @@ fn truncated_and_lying_headers_are_malformed() {
 fn impossible_sources_and_resets_begin_no_flow() {
     let mut bed = serving();
     for source in [VIP, Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, Ipv4Addr::new(224, 0, 0, 1)] {
-        assert_eq!(bed.from_wire(&tcp((source, 80), FRONTEND, SYN, b"")).verdict, dropped(DropReason::LandAttack), "{source}");
+        assert_eq!(bed.receive(&tcp((source, 80), FRONTEND, SYN, b"")).verdict, dropped(DropReason::LandAttack), "{source}");
     }
-    assert_eq!(bed.from_wire(&tcp(CLIENT_END, FRONTEND, RST, b"")).verdict, dropped(DropReason::NoFlow));
+    assert_eq!(bed.receive(&tcp(CLIENT_END, FRONTEND, RST, b"")).verdict, dropped(DropReason::NoFlow));
     assert!(bed.flows.is_empty());
 }
 
@@ -74,11 +74,11 @@ fn impossible_sources_and_resets_begin_no_flow() {
 fn policies_and_source_ranges_refuse() {
     let mut bed = serving();
     bed.publish(80, TCP, |frontend| frontend.source_ranges = Some(Arc::new(["203.0.113.0/24".parse().expect("a prefix")])));
-    assert_eq!(bed.from_wire(&tcp(CLIENT_END, FRONTEND, SYN, b"")).verdict, dropped(DropReason::SourceRange));
+    assert_eq!(bed.receive(&tcp(CLIENT_END, FRONTEND, SYN, b"")).verdict, dropped(DropReason::SourceRange));
     let allowed = (Ipv4Addr::new(203, 0, 113, 9), 1);
-    assert_eq!(bed.from_wire(&tcp(allowed, FRONTEND, SYN, b"")).verdict, Verdict::Uplink { uplink: 0 });
+    assert_eq!(bed.receive(&tcp(allowed, FRONTEND, SYN, b"")).verdict, Verdict::Uplink { uplink: 0 });
     bed.publish(81, TCP, |frontend| frontend.outside = Target::PolicyLocal);
-    assert_eq!(bed.from_wire(&tcp(CLIENT_END, (VIP, 81), SYN, b"")).verdict, dropped(DropReason::PolicyLocal));
+    assert_eq!(bed.receive(&tcp(CLIENT_END, (VIP, 81), SYN, b"")).verdict, dropped(DropReason::PolicyLocal));
     // Inside, the same address has no endpoint at all.
     assert_eq!(bed.upcall(Hook::PodIn, POD_A, &tcp((A, 1), (VIP, 81), SYN, b"")).verdict, dropped(DropReason::NoBackend));
 }
@@ -97,7 +97,7 @@ fn ttl_ends_here_and_packets_larger_than_the_next_hops_mtu_too() {
     let mut bed = serving();
     let mut frame = tcp(CLIENT_END, FRONTEND, SYN, b"");
     frame[22] = 1;
-    assert_eq!(bed.from_wire(&frame).verdict, dropped(DropReason::TtlExpired));
-    assert_eq!(bed.from_wire(&tcp(CLIENT_END, FRONTEND, ACK, &[0; 1460])).verdict, Verdict::Uplink { uplink: 0 });
-    assert_eq!(bed.from_wire(&tcp(CLIENT_END, FRONTEND, ACK, &[0; 1461])).verdict, dropped(DropReason::TooBig));
+    assert_eq!(bed.receive(&frame).verdict, dropped(DropReason::TtlExpired));
+    assert_eq!(bed.receive(&tcp(CLIENT_END, FRONTEND, ACK, &[0; 1460])).verdict, Verdict::Uplink { uplink: 0 });
+    assert_eq!(bed.receive(&tcp(CLIENT_END, FRONTEND, ACK, &[0; 1461])).verdict, dropped(DropReason::TooBig));
 }
