@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* tc at pods' devices, uplinks and rw1: executes the flows that the workers decided on, and asks a worker about
+ * the first packet of the others. One function, once per hook. */
+
+static __always_inline int edge_next(enum hook hook, enum edge_outcome outcome)
+{
+	count(COUNT_EDGE(hook, outcome));
+	return TC_ACT_UNSPEC;
+}
+
+static __always_inline int edge_drop(enum counter why)
+{
+	count(why);
+	return TC_ACT_SHOT;
+}
+
+/* To a worker through rw1; the hook and the device stand in the destination MAC. At rw1 itself it is on its way
+ * there already, and its destination MAC (the neighbor's) says so. */
+static __always_inline int upcall(struct __sk_buff *skb, enum hook hook, __u64 hash)
+{
+	__u32 ifindex = skb->ifindex;
+	struct order_mac mac = {MAC_PREFIX, MAC_UPCALL, hook, {ifindex >> 16, ifindex >> 8, ifindex}};
+
+	/* The worker, exactly: rw1 transmits on queue queue_mapping - 1. */
+	skb->queue_mapping = (__u32)hash % workers + 1;
+	if (hook == HOOK_NODE_OUT)
+		return edge_next(hook, EDGE_UPCALL);
+	if (bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_dest), &mac, sizeof(mac), 0))
+		return edge_drop(COUNT_edge_drop_rewrite);
+	count(COUNT_EDGE(hook, EDGE_UPCALL));
+	return bpf_redirect(rw1_ifindex, 0);
+}
+
+/* A copy of what an entry does, for the packet's pointers and the entry must not be held over helper calls. */
+struct rewrite {
+	__u32 new_addrs[2], new_ports;
+	__u32 addr_diff, port_diff;
+	__u32 ifindex;
+	__u8 dmac[6];
+	__u8 op;
+};
+
+/* Addresses, ports and checksums. The helpers know about unfinished checksums, packets still to be segmented and
+ * shared headers; writing directly would copy the header of every packet that is only looked at. */
+static __always_inline long write_tuple(struct __sk_buff *skb, __u32 l3, const struct packet4 *p, const struct rewrite *r)
+{
+	__u32 l4 = l3 + p->l4_offset;
+	__u32 sum = l4 + (p->protocol == IPPROTO_TCP ? offsetof(struct tcphdr, check) : offsetof(struct udphdr, check));
+	/* UDP: a checksum of 0 is none and stays so; one that becomes 0 is written as 0xffff. */
+	__u64 flags = p->protocol == IPPROTO_TCP ? 0 : BPF_F_MARK_MANGLED_0;
+	long error = 0;
+
+	if (r->new_addrs[0] != p->saddr || r->new_addrs[1] != p->daddr) {
+		error |= bpf_l4_csum_replace(skb, sum, 0, r->addr_diff, flags | BPF_F_PSEUDO_HDR);
+		error |= bpf_l3_csum_replace(skb, l3 + offsetof(struct iphdr, check), 0, r->addr_diff, 0);
+		error |= bpf_skb_store_bytes(skb, l3 + offsetof(struct iphdr, saddr), r->new_addrs, sizeof(r->new_addrs), 0);
+	}
+	if (r->new_ports != p->ports) {
+		error |= bpf_l4_csum_replace(skb, sum, 0, r->port_diff, flags);
+		error |= bpf_skb_store_bytes(skb, l4, &r->new_ports, sizeof(r->new_ports), 0);
+	}
+	return error;
+}
+
+static __always_inline long decrement_ttl(struct __sk_buff *skb, __u32 l3, const struct packet4 *p)
+{
+	__u8 ttl = p->ttl - 1;
+
+	/* In the header's 16-bit word TTL and protocol: minus one in the TTL's byte. */
+	return bpf_l3_csum_replace(skb, l3 + offsetof(struct iphdr, check), bpf_htons((__u16)p->ttl << 8 | p->protocol),
+				   bpf_htons((__u16)ttl << 8 | p->protocol), 2) |
+	       bpf_skb_store_bytes(skb, l3 + offsetof(struct iphdr, ttl), &ttl, sizeof(ttl), 0);
+}
+
+static __always_inline int execute(struct __sk_buff *skb, enum hook hook, __u32 l3, const struct packet4 *p,
+				   const struct rewrite *r)
+{
+	/* The kernel does not route this one, we do. At rw1 the kernel did already. */
+	_Bool routed = r->op == FLOW_NEIGH && hook != HOOK_NODE_OUT;
+	long error;
+
+	if (routed && p->ttl <= 1)
+		return edge_drop(COUNT_edge_drop_ttl);
+	error = write_tuple(skb, l3, p, r);
+	if (routed)
+		error |= decrement_ttl(skb, l3, p);
+	if (r->op == FLOW_BRIDGE || r->op == FLOW_PEER || r->op == FLOW_RECEIVED)
+		error |= bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_dest), r->dmac, sizeof(r->dmac), 0);
+	if (r->op == FLOW_PEER) /* behind a bridge it may have been addressed to the bridge, not to this port */
+		error |= bpf_skb_change_type(skb, PACKET_HOST);
+	if (error) /* half rewritten: nobody can use it */
+		return edge_drop(COUNT_edge_drop_rewrite);
+
+	count(COUNT_EDGE(hook, EDGE_HIT));
+	switch (r->op) {
+	case FLOW_PEER:
+		return bpf_redirect_peer(r->ifindex, 0);
+	case FLOW_NEIGH:
+		return bpf_redirect_neigh(r->ifindex, 0, 0, 0);
+	case FLOW_RECEIVED:
+		skb->mark = MARK_FROM_WORKER;
+		return bpf_redirect(r->ifindex, BPF_F_INGRESS);
+	}
+	return TC_ACT_UNSPEC;
+}
+
+/* Tells the workers that the flow lives, for they do not see its packets. Written only when it changes: the line
+ * is shared by all CPUs. */
+static __always_inline void touch(struct flow4 *flow, const struct packet4 *p)
+{
+	__u32 seen = SEEN_ANY | (p->tcp_flags & (SEEN_FIN | SEEN_SYN | SEEN_RST | SEEN_ACK));
+	__u32 now = bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+
+	if ((__s32)(now - READ_ONCE(flow->last)) >= (__s32)TICKS_PER_SECOND)
+		WRITE_ONCE(flow->last, now);
+	if ((READ_ONCE(flow->seen) & seen) != seen)
+		__sync_fetch_and_or(&flow->seen, seen);
+}
+
+/* Of a packet without a flow. At the uplinks nothing: XDP saw to it on the way in, and what leaves is not ours. */
+static __always_inline int miss(struct __sk_buff *skb, enum hook hook, const struct packet4 *p, __u64 hash,
+				_Bool from_worker)
+{
+	if ((hook == HOOK_POD_IN || hook == HOOK_NODE_OUT) && frontend_lookup(p))
+		return from_worker ? edge_next(hook, EDGE_LOOP_GUARD) : upcall(skb, hook, hash);
+	if (hook == HOOK_NODE_OUT)
+		return edge_drop(COUNT_node_out_drop_miss);
+	return edge_next(hook, EDGE_MISS);
+}
+
+/* Finds the L3 header and reads the packet. A VLAN tag stands beside the packet in the skb; of two, the inner one
+ * stands in it. */
+static __always_inline _Bool parse_skb(struct __sk_buff *skb, __u32 *l3, struct packet4 *p)
+{
+	const void *data, *end;
+
+	*l3 = sizeof(struct ethhdr);
+	if (skb->protocol == bpf_htons(ETH_P_8021Q) || skb->protocol == bpf_htons(ETH_P_8021AD)) {
+		__be16 inner;
+
+		if (bpf_skb_load_bytes(skb, *l3 + 2, &inner, sizeof(inner)) || inner != bpf_htons(ETH_P_IP))
+			return 0;
+		*l3 += 4;
+	} else if (skb->protocol != bpf_htons(ETH_P_IP)) {
+		return 0;
+	}
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	/* Headers may lie in fragments of the skb: fetch as much as we may read, all if it is short. */
+	if (data + *l3 + sizeof(struct iphdr) + sizeof(struct tcphdr) > end) {
+		__u32 headers = *l3 + 60 + sizeof(struct tcphdr);
+
+		if (bpf_skb_pull_data(skb, skb->len < headers ? skb->len : headers))
+			return 0;
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+	}
+	return parse_ipv4(data + *l3, end, skb->len - *l3, p);
+}
+
+static __always_inline int edge(struct __sk_buff *skb, enum hook hook, __u32 zone)
+{
+	_Bool from_worker = skb->mark == MARK_FROM_WORKER;
+	struct packet4 p = {};
+	struct rewrite r;
+	struct flow4 *flow;
+	__u32 l3, meta;
+	__u64 hash;
+
+	if (from_worker)
+		skb->mark = 0;
+	if (!parse_skb(skb, &l3, &p))
+		return edge_next(hook, EDGE_OTHER);
+	meta = FLOW_META(zone, hook, p.protocol);
+	hash = flow_hash(seed, p.saddr, p.daddr, p.ports, meta);
+	flow = flow_lookup(&p, meta, hash);
+	if (!flow)
+		return miss(skb, hook, &p, hash, from_worker);
+	if (!flow_runs_at_edge(flow, &p))
+		return from_worker ? edge_next(hook, EDGE_LOOP_GUARD) : upcall(skb, hook, hash);
+
+	touch(flow, &p);
+	r.new_addrs[0] = flow->new_saddr;
+	r.new_addrs[1] = flow->new_daddr;
+	r.new_ports = flow->new_ports;
+	r.addr_diff = flow->addr_diff;
+	r.port_diff = flow->port_diff;
+	r.ifindex = flow->ifindex;
+	r.op = flow->flags & FLOW_OP_MASK;
+	__builtin_memcpy(r.dmac, flow->dmac, sizeof(r.dmac));
+	return execute(skb, hook, l3, &p, &r);
+}
+
+SEC("tcx/ingress")
+int edge_pod_in(struct __sk_buff *skb)
+{
+	return edge(skb, HOOK_POD_IN, skb->ifindex);
+}
+
+SEC("tcx/egress")
+int edge_pod_out(struct __sk_buff *skb)
+{
+	return edge(skb, HOOK_POD_OUT, skb->ifindex);
+}
+
+SEC("tcx/ingress")
+int edge_uplink_in(struct __sk_buff *skb)
+{
+	return edge(skb, HOOK_UPLINK_IN, 0);
+}
+
+SEC("tcx/egress")
+int edge_uplink_out(struct __sk_buff *skb)
+{
+	return edge(skb, HOOK_UPLINK_OUT, 0);
+}
+
+/* Egress of rw1. Packets of the node's own sockets come by the route via rw1, with the permanent neighbor's MAC.
+ * Only these: a forwarded packet there means that a route loops through us, any other frame is a stray one. */
+SEC("tcx/egress")
+int edge_node_out(struct __sk_buff *skb)
+{
+	struct order_mac mac;
+
+	if (bpf_skb_load_bytes(skb, offsetof(struct ethhdr, h_dest), &mac, sizeof(mac)) || mac.prefix != MAC_PREFIX ||
+	    mac.kind != MAC_UPCALL)
+		return edge_drop(COUNT_node_out_drop_foreign);
+	if (mac.what != HOOK_NODE_OUT) {
+		count(COUNT_node_out_own_upcall);
+		return TC_ACT_UNSPEC;
+	}
+	if (skb->ingress_ifindex)
+		return edge_drop(COUNT_node_out_drop_forwarded);
+	return edge(skb, HOOK_NODE_OUT, 0);
+}

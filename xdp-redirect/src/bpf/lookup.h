@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* Looking into the flow table and the frontends. */
+#ifndef RINGWAY_LOOKUP_H
+#define RINGWAY_LOOKUP_H
+
+#define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
+#define WRITE_ONCE(x, value) (*(volatile typeof(x) *)&(x) = (value))
+
+static __always_inline struct flow4 *flow_in_bucket(__u32 index, const struct packet4 *p, __u32 meta)
+{
+	struct bucket4 *bucket = bpf_map_lookup_elem(&flows4, &index);
+
+	if (!bucket)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < BUCKET_ENTRIES; i++) {
+		struct flow4 *flow = &bucket->entry[i];
+		__u64 order = READ_ONCE(flow->meta);
+		__u32 found = order;
+
+		/* An address dependency on meta orders the loads below after it (arm64 reorders them otherwise):
+		 * `order` becomes 0, which the compiler does not know. It has to come before the comparison,
+		 * after it clang puts in the known value and the dependency is gone. */
+		asm volatile("%0 &= 0" : "+r"(order));
+		flow = (void *)flow + order;
+		if (found == meta && flow->ports == p->ports && flow->saddr == p->saddr && flow->daddr == p->daddr)
+			return flow;
+	}
+	return 0;
+}
+
+/* The entry of a packet, or 0. Its key and rewrite do not change while a program may look at it: user space uses
+ * a slot again only after a grace period. */
+static __always_inline struct flow4 *flow_lookup(const struct packet4 *p, __u32 meta, __u64 hash)
+{
+	struct flow4 *flow = flow_in_bucket(FLOW_BUCKET1(hash, bucket_bits), p, meta);
+
+	return flow ? flow : flow_in_bucket(FLOW_BUCKET2(hash, bucket_bits), p, meta);
+}
+
+static __always_inline _Bool flow_closing(const struct flow4 *flow)
+{
+	__u32 peer = READ_ONCE(flow->peer), index = peer / BUCKET_ENTRIES;
+	struct bucket4 *bucket;
+
+	if (READ_ONCE(flow->seen) & (SEEN_FIN | SEEN_RST))
+		return 1;
+	bucket = bpf_map_lookup_elem(&flows4, &index);
+	return bucket && READ_ONCE(bucket->entry[peer % BUCKET_ENTRIES].seen) & (SEEN_FIN | SEEN_RST);
+}
+
+/* True if `edge` may execute this entry for this packet. Not if a worker does; not for the SYN of a new connection
+ * over a closed one, for which a worker selects anew. */
+static __always_inline _Bool flow_runs_at_edge(const struct flow4 *flow, const struct packet4 *p)
+{
+	return (flow->flags & FLOW_OP_MASK) != FLOW_WORKER && !(opens_connection(p) && flow_closing(flow));
+}
+
+/* Flags of the frontend that the packet is sent to, or 0. */
+static __always_inline const __u32 *frontend_lookup(const struct packet4 *p)
+{
+	struct frontend4 key = {.address = p->daddr, .port = destination_port(p), .protocol = p->protocol};
+
+	return bpf_map_lookup_elem(&frontends4, &key);
+}
+
+#endif

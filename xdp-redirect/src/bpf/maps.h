@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* The maps and the load-time constants of all programs. User space writes the maps (src/maps.rs), the
+ * programs only read them, but for the flow entries' `seen` and `last` and for the counters. */
+#ifndef RINGWAY_MAPS_H
+#define RINGWAY_MAPS_H
+
+/* Raise it when the layout or the meaning of a pinned map changes: the next start then replaces all
+ * pinned maps instead of reading them wrongly. */
+#define LAYOUT_VERSION 1
+
+/* Set before load; constants to the verifier, so that branches on them cost nothing. */
+const volatile __u64 seed;            /* of the flow table's hash */
+const volatile __u32 bucket_bits = 1; /* the flow table has 1 << bucket_bits buckets */
+const volatile __u32 rw1_ifindex;     /* the host's side of the hostlink */
+const volatile __u32 workers = 1;
+const volatile __u8 generic_uplinks;  /* bool: generic XDP: it sees again what we hand back */
+const volatile __u32 layout_version = LAYOUT_VERSION;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2); /* 1 << bucket_bits, set before load */
+	__type(key, __u32);
+	__type(value, struct bucket4);
+} flows4 SEC(".maps");
+
+/* Address and port in network byte order. */
+struct frontend4 {
+	__u32 address;
+	__u16 port;
+	__u8 protocol;
+	__u8 zero;
+};
+#define FRONTEND_HERE 1u /* may have backends on this node: `uplink` must look at the flow table */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 131072);
+	__type(key, struct frontend4);
+	__type(value, __u32);
+} frontends4 SEC(".maps");
+
+#define VIP_ANNOUNCED 1u /* answer ARP for it */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, __u32);
+} vips4 SEC(".maps");
+
+/* Ports of a SNAT address that are ours, both ends included, host byte order. */
+struct port_range {
+	__u16 lo, hi;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, struct port_range);
+} snat4 SEC(".maps");
+
+/* ifindex of an uplink -> index of its queue 0 in xsks_uplinks. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, __u32);
+} uplinks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u32);
+} xsks_uplinks SEC(".maps");
+
+/* Queue of rw0 -> socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, __u32);
+} xsks_hostlink SEC(".maps");
+
+/* Own MAC of every device that an order or a flow's op may name. */
+struct mac {
+	__u8 octets[6];
+	__u8 zero[2];
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, struct mac);
+} device_macs SEC(".maps");
+
+/* What the next start has to know about the pinned flow table. */
+struct node_meta {
+	__u32 layout_version;
+	__u32 bucket_bits;
+	__u64 seed;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct node_meta);
+} node_meta SEC(".maps");
+
+#endif

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* XDP on every uplink: is this packet for a worker? */
+
+struct vlan_tag {
+	__be16 tci, protocol;
+};
+
+/* The offset of the L3 header behind at most two VLAN tags, and its protocol. */
+static __always_inline __u32 parse_ethernet(const struct ethhdr *eth, const void *end, __be16 *protocol)
+{
+	const struct vlan_tag *tag = (const void *)(eth + 1);
+
+	*protocol = eth->h_proto;
+#pragma unroll
+	for (int i = 0; i < 2; i++) {
+		if (*protocol != bpf_htons(ETH_P_8021Q) && *protocol != bpf_htons(ETH_P_8021AD))
+			break;
+		if ((const void *)(tag + 1) > end)
+			break; /* still a VLAN protocol: nobody's L3 */
+		*protocol = tag->protocol;
+		tag++;
+	}
+	return (const void *)tag - (const void *)eth;
+}
+
+/* To the socket of this queue. Without a socket the packet is dropped, not passed: the kernel would answer a
+ * service's packets with RST and kill connections that outlive the restart of a dataplane. */
+static __always_inline int redirect(struct xdp_md *ctx, enum counter outcome)
+{
+	__u32 ifindex = ctx->ingress_ifindex;
+	const __u32 *base = bpf_map_lookup_elem(&uplinks, &ifindex);
+
+	if (!base) {
+		count(COUNT_uplink_drop_unknown);
+		return XDP_DROP;
+	}
+	count(outcome);
+	return bpf_redirect_map(&xsks_uplinks, *base + ctx->rx_queue_index, XDP_DROP);
+}
+
+static __always_inline int pass(enum counter outcome)
+{
+	count(outcome);
+	return XDP_PASS;
+}
+
+/* RFC 826 for Ethernet and IPv4. */
+struct arp_ipv4 {
+	__be16 hardware, protocol;
+	__u8 hardware_len, protocol_len;
+	__be16 operation;
+	__u8 sender_mac[6], sender[4], target_mac[6], target[4];
+};
+#define ARP_REQUEST 1
+
+static __always_inline int uplink_arp(struct xdp_md *ctx, const struct arp_ipv4 *arp, const void *end)
+{
+	const __u32 *vip;
+	__u32 target;
+
+	if ((const void *)(arp + 1) > end || arp->operation != bpf_htons(ARP_REQUEST) ||
+	    arp->protocol != bpf_htons(ETH_P_IP) || arp->hardware_len != 6 || arp->protocol_len != 4)
+		return pass(COUNT_uplink_pass);
+	__builtin_memcpy(&target, arp->target, sizeof(target));
+	vip = bpf_map_lookup_elem(&vips4, &target);
+	if (!vip || !(*vip & VIP_ANNOUNCED))
+		return pass(COUNT_uplink_pass);
+	return redirect(ctx, COUNT_uplink_redirect_arp);
+}
+
+/* A reply to one of our SNAT addresses: for a worker only if a flow says so. The node's own connections may use
+ * the same address. */
+static __always_inline int uplink_snat(struct xdp_md *ctx, const struct packet4 *p)
+{
+	const struct port_range *range = bpf_map_lookup_elem(&snat4, &p->daddr);
+	__u16 port = bpf_ntohs(destination_port(p));
+	__u32 meta = FLOW_META(0, HOOK_UPLINK_IN, p->protocol);
+	const struct flow4 *flow;
+
+	if (!range || port < range->lo || port > range->hi)
+		return pass(COUNT_uplink_pass);
+	flow = flow_lookup(p, meta, flow_hash(seed, p->saddr, p->daddr, p->ports, meta));
+	if (!flow)
+		return pass(COUNT_uplink_pass);
+	if ((flow->flags & FLOW_OP_MASK) != FLOW_WORKER)
+		return pass(COUNT_uplink_pass_flow);
+	return redirect(ctx, COUNT_uplink_redirect);
+}
+
+static __always_inline int uplink_ipv4(struct xdp_md *ctx, const struct iphdr *ip, const void *end)
+{
+	struct packet4 p = {};
+	const __u32 *frontend;
+
+	if (!parse_ipv4(ip, end, end - (const void *)ip, &p))
+		return pass(COUNT_uplink_pass);
+	frontend = frontend_lookup(&p);
+	if (!frontend)
+		return uplink_snat(ctx, &p);
+	if (*frontend & FRONTEND_HERE) {
+		__u32 meta = FLOW_META(0, HOOK_UPLINK_IN, p.protocol);
+		const struct flow4 *flow = flow_lookup(&p, meta, flow_hash(seed, p.saddr, p.daddr, p.ports, meta));
+
+		if (flow && flow_runs_at_edge(flow, &p))
+			return pass(COUNT_uplink_pass_flow);
+	}
+	return redirect(ctx, COUNT_uplink_redirect);
+}
+
+static __always_inline _Bool is_returned(const struct ethhdr *eth)
+{
+	const __u8 returned[ETH_ALEN] = RETURNED_MAC;
+	__u8 difference = 0;
+
+#pragma unroll
+	for (int i = 0; i < ETH_ALEN; i++)
+		difference |= eth->h_source[i] ^ returned[i];
+	return !difference;
+}
+
+SEC("xdp")
+int uplink(struct xdp_md *ctx)
+{
+	const void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	const struct ethhdr *eth = data;
+	__be16 protocol;
+	__u32 l3;
+
+	if ((const void *)(eth + 1) > end)
+		return pass(COUNT_uplink_pass);
+	if (generic_uplinks && is_returned(eth))
+		return pass(COUNT_uplink_pass_returned);
+	l3 = parse_ethernet(eth, end, &protocol);
+	if (protocol == bpf_htons(ETH_P_IP))
+		return uplink_ipv4(ctx, data + l3, end);
+	if (protocol == bpf_htons(ETH_P_ARP))
+		return uplink_arp(ctx, data + l3, end);
+	return pass(COUNT_uplink_pass);
+}
