@@ -242,3 +242,16 @@ fn without_a_queue_on_the_uplink_the_kernel_sends() {
     let out = bed.run(Origin::Uplink(0), &tcp(CLIENT_END, FRONTEND, SYN, b""));
     assert_eq!((out.verdict, macs(&out.frame).0), (Verdict::Host, order_mac(Order::Neigh, UPLINK)));
 }
+
+#[test]
+fn a_changed_next_hop_acts_on_the_next_packet() {
+    let mut bed = Bed::new();
+    bed.serve(80, TCP, &[(REMOTE, 8080)]);
+    bed.receive(&tcp(CLIENT_END, FRONTEND, SYN, b""));
+    let moved = [2, 0, 0, 0, 1, 0x22];
+    let mut neighbors = ringway_engine::tables::Neighbors::clone(&bed.snapshot.neighbors);
+    neighbors.by_address.insert((UPLINK, NODE2), moved);
+    bed.snapshot.neighbors = std::sync::Arc::new(neighbors);
+    bed.snapshot.generation += 1;
+    assert_eq!(macs(&bed.receive(&tcp(CLIENT_END, FRONTEND, ACK, b"")).frame).0, moved);
+}

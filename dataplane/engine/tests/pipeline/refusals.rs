@@ -54,6 +54,11 @@ fn truncated_and_lying_headers_are_malformed() {
     let mut options = frame.clone();
     options[46] = 0xf0;
     assert_eq!(bed.receive(&options).verdict, dropped(DropReason::Malformed));
+    for length in [7u16, 16, 0xffff] {
+        let mut datagram = udp(CLIENT_END, (VIP, 53), b"payload");
+        datagram[38..40].copy_from_slice(&length.to_be_bytes());
+        assert_eq!(bed.receive(&datagram).verdict, dropped(DropReason::Malformed), "UDP length {length}");
+    }
     let mut header = frame;
     header[14] = 0x44;
     assert_eq!(bed.receive(&header).verdict, dropped(DropReason::Malformed));
