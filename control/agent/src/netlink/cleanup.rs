@@ -1,11 +1,42 @@
 //! Removes what Ringway left in the kernel's network configuration.
 
-use super::NetlinkError;
+use netlink_packet_route::RouteNetlinkMessage as Message;
 
-/// Removes our routes (protocol 82), our neighbor and the hostlink; returns a line for each thing removed.
+use super::socket::Requests;
+use super::{HOSTLINK_GATEWAY, NetlinkError, ROUTE_PROTOCOL, RW0, RW1, hostlink, vips};
+
+/// Removes our routes (protocol 82), our neighbor and the hostlink; returns a line for each kind of thing removed, none if nothing
+/// was left. A device that merely has one of our names is an error, and stays.
 ///
 /// # Errors
 /// What is ours cannot be read or removed.
 pub async fn cleanup() -> Result<Vec<String>, NetlinkError> {
-    unimplemented!()
+    let mut requests = Requests::open()?;
+    let mut removed = Vec::new();
+
+    let routes = vips::ours(&mut requests).await?;
+    let count = routes.len();
+    for result in vips::remove(&mut requests, routes).await? {
+        match result {
+            // Somebody was quicker: the device went, and its routes with it.
+            Err(error) if error.errno() != Some(libc::ESRCH) => return Err(error),
+            _ => {}
+        }
+    }
+    if count > 0 {
+        removed.push(format!("{count} routes of protocol {ROUTE_PROTOCOL}"));
+    }
+
+    if let Some((rw0, rw1)) = hostlink::find(&mut requests).await? {
+        let neighbor = hostlink::gateway_neighbor(rw1.ifindex);
+        let attempt = format!("remove the neighbor {HOSTLINK_GATEWAY} on {RW1}");
+        match requests.request(&attempt, Message::DelNeighbour(neighbor), 0).await {
+            Ok(_) => removed.push(format!("neighbor {HOSTLINK_GATEWAY} on {RW1}")),
+            Err(error) if error.errno() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+        hostlink::delete(&mut requests, rw0.ifindex).await?;
+        removed.push(format!("veth pair {RW0}/{RW1}"));
+    }
+    Ok(removed)
 }

@@ -1,5 +1,9 @@
 //! Settings of the network namespace that the preflight looks at. Only read, never changed.
 
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
 use super::NetlinkError;
 
 /// Sysctls of this network namespace.
@@ -7,7 +11,7 @@ use super::NetlinkError;
 pub struct NetworkFacts {
     /// `net.ipv4.ip_forward`
     pub ip_forward: bool,
-    /// `rp_filter` in force by device name (the larger of `all` and the device's): 0 off, 1 strict, 2 loose.
+    /// `rp_filter` in force by device name (the larger of `all` and the device's): 0 off, 1 strict, 2 loose. Sorted.
     pub rp_filter: Vec<(String, u8)>,
     /// `net.ipv4.ip_local_port_range`, inclusive.
     pub local_port_range: (u16, u16),
@@ -15,18 +19,93 @@ pub struct NetworkFacts {
     pub reserved_ports: Vec<(u16, u16)>,
 }
 
+/// The kernel shows the network namespace of the thread that reads.
+const ROOT: &str = "/proc/sys/net/ipv4";
+
 impl NetworkFacts {
     /// Reads `/proc/sys/net/ipv4` of the calling thread's network namespace.
     ///
     /// # Errors
     /// A file cannot be read or understood.
     pub fn read() -> Result<NetworkFacts, NetlinkError> {
-        unimplemented!()
+        NetworkFacts::read_below(Path::new(ROOT))
     }
 
-    /// Whether the kernel may give any of `ports` (inclusive) to a socket of its own choice.
+    fn read_below(root: &Path) -> Result<NetworkFacts, NetlinkError> {
+        let all = parse(&root.join("conf/all/rp_filter"), |text| text.parse::<u8>().ok())?;
+        let mut rp_filter = Vec::new();
+        let conf = root.join("conf");
+        let failed = |error| NetlinkError::new(format!("list {}", conf.display()), error);
+        for entry in fs::read_dir(&conf).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+            if name == "all" || name == "default" {
+                continue;
+            }
+            match fs::read_to_string(conf.join(&name).join("rp_filter")) {
+                Ok(text) => rp_filter.push((name, text.trim().parse().unwrap_or(0).max(all))),
+                // The device went in between.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(NetlinkError::new(format!("read rp_filter of {name}"), error)),
+            }
+        }
+        rp_filter.sort_unstable();
+        Ok(NetworkFacts {
+            ip_forward: parse(&root.join("ip_forward"), |text| Some(text != "0"))?,
+            rp_filter,
+            local_port_range: parse(&root.join("ip_local_port_range"), |text| {
+                let (first, last) = text.split_once(char::is_whitespace)?;
+                Some((first.parse().ok()?, last.trim().parse().ok()?))
+            })?,
+            reserved_ports: parse(&root.join("ip_local_reserved_ports"), parse_ranges)?,
+        })
+    }
+
+    /// Whether the kernel may give any of `ports` (inclusive) to a socket of its own choice: then they are no SNAT ports for us.
     pub fn may_use(&self, ports: (u16, u16)) -> bool {
-        let _ = ports;
-        unimplemented!()
+        let (first, last) = (ports.0.max(self.local_port_range.0), ports.1.min(self.local_port_range.1));
+        (first..=last).any(|port| !self.reserved_ports.iter().any(|range| (range.0..=range.1).contains(&port)))
+    }
+}
+
+fn parse<T>(path: &Path, understand: impl Fn(&str) -> Option<T>) -> Result<T, NetlinkError> {
+    let attempt = || format!("read {}", path.display());
+    let text = fs::read_to_string(path).map_err(|error| NetlinkError::new(attempt(), error))?;
+    let meaningless = || NetlinkError::new(attempt(), io::Error::new(ErrorKind::InvalidData, format!("{:?} has no meaning", text.trim())));
+    understand(text.trim()).ok_or_else(meaningless)
+}
+
+/// "8080,9148-9150", or nothing.
+fn parse_ranges(text: &str) -> Option<Vec<(u16, u16)>> {
+    let range = |text: &str| {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        Some((first.parse().ok()?, last.parse().ok()?))
+    };
+    text.split(',').filter(|part| !part.is_empty()).map(range).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_ranges() {
+        assert_eq!(parse_ranges(""), Some(vec![]));
+        assert_eq!(parse_ranges("8080,9148-9150"), Some(vec![(8080, 8080), (9148, 9150)]));
+        assert_eq!(parse_ranges("9148-"), None);
+    }
+
+    #[test]
+    fn ports_that_the_kernel_may_use() {
+        let facts = NetworkFacts { local_port_range: (32768, 60999), reserved_ports: vec![(40000, 49999)], ..NetworkFacts::default() };
+        for (ports, may) in [((10000, 29999), false), ((30000, 32768), true), ((40000, 49999), false), ((49999, 50000), true)] {
+            assert_eq!(facts.may_use(ports), may, "{ports:?}");
+        }
+    }
+
+    #[test]
+    fn reads_the_namespace_it_runs_in() {
+        let facts = NetworkFacts::read().unwrap();
+        assert!(facts.local_port_range.0 < facts.local_port_range.1);
+        assert!(facts.rp_filter.iter().any(|(name, _)| name == "lo"));
     }
 }

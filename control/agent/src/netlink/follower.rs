@@ -1,7 +1,16 @@
 //! Follows links, addresses, routes, rules, neighbors and the bridges' FDB.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use rtnetlink::MulticastGroup;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout_at};
+
+use super::kernel::{Kernel, Stale};
+use super::socket::{Heard, Notifications, Requests};
+use super::view::View;
 use super::{NetlinkError, Update};
 
 /// What to follow, and how patiently.
@@ -21,16 +30,41 @@ impl Default for FollowerConfig {
     fn default() -> FollowerConfig {
         FollowerConfig {
             uplinks: Vec::new(),
-            receive_buffer_bytes: 4 << 20,
+            // A thousand pods that appear at once are about 2 MB of messages.
+            receive_buffer_bytes: 8 << 20,
+            // Creating a pod's device takes several messages within a millisecond; a change has to act within 100 ms.
             quiet: Duration::from_millis(3),
             burst_max: Duration::from_millis(30),
         }
     }
 }
 
+const GROUPS: [MulticastGroup; 6] = [
+    MulticastGroup::Link,
+    MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Nexthop,
+];
+
+/// A dump that the kernel refuses is attempted again this often before the follower gives up.
+const REFRESH_ATTEMPTS: u32 = 5;
+const REFRESH_PAUSE: Duration = Duration::from_millis(100);
+
+/// After reading tables, at least this many times as long is spent otherwise: reading costs at most a fifth of a core, however many
+/// routes there are and however often they change.
+const REST_FACTOR: u32 = 4;
+
 /// A task that keeps the tables equal to the kernel's. Dropping it ends the task.
 #[derive(Debug)]
-pub struct Follower {}
+pub struct Follower {
+    views: watch::Receiver<View>,
+    task: JoinHandle<NetlinkError>,
+    /// What the caller knows.
+    last: View,
+    first: bool,
+}
 
 impl Follower {
     /// Subscribes, reads everything once and starts to follow. Needs a tokio runtime with I/O and time; the sockets belong to the
@@ -39,8 +73,14 @@ impl Follower {
     /// # Errors
     /// A socket cannot be opened or the first dump fails.
     pub async fn start(config: FollowerConfig) -> Result<Follower, NetlinkError> {
-        let _ = config;
-        unimplemented!()
+        // Subscribed before the dump, so that nothing falls between them.
+        let notifications = Notifications::subscribe(&GROUPS, config.receive_buffer_bytes)?;
+        let kernel = Kernel::unread();
+        let mut task = Task { config, notifications, requests: Requests::open()?, kernel, view: View::default() };
+        task.kernel.refresh(&mut task.requests).await?;
+        task.compile();
+        let (sender, views) = watch::channel(task.view.clone());
+        Ok(Follower { views, task: tokio::spawn(task.run(sender)), last: View::default(), first: true })
     }
 
     /// Waits for the next update; the first, complete one is there at once. Updates that were not fetched are merged, never queued.
@@ -49,6 +89,116 @@ impl Follower {
     /// # Errors
     /// The follower gave up (the kernel refuses a dump); it cannot be used any more.
     pub async fn changed(&mut self) -> Result<Update, NetlinkError> {
-        unimplemented!()
+        if self.first {
+            self.first = false;
+        } else if self.views.changed().await.is_err() {
+            let error = (&mut self.task).await;
+            return Err(error.unwrap_or_else(|error| NetlinkError::new("follow rtnetlink", std::io::Error::other(error))));
+        }
+        let view = self.views.borrow_and_update().clone();
+        let update = view.since(&self.last);
+        self.last = view;
+        Ok(update)
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Task {
+    config: FollowerConfig,
+    notifications: Notifications,
+    requests: Requests,
+    kernel: Kernel,
+    view: View,
+}
+
+impl Task {
+    /// Runs until the receiver is gone (then it is aborted) or nothing can be read any more.
+    async fn run(mut self, sender: watch::Sender<View>) -> NetlinkError {
+        loop {
+            if let Err(error) = self.hear_burst().await {
+                return error;
+            }
+            let began = Instant::now();
+            let reads = self.kernel.stale != Stale::default();
+            if let Err(error) = self.refresh().await {
+                return error;
+            }
+            let rest = if reads { began.elapsed() * REST_FACTOR } else { Duration::ZERO };
+            if self.compile() {
+                sender.send_replace(self.view.clone());
+            }
+            sleep(rest.min(Duration::from_secs(5))).await;
+        }
+    }
+
+    async fn hear_burst(&mut self) -> Result<(), NetlinkError> {
+        let heard = self.notifications.next().await?;
+        self.take(heard);
+        let end = tokio::time::Instant::now() + self.config.burst_max;
+        loop {
+            let quiet = tokio::time::Instant::now() + self.config.quiet;
+            match timeout_at(quiet.min(end), self.notifications.next()).await {
+                Ok(heard) => self.take(heard?),
+                Err(_) => return Ok(()),
+            }
+            if tokio::time::Instant::now() >= end {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take(&mut self, heard: Heard) {
+        match heard {
+            Heard::Messages { messages, unknown } => {
+                messages.iter().for_each(|message| self.kernel.hear(message));
+                // Nexthop objects: the routes that use one change with it.
+                self.kernel.stale.routing |= unknown;
+            }
+            Heard::Lost => {
+                tracing::info!("rtnetlink notifications were lost: reading all tables anew");
+                self.kernel.stale = Stale::ALL;
+            }
+        }
+    }
+
+    async fn refresh(&mut self) -> Result<(), NetlinkError> {
+        for _ in 1..REFRESH_ATTEMPTS {
+            let Err(error) = self.kernel.refresh(&mut self.requests).await else { return Ok(()) };
+            tracing::warn!(%error, "trying again");
+            sleep(REFRESH_PAUSE).await;
+        }
+        self.kernel.refresh(&mut self.requests).await
+    }
+
+    /// Makes those tables anew that changed; whether any did.
+    fn compile(&mut self) -> bool {
+        let changed = std::mem::take(&mut self.kernel.changed);
+        let before = self.view.clone();
+        if changed.devices {
+            replace(&mut self.view.devices, self.kernel.devices(&self.config.uplinks));
+            replace(&mut self.view.uplinks, self.kernel.uplinks(&self.config.uplinks));
+        }
+        if changed.neighbors {
+            replace(&mut self.view.neighbors, self.kernel.neighbors());
+        }
+        if changed.addresses {
+            replace(&mut self.view.addresses, self.kernel.addresses());
+        }
+        if changed.fib {
+            self.view.fib = Arc::new(self.kernel.fib());
+        }
+        !self.view.same(&before)
+    }
+}
+
+/// Keeps the old value where the new one is equal, so that it is not published again.
+fn replace<T: PartialEq>(slot: &mut Arc<T>, value: T) {
+    if **slot != value {
+        *slot = Arc::new(value);
     }
 }

@@ -1,26 +1,31 @@
 //! Asks the kernel to resolve neighbors, and to keep those in use fresh.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use ringway_engine::tables::Fib;
+use netlink_packet_core::NLM_F_CREATE;
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+use ringway_engine::tables::{Fib, RouteKind};
 use rustc_hash::FxHashSet;
 
 use super::NetlinkError;
+use super::socket::Requests;
 
 /// How often [`Resolver::resolve`] should be called for the neighbors in use: the kernel then probes those that are stale, and
-/// starts again with those that failed.
+/// starts again with those that failed. Shorter than the time for which an entry is reachable (15 to 45 s by default).
 pub const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Asks the kernel to resolve.
-#[derive(Debug)]
-pub struct Resolver {}
+pub struct Resolver {
+    requests: Requests,
+}
 
 impl Resolver {
     /// # Errors
     /// The netlink socket cannot be opened.
     pub fn new() -> Result<Resolver, NetlinkError> {
-        unimplemented!()
+        Ok(Resolver { requests: Requests::open()? })
     }
 
     /// Asks the kernel to resolve (ifindex, address), or to probe it if it is stale: what a packet sent there would cause. The
@@ -29,13 +34,36 @@ impl Resolver {
     /// # Errors
     /// The netlink socket failed.
     pub async fn resolve(&mut self, wanted: impl IntoIterator<Item = (u32, Ipv4Addr)>) -> Result<Vec<(u32, Ipv4Addr)>, NetlinkError> {
-        let _ = wanted.into_iter();
-        unimplemented!()
+        let wanted: Vec<_> = wanted.into_iter().collect();
+        let messages = wanted.iter().map(|&neighbor| (Message::NewNeighbour(used(neighbor)), NLM_F_CREATE)).collect();
+        let results = self.requests.batch(messages, |number| format!("ask the kernel to resolve {:?}", wanted[number])).await?;
+        Ok(results.into_iter().zip(wanted).filter_map(|(result, neighbor)| result.is_err().then_some(neighbor)).collect())
     }
 }
 
-/// The neighbors through which `destinations` (backends) are reached, all ways of multipath routes included.
-pub fn next_hops(fib: &Fib, destinations: impl IntoIterator<Item = Ipv4Addr>) -> FxHashSet<(u32, Ipv4Addr)> {
-    let _ = (fib, destinations.into_iter());
-    unimplemented!()
+/// `ip neigh replace ADDRESS dev DEV use`: as if a packet were sent there.
+fn used((ifindex, address): (u32, Ipv4Addr)) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = ifindex;
+    message.header.flags = NeighbourFlags::Use;
+    message.attributes = vec![NeighbourAttribute::Destination(IpAddr::V4(address).into())];
+    message
+}
+
+/// The neighbors (ifindex, address) through which packets from `source`, received on `iif`, reach `destinations` (backends), all
+/// ways of multipath routes included: what to keep fresh.
+pub fn next_hops(
+    fib: &Fib,
+    source: Ipv4Addr,
+    iif: Option<u32>,
+    destinations: impl IntoIterator<Item = Ipv4Addr>,
+) -> FxHashSet<(u32, Ipv4Addr)> {
+    let mut neighbors = FxHashSet::default();
+    for destination in destinations {
+        if let Some(RouteKind::Unicast(ways)) = fib.find(source, destination, iif).map(|route| &route.kind) {
+            neighbors.extend(ways.iter().map(|way| (way.ifindex, way.gateway.unwrap_or(destination))));
+        }
+    }
+    neighbors
 }

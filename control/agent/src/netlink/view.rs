@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use ringway_engine::tables::{Devices, Fib, Neighbors, Uplink};
+use ringway_engine::tables::{DeviceKind, Devices, Fib, Neighbors, Uplink};
 
 /// An IPv4 address of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,15 +16,15 @@ pub struct LocalAddress {
 }
 
 /// What happened between two updates, for those who attach programs or announce.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A device became the host's side of a pod: attach `edge`.
     PodAppeared { ifindex: u32 },
     /// It is gone, or is no pod's any more; its programs went with it or have to be detached.
     PodVanished { ifindex: u32 },
-    /// The uplink of this index (order of `FollowerConfig::uplinks`) does not exist any more.
+    /// The uplink of this index (order of `FollowerConfig::uplinks`) does not exist, or is another device now.
     UplinkGone { uplink: usize },
-    /// It exists again, perhaps with another ifindex.
+    /// It exists again, with another ifindex.
     UplinkBack { uplink: usize },
     /// Its MAC, MTU or kind changed.
     UplinkChanged { uplink: usize },
@@ -39,9 +39,79 @@ pub struct Update {
     pub fib: Option<Arc<Fib>>,
     pub neighbors: Option<Arc<Neighbors>>,
     /// By index of the configured uplinks; `None` where the device does not exist.
-    pub uplinks: Option<Vec<Option<Uplink>>>,
+    pub uplinks: Option<Arc<Vec<Option<Uplink>>>>,
     /// Sorted.
     pub addresses: Option<Arc<Vec<LocalAddress>>>,
-    /// In the order: vanished, appeared, uplinks, addresses. The first update reports every pod and every missing uplink.
+    /// In the order: pods vanished, pods appeared, uplinks, addresses. The first update reports every pod, every uplink that is
+    /// missing, and no other uplink.
     pub events: Vec<Event>,
+}
+
+/// All tables of one moment. Parts that did not change are shared with the moment before.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    pub(super) devices: Arc<Devices>,
+    pub(super) fib: Arc<Fib>,
+    pub(super) neighbors: Arc<Neighbors>,
+    pub(super) uplinks: Arc<Vec<Option<Uplink>>>,
+    pub(super) addresses: Arc<Vec<LocalAddress>>,
+}
+
+impl View {
+    pub(super) fn same(&self, other: &View) -> bool {
+        Arc::ptr_eq(&self.devices, &other.devices)
+            && Arc::ptr_eq(&self.fib, &other.fib)
+            && Arc::ptr_eq(&self.neighbors, &other.neighbors)
+            && Arc::ptr_eq(&self.uplinks, &other.uplinks)
+            && Arc::ptr_eq(&self.addresses, &other.addresses)
+    }
+
+    /// What is different here from `last`.
+    pub(super) fn since(&self, last: &View) -> Update {
+        let devices = changed(&self.devices, &last.devices);
+        let uplinks = changed(&self.uplinks, &last.uplinks);
+        let addresses = changed(&self.addresses, &last.addresses);
+        let mut events = Vec::new();
+        if devices.is_some() {
+            events.extend(pods_missing(&last.devices, &self.devices).map(|ifindex| Event::PodVanished { ifindex }));
+            events.extend(pods_missing(&self.devices, &last.devices).map(|ifindex| Event::PodAppeared { ifindex }));
+        }
+        for (uplink, now) in self.uplinks.iter().enumerate() {
+            uplink_events(uplink, last.uplinks.get(uplink).map(Option::as_ref), now.as_ref(), &mut events);
+        }
+        if addresses.is_some() {
+            events.push(Event::AddressesChanged);
+        }
+        Update {
+            fib: changed(&self.fib, &last.fib),
+            neighbors: changed(&self.neighbors, &last.neighbors),
+            devices,
+            uplinks,
+            addresses,
+            events,
+        }
+    }
+}
+
+fn changed<T>(now: &Arc<T>, last: &Arc<T>) -> Option<Arc<T>> {
+    (!Arc::ptr_eq(now, last)).then(|| Arc::clone(now))
+}
+
+/// Pods' devices of `here` that are none in `there`.
+fn pods_missing<'a>(here: &'a Devices, there: &'a Devices) -> impl Iterator<Item = u32> + 'a {
+    let is_pod = |devices: &Devices, ifindex| devices.get(ifindex).is_some_and(|device| device.kind == DeviceKind::Pod);
+    here.by_index.keys().copied().filter(move |&ifindex| is_pod(here, ifindex) && !is_pod(there, ifindex))
+}
+
+/// `last` is `None` in the first update.
+fn uplink_events(uplink: usize, last: Option<Option<&Uplink>>, now: Option<&Uplink>, events: &mut Vec<Event>) {
+    match (last, now) {
+        (None | Some(Some(_)), None) => events.push(Event::UplinkGone { uplink }),
+        (Some(None), Some(_)) => events.push(Event::UplinkBack { uplink }),
+        (Some(Some(last)), Some(now)) if last.ifindex != now.ifindex => {
+            events.extend([Event::UplinkGone { uplink }, Event::UplinkBack { uplink }]);
+        }
+        (Some(Some(last)), Some(now)) if last != now => events.push(Event::UplinkChanged { uplink }),
+        _ => {}
+    }
 }

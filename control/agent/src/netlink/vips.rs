@@ -1,12 +1,19 @@
 //! Routes of the VIPs into the hostlink, for the node's own sockets.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol};
+use rtnetlink::RouteMessageBuilder;
 use rustc_hash::FxHashSet;
 
-use super::NetlinkError;
+use super::kernel::local_addresses;
+use super::socket::Requests;
+use super::{HOSTLINK_GATEWAY, NetlinkError, ROUTE_PROTOCOL, RW1};
 
-/// A VIP whose route the kernel did not take.
+/// A VIP whose route the kernel did not take, or keeps although it is not wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VipConflict {
     pub vip: Ipv4Addr,
@@ -25,23 +32,109 @@ pub struct Reconciled {
 }
 
 /// `VIP/32 via 169.254.82.2 dev rw1 onlink src NODE proto 82` in table main, one for each VIP.
-#[derive(Debug)]
-pub struct VipRoutes {}
+pub struct VipRoutes {
+    requests: Requests,
+    rw1_ifindex: u32,
+}
 
 impl VipRoutes {
     /// # Errors
     /// The netlink socket cannot be opened.
     pub fn new(rw1_ifindex: u32) -> Result<VipRoutes, NetlinkError> {
-        let _ = rw1_ifindex;
-        unimplemented!()
+        Ok(VipRoutes { requests: Requests::open()?, rw1_ifindex })
     }
 
-    /// Makes the routes of protocol 82 equal to `wanted`; others' routes are never touched. Reads what is there each time, so it also repairs.
+    /// Makes the routes of protocol 82 equal to `wanted`, with `source` as the address that the node's sockets get; others' routes
+    /// are never touched. Reads what is there each time, so it also repairs.
     ///
     /// # Errors
     /// The kernel's tables cannot be read. What it refuses for single routes is in [`Reconciled::conflicts`].
     pub async fn reconcile(&mut self, wanted: &FxHashSet<Ipv4Addr>, source: Ipv4Addr) -> Result<Reconciled, NetlinkError> {
-        let _ = (wanted, source);
-        unimplemented!()
+        let node: HashSet<Ipv4Addr> = local_addresses(&mut self.requests).await?.iter().map(|local| local.address).collect();
+        let mut local: Vec<Ipv4Addr> = wanted.iter().copied().filter(|vip| node.contains(vip)).collect();
+        local.sort_unstable();
+
+        let mut missing: FxHashSet<Ipv4Addr> = wanted.iter().copied().filter(|vip| !node.contains(vip)).collect();
+        let mut surplus = Vec::new();
+        for route in ours(&mut self.requests).await? {
+            if !self.fits(&route, source) || !missing.remove(&destination(&route)) {
+                surplus.push(route);
+            }
+        }
+        let mut missing: Vec<Ipv4Addr> = missing.into_iter().collect();
+        missing.sort_unstable();
+
+        let mut result = Reconciled { local, ..Reconciled::default() };
+        // First, because a route with another source is in the way of its successor.
+        let vips: Vec<Ipv4Addr> = surplus.iter().map(destination).collect();
+        for (removed, vip) in remove(&mut self.requests, surplus).await?.into_iter().zip(vips) {
+            match removed {
+                Ok(()) => result.removed += 1,
+                Err(error) => result.conflicts.push(VipConflict { vip, reason: error.to_string() }),
+            }
+        }
+        let requests = missing.iter().map(|&vip| (Message::NewRoute(self.route(vip, source)), NLM_F_CREATE | NLM_F_EXCL)).collect();
+        let added = self.requests.batch(requests, |number| format!("add the route {}/32 dev {RW1}", missing[number])).await?;
+        for (added, &vip) in added.into_iter().zip(&missing) {
+            match added {
+                Ok(()) => result.added += 1,
+                Err(error) if error.errno() == Some(libc::EEXIST) => {
+                    let reason = format!("a route to {vip}/32 that is not Ringway's exists in table main: the node's own sockets use that");
+                    result.conflicts.push(VipConflict { vip, reason });
+                }
+                Err(error) => result.conflicts.push(VipConflict { vip, reason: error.to_string() }),
+            }
+        }
+        Ok(result)
     }
+
+    fn route(&self, vip: Ipv4Addr, source: Ipv4Addr) -> RouteMessage {
+        RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(vip, 32)
+            .gateway(HOSTLINK_GATEWAY)
+            .output_interface(self.rw1_ifindex)
+            .pref_source(source)
+            .protocol(RouteProtocol::from(ROUTE_PROTOCOL))
+            .onlink()
+            .build()
+    }
+
+    fn fits(&self, route: &RouteMessage, source: Ipv4Addr) -> bool {
+        let has = |wanted: RouteAttribute| route.attributes.contains(&wanted);
+        route.header.table == RouteHeader::RT_TABLE_MAIN
+            && route.header.destination_prefix_length == 32
+            && route.header.flags.contains(RouteFlags::Onlink)
+            && !route.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::Priority(_)))
+            && has(RouteAttribute::Oif(self.rw1_ifindex))
+            && has(RouteAttribute::Gateway(RouteAddress::Inet(HOSTLINK_GATEWAY)))
+            && has(RouteAttribute::PrefSource(RouteAddress::Inet(source)))
+    }
+}
+
+/// All IPv4 routes of our protocol, whatever their table.
+pub(super) async fn ours(requests: &mut Requests) -> Result<Vec<RouteMessage>, NetlinkError> {
+    let mut ask = RouteMessageBuilder::<Ipv4Addr>::new().protocol(RouteProtocol::from(ROUTE_PROTOCOL)).build();
+    // 0: of all tables.
+    ask.header.table = RouteHeader::RT_TABLE_UNSPEC;
+    let messages = requests.dump(&format!("read the routes of protocol {ROUTE_PROTOCOL}"), Message::GetRoute(ask)).await?;
+    let routes = messages.into_iter().filter_map(|message| match message {
+        // The kernel filters; were that to fail, others' routes would be removed: look again.
+        Message::NewRoute(route) if u8::from(route.header.protocol) == ROUTE_PROTOCOL => Some(route),
+        _ => None,
+    });
+    Ok(routes.collect())
+}
+
+pub(super) async fn remove(requests: &mut Requests, routes: Vec<RouteMessage>) -> Result<Vec<Result<(), NetlinkError>>, NetlinkError> {
+    let vips: Vec<Ipv4Addr> = routes.iter().map(destination).collect();
+    let messages = routes.into_iter().map(|route| (Message::DelRoute(route), 0)).collect();
+    requests.batch(messages, |number| format!("remove the route to {}", vips[number])).await
+}
+
+fn destination(route: &RouteMessage) -> Ipv4Addr {
+    let destination = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
+        _ => None,
+    });
+    destination.unwrap_or(Ipv4Addr::UNSPECIFIED)
 }
