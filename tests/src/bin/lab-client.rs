@@ -18,6 +18,9 @@ use serde_json::json;
 /// An answer that takes longer counts as an error.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Of repeated exchanges: a pause is measured there, it is not an error.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -52,9 +55,9 @@ enum Command {
     Udp { target: SocketAddr, source_port: u16 },
     /// One line over TCP and its answer.
     Line { target: SocketAddr, source_port: u16 },
-    /// Milliseconds until a connect succeeds, or does not any more.
+    /// Ends when a connect succeeds, or does not any more.
     Until { wanted: Wanted, target: SocketAddr, timeout_ms: u64 },
-    /// Connections that stay; `exchange`, `every MS` and `stop` on standard input.
+    /// Connections that stay; `exchange MS`, `every MS` and `stop` on standard input.
     Hold { target: SocketAddr, connections: usize },
     /// Sends the frames that stand on standard input in hex, one a line.
     Frames { device: String },
@@ -201,13 +204,17 @@ fn exchange(stream: &mut BufReader<TcpStream>, line: &str) -> Result<String> {
 }
 
 fn until(wanted: Wanted, target: SocketAddr, timeout: Duration) -> Result<()> {
+    // A lab answers in well under a millisecond: short, so that a SYN that fell into a gap does not hide the end of it.
+    let patience = match wanted {
+        Wanted::Answer => Duration::from_millis(10),
+        Wanted::Refuse => Duration::from_millis(50),
+    };
+    print_line("trying")?;
     let start = Instant::now();
     loop {
-        let attempt = Instant::now();
-        let connected = TcpStream::connect_timeout(&target, Duration::from_millis(50)).is_ok();
+        let connected = TcpStream::connect_timeout(&target, patience).is_ok();
         if connected == matches!(wanted, Wanted::Answer) {
-            // The state was there when the attempt began.
-            return print_line(&format!("{:.1}", (attempt - start).as_secs_f64() * 1000.0));
+            return print_line("done");
         }
         if start.elapsed() > timeout {
             bail!("{target} {} after {timeout:?}", if connected { "still answers" } else { "does not answer" });
@@ -236,21 +243,27 @@ fn hold(target: SocketAddr, connections: usize) -> Result<()> {
             Some(interval) => commands.recv_timeout(interval),
             None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
-        match command.as_deref() {
-            Ok("exchange") => {
-                round.exchange_all(&mut streams);
+        let command = match command {
+            Ok(command) => command,
+            Err(RecvTimeoutError::Timeout) => {
+                round.exchange_all(&mut streams, LONGEST_PAUSE);
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        };
+        let (verb, ms) = command.split_once(' ').unwrap_or((&command, "0"));
+        let ms = Duration::from_millis(ms.parse().with_context(|| format!("no number: {command}"))?);
+        match verb {
+            "exchange" => {
+                round.exchange_all(&mut streams, ms);
                 std::mem::take(&mut round).print()?;
             }
-            Ok("stop") => {
+            "every" => every = Some(ms),
+            "stop" => {
                 every = None;
                 std::mem::take(&mut round).print()?;
             }
-            Ok(text) => {
-                let ms = text.strip_prefix("every ").with_context(|| format!("no such command: {text}"))?;
-                every = Some(Duration::from_millis(ms.parse()?));
-            }
-            Err(RecvTimeoutError::Timeout) => round.exchange_all(&mut streams),
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            _ => bail!("no such command: {command}"),
         }
     }
 }
@@ -263,11 +276,11 @@ struct Round {
 }
 
 impl Round {
-    fn exchange_all(&mut self, streams: &mut [BufReader<TcpStream>]) {
+    fn exchange_all(&mut self, streams: &mut [BufReader<TcpStream>], patience: Duration) {
         for stream in streams {
             let start = Instant::now();
-            // A pause is measured, not an error: the answer may come late.
-            let _ = stream.get_ref().set_read_timeout(Some(Duration::from_secs(15)));
+            // Without a time-out the read would only take longer.
+            let _ = stream.get_ref().set_read_timeout(Some(patience));
             self.seen.note(exchange(stream, "again"));
             self.longest_gap = self.longest_gap.max(start.elapsed());
         }

@@ -57,8 +57,11 @@ async fn answer_connection(stream: TcpStream, peer: SocketAddr, name: &str) -> R
         match request[..] {
             [method @ ("GET" | "POST"), path, "HTTP/1.1" | "HTTP/1.0"] => {
                 let (method, path) = (method.to_owned(), path.to_owned());
-                let length = read_headers(&mut stream).await?;
-                answer_http(&mut stream, &method, &path, length, &format!("{name} {peer}\n")).await?;
+                let headers = read_headers(&mut stream).await?;
+                answer_http(&mut stream, &method, &path, headers.length, &format!("{name} {peer}\n")).await?;
+                if headers.close {
+                    return Ok(());
+                }
             }
             _ => stream.write_all(format!("{name} {peer} {line}").as_bytes()).await?,
         }
@@ -67,16 +70,24 @@ async fn answer_connection(stream: TcpStream, peer: SocketAddr, name: &str) -> R
     Ok(())
 }
 
-/// Reads up to the empty line; the Content-Length.
-async fn read_headers(stream: &mut BufReader<TcpStream>) -> Result<u64> {
-    let mut length = 0;
+/// What matters of a request's headers.
+#[derive(Default)]
+struct Headers {
+    length: u64,
+    close: bool,
+}
+
+/// Reads up to the empty line.
+async fn read_headers(stream: &mut BufReader<TcpStream>) -> Result<Headers> {
+    let mut headers = Headers::default();
     let mut header = String::new();
     loop {
         header.clear();
         stream.read_line(&mut header).await?;
-        let Some((key, value)) = header.trim_end().split_once(':') else { return Ok(length) };
+        let Some((key, value)) = header.trim_end().split_once(':') else { return Ok(headers) };
         match key.to_ascii_lowercase().as_str() {
-            "content-length" => length = value.trim().parse().context("Content-Length is no number")?,
+            "content-length" => headers.length = value.trim().parse().context("Content-Length is no number")?,
+            "connection" => headers.close = value.trim().eq_ignore_ascii_case("close"),
             "expect" => stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?,
             _ => {}
         }

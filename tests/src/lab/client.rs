@@ -1,7 +1,7 @@
 //! Clients: `lab-client` in a namespace.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -63,11 +63,17 @@ impl Namespace {
         self.exec(&[&program.to_string_lossy(), "line", target, &source_port.to_string()]).map(|text| text.trim_end().to_owned())
     }
 
-    /// Milliseconds until a connect to `target` succeeds (`answer`) or does not (`refuse`: error or no answer in 50 ms), tried every 2 ms.
-    pub fn until(&self, wanted: &str, target: &str, timeout: Duration) -> Result<f64> {
+    /// Milliseconds until a connect to `target` succeeds (`answer`) or does not (`refuse`), tried every 2 ms, counted from the end of `change`.
+    pub fn until(&self, wanted: &str, target: &str, timeout: Duration, change: impl FnOnce() -> Result<()>) -> Result<f64> {
         let program = own_program("lab-client")?;
-        let text = self.exec(&[&program.to_string_lossy(), "until", wanted, target, &timeout.as_millis().to_string()])?;
-        text.trim().parse().with_context(|| format!("lab-client until printed {text}"))
+        let mut watcher = self.spawn("until", &[&program.to_string_lossy(), "until", wanted, target, &timeout.as_millis().to_string()])?;
+        let line = watcher.line(Duration::from_secs(5))?;
+        ensure!(line == "trying", "lab-client until says {line}");
+        change()?;
+        let start = Instant::now();
+        let line = watcher.line(timeout + Duration::from_secs(1))?;
+        ensure!(line == "done", "lab-client until says {line}");
+        Ok(start.elapsed().as_secs_f64() * 1000.0)
     }
 
     /// Sends raw Ethernet frames out of `device`.
@@ -103,10 +109,10 @@ impl Namespace {
 }
 
 impl Stream {
-    /// One exchange on every connection; what all of them saw since the last call.
-    pub fn exchange(&mut self, timeout: Duration) -> Result<StreamReport> {
-        self.process.say("exchange")?;
-        self.report(timeout)
+    /// One exchange on every connection; what all of them saw. An answer that takes longer than `patience` is an error.
+    pub fn exchange(&mut self, patience: Duration) -> Result<StreamReport> {
+        self.process.say(&format!("exchange {}", patience.as_millis()))?;
+        self.report(patience + Duration::from_secs(30))
     }
 
     /// Exchanges on every connection each `interval` from now on, until [`Stream::stop`].

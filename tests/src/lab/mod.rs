@@ -52,7 +52,7 @@ pub struct Lab {
     /// Processes that live as long as the lab.
     processes: RefCell<Vec<Process>>,
     /// `ringway` processes with their node and state directory: asked for their tables when the test fails.
-    ringways: RefCell<Vec<(Namespace, PathBuf, Rc<RefCell<Option<Process>>>)>>,
+    ringways: RefCell<Vec<(Namespace, PathBuf, ringway::SharedProcess)>>,
 }
 
 /// Runs a test in a lab of its own. Whether it fails by `Err` or by panic, captures, logs and the tables of `ringway` stay in

@@ -49,6 +49,9 @@ impl RingwayOptions {
     }
 }
 
+/// Shared between the test and its lab, which asks the process for its tables before it dies. `None` until it was started.
+pub(super) type SharedProcess = Rc<RefCell<Option<Process>>>;
+
 /// A running `ringway` on node1; it can be killed and started again.
 pub struct Ringway {
     node: Namespace,
@@ -56,8 +59,7 @@ pub struct Ringway {
     arguments: Vec<String>,
     manifests: PathBuf,
     state_dir: PathBuf,
-    /// Shared with the lab, which asks it for its tables before it dies.
-    process: Rc<RefCell<Option<Process>>>,
+    process: SharedProcess,
 }
 
 impl Ringway {
@@ -189,7 +191,7 @@ impl Ringway {
 
 impl Lab {
     /// A place for the process that the lab asks for its tables when the test fails.
-    fn adopt_ringway(&self, node: &Namespace) -> Rc<RefCell<Option<Process>>> {
+    fn adopt_ringway(&self, node: &Namespace) -> SharedProcess {
         let process = Rc::new(RefCell::new(None));
         self.ringways.borrow_mut().push((node.clone(), self.state_dir().join("ringway"), Rc::clone(&process)));
         process

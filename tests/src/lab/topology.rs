@@ -15,6 +15,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, ensure};
 
 use super::namespace::Namespace;
+use super::process::Process;
 use super::{Lab, servers};
 
 /// Addresses that tests name.
@@ -259,6 +260,11 @@ impl Net {
         }
         self.pods.push(Pod { name, namespace, address, node: NODES[node], device });
         Ok(())
+    }
+
+    /// A server that is no pod: on a node, or on the client. Give it to [`Lab::adopt`], or keep it.
+    pub fn start_server(&self, namespace: &Namespace, name: &str, port: u16) -> Result<Process> {
+        servers::start(namespace, name, port)
     }
 
     /// Deletes a pod: its namespace, and with it its device and routes.

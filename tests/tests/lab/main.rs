@@ -1,14 +1,70 @@
 //! The lab tests: `ringway` on real devices, with real clients. One topic a file. They need root and the release binary.
 #![forbid(unsafe_code)]
 
+mod announcement;
+mod bulk;
+mod changes;
+mod firewall;
+mod garbage;
+mod limits;
+mod local_backends;
+mod node_clients;
+mod pod_clients;
+mod remote_backends;
+mod restart;
+mod scale;
 mod topologies;
+mod wire;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use anyhow::Result;
-use ringway_tests::lab::{self, Lab};
+use anyhow::{Result, ensure};
+use ringway_tests::lab::{self, Lab, Load, Net, Pod, Ringway, RingwayOptions, Service, Topology, address};
+
+/// Where clients outside find the service that most tests use.
+const VIP_80: &str = "10.0.0.100:80";
+const VIP_URL: &str = "http://10.0.0.100/";
+const CLUSTER_IP_80: &str = "10.96.0.10:80";
+const CLUSTER_IP_URL: &str = "http://10.96.0.10/";
 
 /// Runs a test in a lab that is named after it.
 fn lab(name: &str, test: impl FnOnce(&Rc<Lab>) -> Result<()>) -> Result<()> {
     lab::run(name, test)
+}
+
+/// Runs a test with `ringway` on node1 serving one service (VIP and ClusterIP, TCP and UDP) on these pods.
+fn serving(
+    name: &str,
+    topology: Topology,
+    options: RingwayOptions,
+    pods: &[&str],
+    test: impl FnOnce(&mut Net, &Ringway) -> Result<()>,
+) -> Result<()> {
+    lab(name, |lab| {
+        let mut net = topology.build(lab)?;
+        lab.capture(&net.router, "node1-eth0")?;
+        lab.capture(&net.node1, "any")?;
+        let service = web(&net, pods)?;
+        let ringway = Ringway::start(&net, &options, &[service])?;
+        test(&mut net, &ringway)?;
+        ensure!(ringway.is_running(), "ringway ended: {}", ringway.log());
+        Ok(())
+    })
+}
+
+fn web(net: &Net, pods: &[&str]) -> Result<Service> {
+    let pods: Vec<&Pod> = pods.iter().map(|name| net.pod(name)).collect::<Result<_>>()?;
+    Ok(Service::web(address::VIP, address::CLUSTER_IP, pods))
+}
+
+/// Every request was answered, by each of these servers and by no other, and they saw this client.
+fn ensure_served(load: &Load, servers: &[&str], seen_as: &str) -> Result<()> {
+    ensure!(load.errors == 0, "{} of {} requests failed: {:?}", load.errors, load.requests + load.errors, load.first_error);
+    ensure!(load.requests > 0, "no request was made");
+    let names: Vec<&str> = load.servers.keys().map(String::as_str).collect();
+    ensure!(names == servers, "answers came from {:?}, not from {servers:?}", load.servers);
+    let expected = BTreeMap::from([(seen_as.to_owned(), load.requests)]);
+    ensure!(load.seen_as == expected, "the servers saw {:?}, not {seen_as}", load.seen_as);
+    Ok(())
 }
