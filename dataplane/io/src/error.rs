@@ -11,7 +11,9 @@ pub enum Error {
     Memory { worker: usize, bytes: usize, source: io::Error },
     #[error("cannot {attempt} for queue {queue} of {ifname} ({mode}): {source}; {remedy}")]
     Socket { attempt: &'static str, ifname: String, queue: u32, mode: &'static str, source: io::Error, remedy: &'static str },
-    #[error("cannot register the XSK of queue {queue} of {ifname} in its XSKMAP at key {key}: {source}; is the map large enough and the device in this network namespace?")]
+    #[error(
+        "cannot register the XSK of queue {queue} of {ifname} in its XSKMAP at key {key}: {source}; is the map large enough and the device in this network namespace?"
+    )]
     Xskmap { ifname: String, queue: u32, key: u32, source: io::Error },
     #[error("cannot start the thread of worker {worker}: {source}")]
     Thread { worker: usize, source: io::Error },

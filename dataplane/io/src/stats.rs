@@ -1,6 +1,8 @@
 //! What workers tell about themselves: counters and gauges, stored by their owner, read by anyone at any time.
 
-use ringway_engine::verdict::VerdictCounts;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use ringway_engine::verdict::{DropReason, VerdictCounts};
 
 use crate::config::{BindMode, Port};
 
@@ -39,7 +41,7 @@ pub struct SocketStatus {
     pub counters: SocketCounters,
 }
 
-/// Counters of one socket: its own, and the kernel's (`XDP_STATISTICS`) as last read by the worker, at most a second old.
+/// Counters of one socket: its own, and the kernel's (`XDP_STATISTICS`) as last read by the worker, at most 300 ms old.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketCounters {
     pub rx_packets: u64,
@@ -96,7 +98,7 @@ pub struct WorkerStats {
     pub neighbor_requests: u64,
     /// Frames of the control half that were transmitted.
     pub injected: u64,
-    /// Frames that a refill would have given to the kernel and the pool did not have.
+    /// Times that a refill found too few free frames, after one that had found enough.
     pub refill_short: u64,
     /// Flows removed by sweeps.
     pub flows_swept: u64,
@@ -104,4 +106,70 @@ pub struct WorkerStats {
     /// A held frame counts as `hold` each time the engine sees it.
     pub verdicts: VerdictCounts,
     pub frames: FrameGauges,
+}
+
+/// Declares the atomic twin of a struct of counters. Only the owner stores, so plain relaxed stores suffice: a reader sees each
+/// counter as of some recent round, not all of the same one.
+macro_rules! published {
+    ($twin:ident of $plain:ident { $($field:ident),* } { $($nested:ident: $nested_twin:ident),* }) => {
+        #[derive(Debug, Default)]
+        pub(crate) struct $twin { $($field: AtomicU64,)* $($nested: $nested_twin,)* }
+
+        impl $twin {
+            #[inline]
+            pub fn store(&self, plain: &$plain) {
+                let $plain { $($field,)* $($nested,)* } = plain;
+                $(self.$field.store(*$field, Relaxed);)*
+                $(self.$nested.store($nested);)*
+            }
+
+            pub fn load(&self) -> $plain {
+                $plain { $($field: self.$field.load(Relaxed),)* $($nested: self.$nested.load(),)* }
+            }
+        }
+    };
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct PublishedDrops([AtomicU64; DropReason::ALL.len()]);
+
+impl PublishedDrops {
+    #[inline]
+    pub fn store(&self, plain: &[u64; DropReason::ALL.len()]) {
+        for (published, count) in self.0.iter().zip(plain) {
+            published.store(*count, Relaxed);
+        }
+    }
+
+    pub fn load(&self) -> [u64; DropReason::ALL.len()] {
+        std::array::from_fn(|reason| self.0[reason].load(Relaxed))
+    }
+}
+
+published! { PublishedVerdicts of VerdictCounts { uplink, host, hold } { drops: PublishedDrops } }
+published! { PublishedFrames of FrameGauges { total, pool, fill, rx, tx, completion, held, lost } {} }
+published! {
+    PublishedSocket of SocketCounters {
+        rx_packets, rx_bytes, tx_packets, tx_bytes, kicks, rx_dropped, rx_ring_full, fill_ring_empty, rx_invalid, tx_invalid
+    } {}
+}
+published! {
+    PublishedStats of WorkerStats {
+        packets, bytes, batches, sleeps, wakeups, resubmitted, neighbor_requests, injected, refill_short, flows_swept
+    } { verdicts: PublishedVerdicts, frames: PublishedFrames }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_stored_is_loaded() {
+        let mut stats = WorkerStats { packets: 1, flows_swept: 2, ..WorkerStats::default() };
+        stats.verdicts.drops[DropReason::TxRingFull as usize] = 3;
+        stats.frames.held = 4;
+        let published = PublishedStats::default();
+        published.store(&stats);
+        assert_eq!(published.load(), stats);
+    }
 }

@@ -1,0 +1,191 @@
+//! Frames that wait for a neighbor.
+
+use std::net::Ipv4Addr;
+
+use arrayvec::ArrayVec;
+use ringway_engine::engine::BATCH_MAX;
+
+use crate::config::Port;
+use crate::shared::NeighborRequest;
+use crate::umem::Frame;
+
+/// Frames that wait for one neighbor. Linux keeps about as much per neighbor (`unres_qlen_bytes`) for small packets' sake: the
+/// first packet of a few clients, not a flood.
+const PER_NEIGHBOR: usize = 4;
+/// Frames that wait in all: one batch, so that a new attempt is one call of the engine.
+const HELD_MAX: usize = BATCH_MAX;
+/// A neighbor that is there answers in milliseconds; the kernel gives up after three tries, a second apart. A client has repeated
+/// its packet by then, and a later one finds the neighbor known.
+const PATIENCE_NS: u64 = 1_000_000_000;
+/// Pause between two attempts while no new snapshot came.
+pub(crate) const RETRY_NS: u64 = 50_000_000;
+/// The same neighbor is not asked for more often.
+const ASK_AGAIN_NS: u64 = 1_000_000_000;
+/// Neighbors asked for lately, to know which not to ask for again.
+const ASKED_MAX: usize = 64;
+
+/// A frame that waits, untouched, with what is needed to hand it to the engine again.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub frame: Frame,
+    /// Where it was received.
+    pub port: Port,
+    pub neighbor: NeighborRequest,
+    /// When it was held first.
+    pub since_ns: u64,
+}
+
+/// The hold list of a worker.
+#[derive(Debug, Default)]
+pub(crate) struct HoldList {
+    held: ArrayVec<Held, HELD_MAX>,
+    asked: ArrayVec<(NeighborRequest, u64), ASKED_MAX>,
+    /// Where the next entry of a full `asked` goes.
+    asked_next: usize,
+    tried_ns: u64,
+}
+
+impl HoldList {
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Keeps a frame, or gives it back if too many wait already.
+    pub fn hold(&mut self, held: Held, now_ns: u64) -> Result<(), Frame> {
+        let waiting = self.held.iter().filter(|other| other.neighbor == held.neighbor).count();
+        if waiting >= PER_NEIGHBOR || self.held.is_full() {
+            return Err(held.frame);
+        }
+        if self.held.is_empty() {
+            self.tried_ns = now_ns;
+        }
+        self.held.push(held);
+        Ok(())
+    }
+
+    /// Whether this neighbor is to be asked for, which is then noted.
+    pub fn asks(&mut self, neighbor: NeighborRequest, now_ns: u64) -> bool {
+        if let Some((_, asked_ns)) = self.asked.iter_mut().find(|(other, _)| *other == neighbor) {
+            let again = now_ns.saturating_sub(*asked_ns) >= ASK_AGAIN_NS;
+            if again {
+                *asked_ns = now_ns;
+            }
+            return again;
+        }
+        if self.asked.is_full() {
+            self.asked[self.asked_next] = (neighbor, now_ns);
+            self.asked_next = (self.asked_next + 1) % ASKED_MAX;
+        } else {
+            self.asked.push((neighbor, now_ns));
+        }
+        true
+    }
+
+    /// Forgets a question that did not reach the control half.
+    pub fn unask(&mut self, neighbor: NeighborRequest) {
+        self.asked.retain(|(other, _)| *other != neighbor);
+        self.asked_next = 0;
+    }
+
+    /// Whether it is time to try the held frames again without a new snapshot.
+    pub fn is_due(&self, now_ns: u64) -> bool {
+        !self.held.is_empty() && now_ns.saturating_sub(self.tried_ns) >= RETRY_NS
+    }
+
+    /// Takes all frames for an attempt: first those whose patience is over, by `expired`, then the rest as the return value.
+    pub fn take(&mut self, now_ns: u64, mut expired: impl FnMut(Frame)) -> ArrayVec<Held, HELD_MAX> {
+        self.tried_ns = now_ns;
+        let mut waiting = ArrayVec::new();
+        for held in self.held.drain(..) {
+            if now_ns.saturating_sub(held.since_ns) >= PATIENCE_NS {
+                expired(held.frame);
+            } else {
+                waiting.push(held);
+            }
+        }
+        waiting
+    }
+}
+
+/// A request for the neighbor of a `Hold` verdict.
+pub(crate) fn neighbor(ifindex: u32, address: Ipv4Addr) -> NeighborRequest {
+    NeighborRequest { ifindex, address }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::umem::{Pool, Umem};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn held(pool: &mut Pool, last_octet: u8, since_ns: u64) -> Held {
+        let frame = pool.take().expect("enough frames");
+        Held { frame, port: Port::Uplink(0), neighbor: neighbor(3, Ipv4Addr::new(10, 0, 0, last_octet)), since_ns }
+    }
+
+    #[test]
+    fn four_wait_per_neighbor_and_a_batch_in_all() {
+        let (_umem, mut pool) = Umem::new(128, 2048).expect("memory");
+        let mut list = HoldList::default();
+        for _ in 0..PER_NEIGHBOR {
+            assert!(list.hold(held(&mut pool, 1, 0), 0).is_ok());
+        }
+        assert!(list.hold(held(&mut pool, 1, 0), 0).is_err());
+        for i in 0..HELD_MAX - PER_NEIGHBOR {
+            assert!(list.hold(held(&mut pool, 2 + i as u8, 0), 0).is_ok());
+        }
+        assert!(list.hold(held(&mut pool, 200, 0), 0).is_err());
+        assert_eq!(list.len(), HELD_MAX);
+    }
+
+    #[test]
+    fn patience_ends_after_a_second() {
+        let (_umem, mut pool) = Umem::new(4, 2048).expect("memory");
+        let mut list = HoldList::default();
+        assert!(list.hold(held(&mut pool, 1, 0), 0).is_ok());
+        assert!(list.hold(held(&mut pool, 2, SECOND / 2), SECOND / 2).is_ok());
+        assert!(!list.is_due(RETRY_NS - 1));
+        assert!(list.is_due(RETRY_NS));
+        let mut expired = 0;
+        let waiting = list.take(SECOND, |frame| {
+            pool.give(frame);
+            expired += 1;
+        });
+        assert_eq!((expired, waiting.len()), (1, 1));
+        assert_eq!(waiting[0].since_ns, SECOND / 2);
+        assert!(list.is_empty());
+    }
+
+    #[test]
+    fn a_frame_held_again_waits_for_the_next_attempt() {
+        let (_umem, mut pool) = Umem::new(1, 2048).expect("memory");
+        let mut list = HoldList::default();
+        assert!(list.hold(held(&mut pool, 1, 0), 0).is_ok());
+        let waiting = list.take(RETRY_NS, |frame| pool.give(frame));
+        for held in waiting {
+            assert!(list.hold(held, RETRY_NS).is_ok());
+        }
+        assert!(!list.is_due(RETRY_NS + 1));
+        assert!(list.is_due(2 * RETRY_NS));
+    }
+
+    #[test]
+    fn the_same_neighbor_is_asked_for_once_a_second() {
+        let mut list = HoldList::default();
+        let one = neighbor(3, Ipv4Addr::new(10, 0, 0, 1));
+        assert!(list.asks(one, 0));
+        assert!(!list.asks(one, SECOND - 1));
+        assert!(list.asks(one, SECOND));
+        list.unask(one);
+        assert!(list.asks(one, SECOND + 1), "the queue was full: ask again");
+        for i in 0..=255 {
+            list.asks(neighbor(4, Ipv4Addr::new(10, 0, 1, i)), SECOND);
+        }
+        assert_eq!(list.asked.len(), ASKED_MAX);
+    }
+}

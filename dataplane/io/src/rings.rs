@@ -1,0 +1,156 @@
+//! The four rings of one socket, and the frames that are in them.
+
+use arrayvec::ArrayVec;
+use ringway_engine::engine::BATCH_MAX;
+
+use crate::ring::{Consumer, Producer};
+use crate::umem::{Frame, Pool, Umem};
+
+/// Moves frames between a worker and the kernel. What it took and did not give back is counted, so no frame can hide here.
+#[derive(Debug)]
+pub(crate) struct Rings {
+    fill: Producer<u64>,
+    rx: Consumer<libc::xdp_desc>,
+    tx: Producer<libc::xdp_desc>,
+    completion: Consumer<u64>,
+    /// Frames given to the kernel to receive into and not received: in the fill ring, in the driver, or in the rx ring.
+    to_receive: u32,
+    /// Frames given to the kernel to transmit and not completed: in the tx ring, in the driver, or in the completion ring.
+    to_transmit: u32,
+    /// Pushed since the last [`Rings::submit`].
+    unsubmitted: bool,
+}
+
+impl Rings {
+    pub fn new(fill: Producer<u64>, rx: Consumer<libc::xdp_desc>, tx: Producer<libc::xdp_desc>, completion: Consumer<u64>) -> Rings {
+        Rings { fill, rx, tx, completion, to_receive: 0, to_transmit: 0, unsubmitted: false }
+    }
+
+    /// Gives free frames to the kernel until it has as many as the fill ring is deep. Returns how many the pool lacked.
+    ///
+    /// Counting what is outstanding, not what is free in the ring, bounds the frames of a socket: a kernel that moves them from
+    /// the fill ring to the rx ring faster than we look gets no more of them.
+    #[inline]
+    pub fn refill(&mut self, pool: &mut Pool) -> u32 {
+        let wanted = self.fill.depth() - self.to_receive;
+        if wanted == 0 {
+            return 0;
+        }
+        let mut given = 0;
+        while given < wanted {
+            let Some(frame) = pool.take() else { break };
+            if !self.fill.push(frame.address()) {
+                pool.give(frame);
+                break;
+            }
+            given += 1;
+        }
+        self.fill.submit();
+        self.to_receive += given;
+        wanted - given
+    }
+
+    /// Takes received frames until `frames` is full. Returns the bytes of their packets.
+    #[inline]
+    pub fn receive(&mut self, umem: &Umem, frames: &mut ArrayVec<Frame, BATCH_MAX>) -> u64 {
+        let mut bytes = 0;
+        while frames.remaining_capacity() > 0 {
+            let Some(descriptor) = self.rx.pop() else { break };
+            // SAFETY: the kernel puts only frames into the rx ring that it took from this socket's fill ring, where only `refill`
+            // puts tokens of this worker's UMEM; and each once.
+            if let Some(frame) = unsafe { umem.take_back(descriptor.addr, descriptor.len) } {
+                bytes += u64::from(descriptor.len);
+                self.to_receive -= 1;
+                frames.push(frame);
+            }
+        }
+        if !frames.is_empty() {
+            self.rx.release();
+        }
+        bytes
+    }
+
+    /// Puts a frame into the tx ring; gives it back if the ring is full. The kernel sees it after [`Rings::submit`].
+    #[inline]
+    pub fn transmit(&mut self, frame: Frame) -> Result<(), Frame> {
+        // The completion ring is as deep as the tx ring: with no more than that under way, each completion finds room.
+        if self.to_transmit >= self.tx.depth() {
+            return Err(frame);
+        }
+        if !self.tx.push(libc::xdp_desc { addr: frame.address(), len: frame.len(), options: 0 }) {
+            return Err(frame);
+        }
+        self.to_transmit += 1;
+        self.unsubmitted = true;
+        Ok(())
+    }
+
+    /// Lets the kernel see what was put into the tx ring.
+    #[inline]
+    pub fn submit(&mut self) {
+        if self.unsubmitted {
+            self.tx.submit();
+            self.unsubmitted = false;
+        }
+    }
+
+    /// Takes back what was transmitted.
+    #[inline]
+    pub fn reap(&mut self, umem: &Umem, pool: &mut Pool) -> u32 {
+        if self.to_transmit == 0 {
+            return 0;
+        }
+        let mut reaped = 0;
+        while let Some(address) = self.completion.pop() {
+            // SAFETY: the kernel completes only frames that stood in this socket's tx ring, where only `transmit` puts tokens of
+            // this worker's UMEM; and each once.
+            if let Some(frame) = unsafe { umem.take_back(address, 0) } {
+                self.to_transmit -= 1;
+                pool.give(frame);
+                reaped += 1;
+            }
+        }
+        if reaped > 0 {
+            self.completion.release();
+        }
+        reaped
+    }
+
+    /// Descriptors in the tx ring that the kernel has not taken.
+    #[inline]
+    pub fn tx_pending(&mut self) -> u32 {
+        self.tx.pending()
+    }
+
+    #[inline]
+    pub fn tx_needs_wakeup(&self) -> bool {
+        self.tx.needs_wakeup()
+    }
+
+    #[inline]
+    pub fn rx_needs_wakeup(&self) -> bool {
+        self.fill.needs_wakeup()
+    }
+
+    /// Frames given to the kernel to receive into and not received yet.
+    #[inline]
+    pub fn to_receive(&self) -> u32 {
+        self.to_receive
+    }
+
+    /// Frames given to the kernel to transmit and not taken back yet.
+    #[inline]
+    pub fn to_transmit(&self) -> u32 {
+        self.to_transmit
+    }
+
+    /// Received frames that wait in the rx ring.
+    pub fn rx_available(&mut self) -> u32 {
+        self.rx.available()
+    }
+
+    /// Transmitted frames that wait in the completion ring.
+    pub fn completion_available(&mut self) -> u32 {
+        self.completion.available()
+    }
+}

@@ -1,0 +1,120 @@
+//! The frames of one worker: memory that packets live in, and tokens that say who may touch which part of it.
+//!
+//! A [`Frame`] is neither `Copy` nor `Clone`. Handing it to a ring consumes it, a ring gives it back, so a frame that the kernel
+//! owns cannot be read or written: there is no token for it.
+
+use std::io;
+
+use crate::mapping::Mapping;
+
+/// The right to read and write one frame, and where in it the packet is.
+#[derive(Debug)]
+#[must_use = "a frame that is dropped is lost: give it to a ring or to the pool"]
+pub(crate) struct Frame {
+    /// Offset of the packet in the UMEM.
+    address: u64,
+    /// Bytes of the packet.
+    len: u32,
+}
+
+impl Frame {
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Shortens the packet; longer than it is, it stays.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(u32::try_from(len).unwrap_or(u32::MAX));
+    }
+}
+
+/// The memory of one worker. Each of its sockets registers it as a UMEM of its own, so a frame received on any of them can be
+/// transmitted on any other, zero-copy NIC and veth alike; `XDP_SHARED_UMEM` could not mix those two.
+#[derive(Debug)]
+pub(crate) struct Umem {
+    memory: Mapping,
+    frame_bytes: u32,
+}
+
+/// The free frames of a [`Umem`]. Last in, first out: what was just transmitted is still in the cache.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    free: Vec<Frame>,
+}
+
+impl Umem {
+    /// `frame_bytes` is 2048 or 4096.
+    pub fn new(frames: u32, frame_bytes: u32) -> io::Result<(Umem, Pool)> {
+        assert!(frame_bytes.is_power_of_two());
+        let memory = Mapping::anonymous(frames as usize * frame_bytes as usize)?;
+        let free = (0..u64::from(frames)).rev().map(|i| Frame { address: i * u64::from(frame_bytes), len: 0 }).collect();
+        Ok((Umem { memory, frame_bytes }, Pool { free }))
+    }
+
+    pub fn frames(&self) -> u32 {
+        (self.memory.bytes() / self.frame_bytes as usize) as u32
+    }
+
+    pub fn frame_bytes(&self) -> u32 {
+        self.frame_bytes
+    }
+
+    /// What the kernel needs to know to register the memory.
+    pub fn region(&self) -> (u64, u64) {
+        (self.memory.base().as_ptr() as u64, self.memory.bytes() as u64)
+    }
+
+    /// The packet of a frame.
+    #[inline]
+    pub fn bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
+        // SAFETY: every `Frame` is one of `Umem::new` or `Umem::take_back`, both of which keep address and length inside one frame
+        // of the memory, and `truncate` only shortens. The token is unique and borrowed mutably for as long as the slice lives, so
+        // nobody else reaches this frame: neither another slice nor, since it stands in no ring, the kernel.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.base().as_ptr().add(frame.address as usize), frame.len as usize) }
+    }
+
+    /// Makes the token of a frame anew when the kernel gives it back. `None` if the descriptor does not lie in one frame, which
+    /// the kernel never does; that frame is then counted as lost.
+    ///
+    /// # Safety
+    /// The frame at `address` was given to the kernel as a token of this `Umem`, and the kernel has just given it back.
+    #[inline]
+    pub unsafe fn take_back(&self, address: u64, len: u32) -> Option<Frame> {
+        let offset = address & u64::from(self.frame_bytes - 1);
+        let inside = address < self.memory.bytes() as u64 && offset + u64::from(len) <= u64::from(self.frame_bytes);
+        inside.then_some(Frame { address, len })
+    }
+}
+
+impl Pool {
+    #[inline]
+    pub fn take(&mut self) -> Option<Frame> {
+        self.free.pop()
+    }
+
+    #[inline]
+    pub fn give(&mut self, frame: Frame) {
+        // Never allocates: the vector was made with room for every frame there is.
+        self.free.push(frame);
+    }
+
+    pub fn len(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Takes a free frame and puts `bytes` into it, `None` if no frame is free or none is that large.
+    pub fn take_with(&mut self, umem: &Umem, bytes: &[u8]) -> Option<Frame> {
+        if bytes.len() > umem.frame_bytes as usize {
+            return None;
+        }
+        let mut frame = self.take()?;
+        frame.address &= !u64::from(umem.frame_bytes - 1);
+        frame.len = bytes.len() as u32;
+        umem.bytes_mut(&mut frame).copy_from_slice(bytes);
+        Some(frame)
+    }
+}
