@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use etherparse::PacketBuilder;
 use ringway_tests::lab::{Capture, Net, Ringway, RingwayOptions, Topology, address};
 
@@ -71,11 +71,16 @@ fn garbage(net: &Net) -> Result<Vec<Vec<u8>>> {
     Ok(frames)
 }
 
-/// Free and total frames of every UMEM, as `status` shows them.
+/// Every frame is in one of its places, and none is lost.
 fn ensure_no_frame_leaked(ringway: &Ringway) -> Result<()> {
-    let status = ringway.status()?;
-    let frames = &status["frames"];
-    ensure!(frames["leaked"] == 0, "status shows frames {frames}");
+    let stats = ringway.ask("stats")?;
+    let frames = &stats["frames"];
+    let count = |place: &str| frames[place].as_u64().with_context(|| format!("stats shows frames {frames}"));
+    let mut sum = 0;
+    for place in ["pool", "fill", "rx", "tx", "completion", "held"] {
+        sum += count(place)?;
+    }
+    ensure!(count("total")? > 0 && sum == count("total")? && count("lost")? == 0, "frames leaked: {frames}");
     Ok(())
 }
 

@@ -10,7 +10,9 @@ use crate::{VIP_80, VIP_URL, ensure_served, serving, web};
 /// Packets dropped for a reason, over all workers.
 fn drops(ringway: &Ringway, reason: &str) -> Result<u64> {
     let stats = ringway.ask("stats")?;
-    stats["drops"][reason].as_u64().with_context(|| format!("stats has no drops.{reason}: {stats}"))
+    let rows = stats["drops"].as_array().with_context(|| format!("stats has no drops: {stats}"))?;
+    let row = rows.iter().find(|row| row["reason"] == reason).with_context(|| format!("stats has no {reason}: {stats}"))?;
+    row["packets"].as_u64().with_context(|| format!("no number: {row}"))
 }
 
 #[test]

@@ -14,13 +14,13 @@ fn thousand_services() -> Result<()> {
         let service = |number: u16| -> Result<Service> {
             let cluster_ip = format!("10.97.{}.{}", number / 250, number % 250 + 1);
             let service = Service::new(&format!("s{number}")).cluster_ip(&cluster_ip).load_balancer_ip(address::VIP);
-            Ok(service.tcp(10_000 + number, 8080).pods([net.pod(if number % 2 == 0 { "a1" } else { "b1" })?]))
+            Ok(service.tcp(10_000 + number, 8080).pods([net.pod(if number.is_multiple_of(2) { "a1" } else { "b1" })?]))
         };
         let mut services: Vec<Service> = (0..1000).map(service).collect::<Result<_>>()?;
         let ringway = Ringway::start(&net, &RingwayOptions::default(), &services)?;
         let a2 = &net.pod("a2")?.namespace;
-        for number in (0..1000).step_by(77).chain([999]) {
-            let expected = if number % 2 == 0 { "a1 " } else { "b1 " };
+        for number in (0..1000_u16).step_by(77).chain([999]) {
+            let expected = if number.is_multiple_of(2) { "a1 " } else { "b1 " };
             let (port, cluster_ip) = (10_000 + number, format!("10.97.{}.{}", number / 250, number % 250 + 1));
             for (client, address) in [(&net.client, address::VIP), (a2, address::VIP), (a2, &cluster_ip)] {
                 let answer = client.line(&format!("{address}:{port}"), 0)?;
@@ -46,9 +46,8 @@ fn five_thousand_connections() -> Result<()> {
         let report = held.exchange(Duration::from_secs(2))?;
         ensure!(report.errors == 0 && report.exchanges == 5000, "{report:?}");
         ensure!(report.servers.values().all(|count| *count > 1000), "{report:?}");
-        let flows = ringway.ask("flows")?;
-        let text = flows.to_string();
-        ensure!(text.len() > 5000 * 20, "flows shows {} bytes for 5 000 flows", text.len());
+        let flows = ringway.ask("flows")?["flows"].as_array().map_or(0, Vec::len);
+        ensure!(flows >= 5000, "flows shows {flows} flows");
         Ok(())
     })
 }
