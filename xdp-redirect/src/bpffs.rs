@@ -93,7 +93,7 @@ pub fn is_bpffs(path: &Path) -> bool {
 /// The mount namespace in which a mount lasts, if it is not ours: PID 1's, or where we may not see that one, the
 /// outermost of our ancestors' that we may.
 fn outer_namespace() -> Option<File> {
-    let ours = fs::metadata("/proc/self/ns/mnt").ok()?.ino();
+    let ours = fs::metadata("/proc/thread-self/ns/mnt").ok()?.ino();
     let other = |pid: u32| {
         let file = File::open(format!("/proc/{pid}/ns/mnt")).ok()?;
         let inode = file.metadata().ok()?.ino();

@@ -155,7 +155,7 @@ static __always_inline _Bool parse_skb(struct __sk_buff *skb, __u32 *l3, struct 
 		data = (void *)(long)skb->data;
 		end = (void *)(long)skb->data_end;
 	}
-	return parse_ipv4(data + *l3, end, skb->len - *l3, p);
+	return parse_ipv4(data + *l3, end, skb->len - *l3, 1, p);
 }
 
 static __always_inline int edge(struct __sk_buff *skb, enum hook hook, __u32 zone)

@@ -17,10 +17,12 @@ struct packet4 {
 	__u8 ttl;
 };
 
-/* Reads the IPv4 and L4 headers at `ip`. `bytes` is what the packet has from there on, headers and payload.
+/* Reads the IPv4 and L4 headers at `ip`. `bytes` is what the packet has from there on, headers and payload. `big_tcp`:
+ * super-packets of more than 64 KiB may occur, whose header says a length of 0.
  * False for everything that is not a whole, well-formed TCP or UDP header in an unfragmented datagram:
  * such a packet is none of ours and goes on as it is. */
-static __always_inline _Bool parse_ipv4(const struct iphdr *ip, const void *end, __u32 bytes, struct packet4 *p)
+static __always_inline _Bool parse_ipv4(const struct iphdr *ip, const void *end, __u32 bytes, _Bool big_tcp,
+					struct packet4 *p)
 {
 	__u32 total, header;
 	const void *l4;
@@ -31,7 +33,7 @@ static __always_inline _Bool parse_ipv4(const struct iphdr *ip, const void *end,
 		return 0;
 	header = ip->ihl * 4;
 	total = bpf_ntohs(ip->tot_len);
-	if (total == 0) /* a super-packet of more than 64 KiB (BIG TCP), only seen by tc */
+	if (total == 0 && big_tcp)
 		total = bytes;
 	if (total > bytes)
 		return 0;

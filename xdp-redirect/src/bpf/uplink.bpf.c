@@ -5,8 +5,8 @@ struct vlan_tag {
 	__be16 tci, protocol;
 };
 
-/* The offset of the L3 header behind at most two VLAN tags, and its protocol. */
-static __always_inline __u32 parse_ethernet(const struct ethhdr *eth, const void *end, __be16 *protocol)
+/* The L3 header behind at most two VLAN tags, and its protocol. */
+static __always_inline const void *parse_ethernet(const struct ethhdr *eth, const void *end, __be16 *protocol)
 {
 	const struct vlan_tag *tag = (const void *)(eth + 1);
 
@@ -20,7 +20,7 @@ static __always_inline __u32 parse_ethernet(const struct ethhdr *eth, const void
 		*protocol = tag->protocol;
 		tag++;
 	}
-	return (const void *)tag - (const void *)eth;
+	return tag;
 }
 
 /* To the socket of this queue. Without a socket the packet is dropped, not passed: the kernel would answer a
@@ -92,7 +92,7 @@ static __always_inline int uplink_ipv4(struct xdp_md *ctx, const struct iphdr *i
 	struct packet4 p = {};
 	const __u32 *frontend;
 
-	if (!parse_ipv4(ip, end, end - (const void *)ip, &p))
+	if (!parse_ipv4(ip, end, end - (const void *)ip, 0, &p))
 		return pass(COUNT_uplink_pass);
 	frontend = frontend_lookup(&p);
 	if (!frontend)
@@ -123,8 +123,8 @@ int uplink(struct xdp_md *ctx)
 {
 	const void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	const struct ethhdr *eth = data;
+	const void *l3;
 	__be16 protocol;
-	__u32 l3;
 
 	if ((const void *)(eth + 1) > end)
 		return pass(COUNT_uplink_pass);
@@ -132,8 +132,8 @@ int uplink(struct xdp_md *ctx)
 		return pass(COUNT_uplink_pass_returned);
 	l3 = parse_ethernet(eth, end, &protocol);
 	if (protocol == bpf_htons(ETH_P_IP))
-		return uplink_ipv4(ctx, data + l3, end);
+		return uplink_ipv4(ctx, l3, end);
 	if (protocol == bpf_htons(ETH_P_ARP))
-		return uplink_arp(ctx, data + l3, end);
+		return uplink_arp(ctx, l3, end);
 	return pass(COUNT_uplink_pass);
 }

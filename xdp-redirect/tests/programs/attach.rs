@@ -1,0 +1,154 @@
+//! Attaching to devices in a network namespace of the test's own, and what a restart does with the links.
+
+use std::process::Command;
+use std::thread;
+
+use xdp_redirect::probe::{TcDirection, tcx_attached, xdp_attached};
+use xdp_redirect::{Attachment, Error, ProgramName, Programs, XdpMode, cleanup, pinned_links};
+
+use crate::scratch::Scratch;
+
+/// Runs a test on a thread with a network namespace of its own, which vanishes with the thread.
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = thread::spawn(|| {
+        // SAFETY: concerns this thread only.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "unshare: {}", std::io::Error::last_os_error());
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// ip(8), which inherits the thread's namespace.
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+const DEVICE: u32 = 70;
+
+/// A veth pair whose near end is device 70.
+fn add_veth() {
+    ip("link add name near index 70 numrxqueues 2 numtxqueues 2 type veth peer name far numrxqueues 2 numtxqueues 2");
+    ip("link set near up");
+    ip("link set far up");
+}
+
+fn xdp_mode() -> Option<XdpMode> {
+    xdp_attached(DEVICE).expect("a query").and_then(|attached| attached.mode)
+}
+
+fn tcx_names(direction: TcDirection) -> Vec<String> {
+    tcx_attached(DEVICE, direction).expect("a query").into_iter().map(|(_, name)| name).collect()
+}
+
+fn attach_all(programs: &Programs) -> [Attachment; 2] {
+    [programs.attach_uplink(DEVICE, XdpMode::Native).expect("uplink"), programs.attach_edge_uplink(DEVICE).expect("edge at the uplink")]
+}
+
+#[test]
+fn programs_outlive_the_process_and_are_taken_over() {
+    in_namespace(|| {
+        add_veth();
+        let scratch = Scratch::new();
+        let (first, _) = scratch.load();
+        assert_eq!(attach_all(&first), [Attachment::Attached, Attachment::Attached]);
+        drop(first);
+        assert_eq!(xdp_mode(), Some(XdpMode::Native), "still attached");
+        assert_eq!(tcx_names(TcDirection::Ingress), ["edge_uplink_in"]);
+        assert_eq!(tcx_names(TcDirection::Egress), ["edge_uplink_out"]);
+        let before = xdp_attached(DEVICE).expect("a query").expect("a program").prog_id;
+
+        let (second, _) = scratch.load();
+        assert_eq!(attach_all(&second), [Attachment::TakenOver, Attachment::TakenOver]);
+        assert_ne!(xdp_attached(DEVICE).expect("a query").expect("a program").prog_id, before, "the new program runs");
+        assert_eq!(tcx_names(TcDirection::Ingress), ["edge_uplink_in"], "once");
+        assert_eq!(attach_all(&second), [Attachment::TakenOver, Attachment::TakenOver], "the same again");
+        drop(second);
+
+        cleanup(&scratch.pin_dir).expect("cleanup");
+        assert_eq!(xdp_mode(), None);
+        assert!(tcx_names(TcDirection::Ingress).is_empty() && tcx_names(TcDirection::Egress).is_empty());
+    });
+}
+
+#[test]
+fn another_mode_and_a_device_made_anew_get_a_new_link() {
+    in_namespace(|| {
+        add_veth();
+        let scratch = Scratch::new();
+        let (programs, _) = scratch.load();
+        attach_all(&programs);
+        let generic = programs.attach_uplink(DEVICE, XdpMode::Generic).expect("generic");
+        assert!(matches!(&generic, Attachment::Replaced { why } if why.contains("native")), "{generic:?}");
+        assert_eq!(xdp_mode(), Some(XdpMode::Generic));
+
+        ip("link del near");
+        let links = pinned_links(&scratch.pin_dir).expect("links");
+        assert_eq!(links.len(), 3);
+        assert!(links.iter().all(|link| link.ifindex == DEVICE && !link.live), "{links:?}");
+        add_veth();
+        for attachment in attach_all(&programs) {
+            assert!(matches!(&attachment, Attachment::Replaced { why } if why.contains("gone")), "{attachment:?}");
+        }
+        assert_eq!(xdp_mode(), Some(XdpMode::Native));
+        assert!(pinned_links(&scratch.pin_dir).expect("links").iter().all(|link| link.live));
+    });
+}
+
+#[test]
+fn a_pod_comes_and_goes() {
+    in_namespace(|| {
+        add_veth();
+        let scratch = Scratch::new();
+        let (programs, _) = scratch.load();
+        assert_eq!(programs.attach_edge_pod(DEVICE).expect("attach"), Attachment::Attached);
+        let programs_of = |links: Vec<xdp_redirect::PinnedLink>| links.into_iter().map(|link| link.program).collect::<Vec<_>>();
+        let links = pinned_links(&scratch.pin_dir).expect("links");
+        assert_eq!(programs_of(links), [ProgramName::EdgePodIn, ProgramName::EdgePodOut]);
+        programs.detach_pod(DEVICE).expect("detach");
+        assert!(tcx_names(TcDirection::Ingress).is_empty() && tcx_names(TcDirection::Egress).is_empty());
+        programs.detach_pod(DEVICE).expect("detach of nothing");
+
+        programs.attach_edge_pod(DEVICE).expect("attach");
+        ip("link del near");
+        programs.detach_pod(DEVICE).expect("detach from a device that is gone");
+        assert!(pinned_links(&scratch.pin_dir).expect("links").is_empty());
+        let gone = programs.attach_edge_pod(DEVICE).expect_err("no such device");
+        assert!(matches!(gone, Error::Attach { ifindex: DEVICE, .. }), "{gone}");
+    });
+}
+
+#[test]
+fn somebody_elses_xdp_program_is_an_error_that_names_it() {
+    in_namespace(|| {
+        add_veth();
+        let (theirs, ours) = (Scratch::new(), Scratch::new());
+        let (their_programs, _) = theirs.load();
+        their_programs.attach_hostlink(DEVICE).expect("attach");
+        let id = xdp_attached(DEVICE).expect("a query").expect("a program").prog_id;
+        let (programs, _) = ours.load();
+        for mode in [XdpMode::Native, XdpMode::Generic] {
+            let error = programs.attach_uplink(DEVICE, mode).expect_err("a conflict");
+            let Error::Conflict { prog_id, prog_name, .. } = &error else { panic!("{error}") };
+            assert_eq!((*prog_id, prog_name.as_str()), (id, "hostlink"));
+        }
+        assert_eq!(xdp_attached(DEVICE).expect("a query").expect("a program").prog_id, id, "theirs is untouched");
+    });
+}
+
+#[test]
+fn ours_runs_first_on_the_way_in_and_last_on_the_way_out() {
+    in_namespace(|| {
+        add_veth();
+        let (theirs, ours) = (Scratch::new(), Scratch::new());
+        let (their_programs, _) = theirs.load();
+        their_programs.attach_deliver(DEVICE).expect("attach");
+        their_programs.attach_edge_node(DEVICE).expect("attach");
+        let (programs, _) = ours.load();
+        programs.attach_edge_pod(DEVICE).expect("attach");
+        assert_eq!(tcx_names(TcDirection::Ingress), ["edge_pod_in", "deliver"]);
+        assert_eq!(tcx_names(TcDirection::Egress), ["edge_node_out", "edge_pod_out"]);
+    });
+}

@@ -1,0 +1,279 @@
+//! What `edge` does to packets: rewrites with every checksum recomputed in full, upcalls, the loop guard.
+
+use std::net::Ipv4Addr;
+
+use ringway_engine::flow::{FlowKey, FlowOp, Hook, Rewrite, SEEN_ACK, SEEN_ANY, TICK_SHIFT};
+use ringway_engine::order::{Upcall, upcall_mac};
+use ringway_engine::tables::FrontendKey;
+use std::sync::atomic::Ordering;
+use xdp_redirect::{ProgramName, Programs, SkbContext, SkbResult, TcAction};
+
+use crate::packet::{self, ACK, CLIENT_MAC, FIN, NODE_MAC, SYN, Seen, read, tcp, udp};
+use crate::scratch::{End, NOW, Scratch, end, one_way, table_of, to};
+
+const LOOPBACK: u32 = 1;
+const MARK: u32 = 0x5257_0001;
+const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+
+fn run(programs: &Programs, program: ProgramName, frame: &[u8], mark: u32) -> SkbResult {
+    programs.test_run_tc(program, frame, SkbContext { mark, ..SkbContext::default() }).expect("a test run")
+}
+
+fn count(programs: &Programs, name: &str) -> u64 {
+    programs.counters.get(name).expect("counters").expect("a counter of this name")
+}
+
+fn pod_key(src: End, dst: End, protocol: u8) -> FlowKey {
+    FlowKey::new(src, dst, LOOPBACK, Hook::PodIn, protocol)
+}
+
+#[test]
+fn a_hit_rewrites_addresses_ports_and_checksums() {
+    let scratch = Scratch::new();
+    let (programs, _) = scratch.load();
+    let table = table_of(&programs);
+    let (pod, backend) = (end("10.1.0.4", 40000), end("10.1.200.77", 8080));
+    for protocol in [6, 17] {
+        table.insert(0, &one_way(pod_key(pod, (VIP, 80), protocol), to(pod, backend, FlowOp::Pass)), NOW).expect("room");
+    }
+    let mut no_checksum = udp(pod, (VIP, 80));
+    no_checksum[14 + 20 + 6..][..2].fill(0);
+    for (what, frame) in [
+        ("TCP", tcp(pod, (VIP, 80), ACK)),
+        ("UDP", udp(pod, (VIP, 80))),
+        ("UDP without a checksum", no_checksum.clone()),
+        ("IP options", packet::with_ip_options(&tcp(pod, (VIP, 80), ACK), &[1; 8])),
+        ("the most IP options", packet::with_ip_options(&udp(pod, (VIP, 80)), &[1; 40])),
+    ] {
+        let result = run(&programs, ProgramName::EdgePodIn, &frame, 0);
+        assert_eq!(result.action, TcAction::Next, "{what}");
+        assert_eq!(read(&result.frame), Seen { src: pod, dst: backend, ttl: 64 }, "{what}");
+        assert_eq!(result.frame.len(), frame.len(), "{what}");
+        assert_eq!(result.frame[..12], frame[..12], "{what}: MAC addresses stay");
+    }
+    let result = run(&programs, ProgramName::EdgePodIn, &no_checksum, 0);
+    assert_eq!(result.frame[14 + 20 + 6..][..2], [0, 0], "no checksum stays none");
+    assert_eq!(count(&programs, "pod_in_hit"), 6);
+}
+
+/// Every tuple is found in bucket one or two of the table that user space filled, and every difference is right.
+#[test]
+fn many_random_flows_are_found_and_rewritten() {
+    let scratch = Scratch::new();
+    let (programs, _) = scratch.load();
+    let table = table_of(&programs);
+    let mut state = 42u64;
+    let mut random_end = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (Ipv4Addr::from((state >> 32) as u32), (state >> 16) as u16)
+    };
+    for i in 0..500 {
+        let (src, dst, new_src, new_dst) = (random_end(), random_end(), random_end(), random_end());
+        let protocol = if i % 2 == 0 { 6 } else { 17 };
+        let flow = one_way(FlowKey::new(src, dst, 0, Hook::UplinkIn, protocol), to(new_src, new_dst, FlowOp::Pass));
+        table.insert(0, &flow, NOW).expect("room");
+        let frame = if protocol == 6 { tcp(src, dst, ACK) } else { udp(src, dst) };
+        let result = run(&programs, ProgramName::EdgeUplinkIn, &frame, 0);
+        let seen = read(&result.frame);
+        assert_eq!((seen.src, seen.dst), (new_src, new_dst), "flow {i}");
+    }
+}
+
+/// A UDP checksum that becomes 0 is written as 0xffff: 0 would say that there is none.
+#[test]
+fn a_udp_checksum_is_never_rewritten_to_none() {
+    let scratch = Scratch::new();
+    let (programs, _) = scratch.load();
+    let table = table_of(&programs);
+    let pod = end("10.1.0.4", 40000);
+    // Ports are summed too: find the one for which the sum comes out as all ones.
+    let backend =
+        (1..=65535).map(|port| (Ipv4Addr::new(10, 1, 200, 77), port)).find(|&dst| udp(pod, dst)[14 + 20 + 6..][..2] == [0xff, 0xff]);
+    let backend = backend.expect("one port in 65535");
+    table.insert(0, &one_way(pod_key(pod, (VIP, 80), 17), to(pod, backend, FlowOp::Pass)), NOW).expect("room");
+    let result = run(&programs, ProgramName::EdgePodIn, &udp(pod, (VIP, 80)), 0);
+    assert_eq!(result.frame[14 + 20 + 6..][..2], [0xff, 0xff]);
+}
+
+#[test]
+fn a_hit_tells_the_workers_that_the_flow_lives() {
+    let scratch = Scratch::new();
+    let (programs, _) = scratch.load();
+    let table = table_of(&programs);
+    let (pod, backend) = (end("10.1.0.4", 40000), end("10.1.0.5", 8080));
+    let slot = table.insert(0, &one_way(pod_key(pod, (VIP, 80), 6), to(pod, backend, FlowOp::Pass)), NOW).expect("room");
+    let now = (monotonic_ns() >> TICK_SHIFT) as u32;
+    table.slot(slot).last.store(now.wrapping_sub(100), Ordering::Relaxed);
+    run(&programs, ProgramName::EdgePodIn, &tcp(pod, (VIP, 80), ACK), 0);
+    let entry = table.slot(slot);
+    assert_eq!(entry.seen.load(Ordering::Relaxed), SEEN_ANY | SEEN_ACK);
+    assert!(entry.last.load(Ordering::Relaxed).wrapping_sub(now) < 100, "last = {} at {now}", entry.last.load(Ordering::Relaxed));
+
+    entry.last.store(now.wrapping_sub(10), Ordering::Relaxed);
+    run(&programs, ProgramName::EdgePodIn, &tcp(pod, (VIP, 80), FIN | ACK), 0);
+    assert_eq!(entry.last.load(Ordering::Relaxed), now.wrapping_sub(10), "written at most once a second");
+    assert_eq!(entry.seen.load(Ordering::Relaxed), SEEN_ANY | SEEN_ACK | u32::from(FIN));
+}
+
+fn monotonic_ns() -> u64 {
+    // The clock of bpf_ktime_get_coarse_ns.
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a timespec that outlives the call.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) }, 0);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+#[test]
+fn the_first_packet_of_a_pod_to_a_frontend_is_an_upcall() {
+    let scratch = Scratch::new();
+    let (programs, _) = scratch.load();
+    programs.frontends.upsert(&FrontendKey { address: VIP, port: 80, protocol: 6 }, 0).expect("a frontend");
+    let frame = tcp(end("10.1.0.4", 40000), (VIP, 80), SYN);
+    let result = run(&programs, ProgramName::EdgePodIn, &frame, 0);
+    assert_eq!(result.action, TcAction::Redirect);
+    assert_eq!(result.frame[..6], upcall_mac(Upcall { hook: Hook::PodIn, ifindex: LOOPBACK }));
+    assert_eq!(result.frame[6..], frame[6..], "all else stays");
+
+    let returned = run(&programs, ProgramName::EdgePodIn, &frame, MARK);
+    assert_eq!((returned.action, returned.mark), (TcAction::Next, 0), "not a second time, and the mark is gone");
+    assert_eq!(returned.frame, frame);
+    assert_eq!(count(&programs, "pod_in_loop_guard"), 1);
+
+    for (what, frame) in [
+        ("another port", tcp(end("10.1.0.4", 40000), (VIP, 81), SYN)),
+        ("another protocol", udp(end("10.1.0.4", 40000), (VIP, 80))),
+        ("a fragment", packet::as_fragment(&frame, 0, true)),
+    ] {
+        let result = run(&programs, ProgramName::EdgePodIn, &frame, 0);
+        assert_eq!((result.action, result.frame), (TcAction::Next, frame), "{what}");
+    }
+    for program in [ProgramName::EdgePodOut, ProgramName::EdgeUplinkIn, ProgramName::EdgeUplinkOut] {
+        assert_eq!(run(&programs, program, &frame, 0).action, TcAction::Next, "{program:?}: no upcall without a flow");
+    }
+}
+
+#[test]
+fn a_packet_that_came_back_from_a_worker_is_translated() {
+    let scratch = Scratch::new();
+    let (programs, _) = scratch.load();
+    let (client, backend) = (end("198.51.100.7", 5000), end("10.1.0.5", 8080));
+    let key = FlowKey::new(client, (VIP, 80), 0, Hook::UplinkIn, 6);
+    table_of(&programs).insert(0, &one_way(key, to(client, backend, FlowOp::Pass)), NOW).expect("room");
+    let result = run(&programs, ProgramName::EdgeUplinkIn, &tcp(client, (VIP, 80), SYN), MARK);
+    assert_eq!((result.action, result.mark, read(&result.frame).dst), (TcAction::Next, 0, backend));
+}
+
+#[test]
+fn what_needs_a_worker_at_a_hit_is_an_upcall() {
+    let scratch = Scratch::new();
+    let (programs, _) = scratch.load();
+    let table = table_of(&programs);
+    let (client, backend) = (end("198.51.100.7", 5000), end("10.1.0.5", 8080));
+    let worker = FlowKey::new(client, (VIP, 80), 0, Hook::UplinkIn, 6);
+    table.insert(0, &one_way(worker, to(client, backend, FlowOp::Worker)), NOW).expect("room");
+    assert_eq!(run(&programs, ProgramName::EdgeUplinkIn, &tcp(client, (VIP, 80), ACK), 0).action, TcAction::Redirect, "op WORKER");
+
+    let closed = FlowKey::new(client, (VIP, 81), LOOPBACK, Hook::PodIn, 6);
+    let slot = table.insert(0, &one_way(closed, to(client, backend, FlowOp::Pass)), NOW).expect("room");
+    table.touch(slot, FIN, NOW);
+    let syn = tcp(client, (VIP, 81), SYN);
+    assert_eq!(run(&programs, ProgramName::EdgePodIn, &syn, 0).action, TcAction::Redirect, "SYN on a closed flow");
+    assert_eq!(run(&programs, ProgramName::EdgePodIn, &syn, MARK).action, TcAction::Next);
+}
+
+#[test]
+fn ops_write_the_mac_redirect_and_decrement_the_ttl() {
+    let scratch = Scratch::new();
+    let (programs, _) = scratch.load();
+    let table = table_of(&programs);
+    let (pod, dmac) = (end("10.1.0.4", 40000), [2, 7, 7, 7, 7, 7]);
+    let insert = |port, op| {
+        let rewrite = Rewrite { ifindex: LOOPBACK, dmac, ..to((VIP, 9), end("10.1.0.4", port), op) };
+        table.insert(0, &one_way(pod_key(pod, (VIP, port), 6), rewrite), NOW).expect("room");
+        tcp(pod, (VIP, port), ACK)
+    };
+    for (port, op, action, mac, ttl, mark) in [
+        (1, FlowOp::Pass, TcAction::Next, NODE_MAC, 64, 0),
+        (2, FlowOp::Bridge, TcAction::Next, dmac, 64, 0),
+        (3, FlowOp::Peer, TcAction::Redirect, dmac, 64, 0),
+        (4, FlowOp::Neigh, TcAction::Redirect, NODE_MAC, 63, 0),
+        (5, FlowOp::Received, TcAction::Redirect, dmac, 64, MARK),
+    ] {
+        let frame = insert(port, op);
+        let result = run(&programs, ProgramName::EdgePodIn, &frame, 0);
+        assert_eq!((result.action, result.mark), (action, mark), "{op:?}");
+        assert_eq!(result.frame[..6], mac, "{op:?}");
+        assert_eq!(result.frame[6..12], CLIENT_MAC, "{op:?}");
+        assert_eq!(read(&result.frame), Seen { src: (VIP, 9), dst: end("10.1.0.4", port), ttl }, "{op:?}");
+    }
+    let last_hop = packet::with_ttl(&insert(6, FlowOp::Neigh), 1);
+    assert_eq!(run(&programs, ProgramName::EdgePodIn, &last_hop, 0).action, TcAction::Drop);
+    assert_eq!(count(&programs, "edge_drop_ttl"), 1);
+}
+
+#[test]
+fn a_pods_flow_is_its_devices_own() {
+    let scratch = Scratch::new();
+    let (programs, _) = scratch.load();
+    let (pod, backend) = (end("10.1.0.4", 40000), end("10.1.0.5", 8080));
+    let elsewhere = FlowKey::new(pod, (VIP, 80), LOOPBACK + 1, Hook::PodIn, 6);
+    table_of(&programs).insert(0, &one_way(elsewhere, to(pod, backend, FlowOp::Pass)), NOW).expect("room");
+    let frame = tcp(pod, (VIP, 80), ACK);
+    assert_eq!(run(&programs, ProgramName::EdgePodIn, &frame, 0).frame, frame);
+}
+
+#[test]
+fn an_inner_vlan_tag_is_skipped() {
+    let scratch = Scratch::new();
+    let (programs, _) = scratch.load();
+    let (client, backend) = (end("198.51.100.7", 5000), end("10.1.0.5", 8080));
+    let key = FlowKey::new(client, (VIP, 80), 0, Hook::UplinkIn, 6);
+    table_of(&programs).insert(0, &one_way(key, to(client, backend, FlowOp::Pass)), NOW).expect("room");
+    let frame = packet::with_vlans(&tcp(client, (VIP, 80), ACK), &[7]);
+    let result = run(&programs, ProgramName::EdgeUplinkIn, &frame, 0);
+    assert_eq!(read(&result.frame).dst, backend);
+    assert_eq!(result.frame[12..16], frame[12..16], "the tag stays");
+}
+
+#[test]
+fn rw1_lets_out_only_what_is_for_a_worker() {
+    let scratch = Scratch::new();
+    let (programs, _) = scratch.load();
+    programs.frontends.upsert(&FrontendKey { address: VIP, port: 80, protocol: 6 }, 0).expect("a frontend");
+    let node = end("10.0.0.1", 33000);
+    let to_neighbor = |mut frame: Vec<u8>, hook| {
+        frame[..6].copy_from_slice(&upcall_mac(Upcall { hook, ifindex: LOOPBACK }));
+        frame
+    };
+    let own = to_neighbor(tcp(node, (VIP, 80), SYN), Hook::NodeOut);
+    let stray = to_neighbor(tcp(node, (VIP, 81), SYN), Hook::NodeOut);
+    let another = to_neighbor(tcp(node, (VIP, 81), SYN), Hook::PodIn);
+    for (what, frame, ingress_ifindex, action, counter) in [
+        ("the node's own to a frontend", &own, 0, TcAction::Next, "node_out_upcall"),
+        ("the node's own to none", &stray, 0, TcAction::Drop, "node_out_drop_miss"),
+        ("a forwarded one", &own, LOOPBACK, TcAction::Drop, "node_out_drop_forwarded"),
+        ("an upcall of another hook", &another, LOOPBACK, TcAction::Next, "node_out_own_upcall"),
+        ("a stray frame", &tcp(node, (VIP, 80), SYN), 0, TcAction::Drop, "node_out_drop_foreign"),
+    ] {
+        let context = SkbContext { ingress_ifindex, ..SkbContext::default() };
+        let result = programs.test_run_tc(ProgramName::EdgeNodeOut, frame, context).expect("a test run");
+        assert_eq!(result.action, action, "{what}");
+        assert_eq!(&result.frame, frame, "{what}");
+        assert_eq!(count(&programs, counter), 1, "{what}");
+    }
+}
+
+#[test]
+fn the_nodes_own_flow_is_executed_at_rw1_with_its_ttl_kept() {
+    let scratch = Scratch::new();
+    let (programs, _) = scratch.load();
+    let (node, snat, backend) = (end("10.0.0.1", 33000), end("10.0.0.1", 10007), end("10.1.0.5", 8080));
+    let rewrite = Rewrite { ifindex: LOOPBACK, ..to(snat, backend, FlowOp::Neigh) };
+    let key = FlowKey::new(node, (VIP, 80), 0, Hook::NodeOut, 6);
+    table_of(&programs).insert(0, &one_way(key, rewrite), NOW).expect("room");
+    let mut frame = tcp(node, (VIP, 80), ACK);
+    frame[..6].copy_from_slice(&upcall_mac(Upcall { hook: Hook::NodeOut, ifindex: LOOPBACK }));
+    let result = run(&programs, ProgramName::EdgeNodeOut, &frame, 0);
+    assert_eq!(result.action, TcAction::Redirect);
+    assert_eq!(read(&result.frame), Seen { src: snat, dst: backend, ttl: 64 });
+}

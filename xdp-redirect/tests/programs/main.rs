@@ -1,0 +1,11 @@
+//! The BPF programs in the kernel: layout, decisions, rewrites, pins, attach. Needs root.
+
+mod attach;
+mod bpffs;
+mod deliver;
+mod edge;
+mod layout;
+mod packet;
+mod pins;
+mod scratch;
+mod uplink;

@@ -1,0 +1,115 @@
+//! Frames made and checked with etherparse: another implementation than ours.
+
+use std::net::Ipv4Addr;
+
+use etherparse::{Ethernet2Header, IpFragOffset, Ipv4Header, PacketBuilder, SlicedPacket, TransportSlice};
+
+use crate::scratch::End;
+
+pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+pub const FIN: u8 = 1;
+pub const SYN: u8 = 2;
+pub const RST: u8 = 4;
+pub const ACK: u8 = 16;
+
+/// A TCP segment with some payload.
+pub fn tcp(src: End, dst: End, flags: u8) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(CLIENT_MAC, NODE_MAC).ipv4(src.0.octets(), dst.0.octets(), 64).tcp(src.1, dst.1, 7, 1000);
+    let builder = if flags & FIN != 0 { builder.fin() } else { builder };
+    let builder = if flags & SYN != 0 { builder.syn() } else { builder };
+    let builder = if flags & RST != 0 { builder.rst() } else { builder };
+    let builder = if flags & ACK != 0 { builder.ack(9) } else { builder };
+    let mut frame = Vec::new();
+    builder.write(&mut frame, b"odd payload").expect("a frame");
+    frame
+}
+
+pub fn udp(src: End, dst: End) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(CLIENT_MAC, NODE_MAC).ipv4(src.0.octets(), dst.0.octets(), 64).udp(src.1, dst.1);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, b"odd payload").expect("a frame");
+    frame
+}
+
+/// The same packet with `options` in its IP header (a multiple of four bytes).
+pub fn with_ip_options(frame: &[u8], options: &[u8]) -> Vec<u8> {
+    change_ip(frame, |ip| ip.options = options.try_into().expect("options of a multiple of four bytes"))
+}
+
+/// The same packet as a fragment: `offset` in units of eight bytes.
+pub fn as_fragment(frame: &[u8], offset: u16, more: bool) -> Vec<u8> {
+    change_ip(frame, |ip| {
+        ip.fragment_offset = IpFragOffset::try_new(offset).expect("13 bits");
+        ip.more_fragments = more;
+    })
+}
+
+pub fn with_ttl(frame: &[u8], ttl: u8) -> Vec<u8> {
+    change_ip(frame, |ip| ip.time_to_live = ttl)
+}
+
+fn change_ip(frame: &[u8], change: impl FnOnce(&mut Ipv4Header)) -> Vec<u8> {
+    let (eth, rest) = Ethernet2Header::from_slice(frame).expect("Ethernet");
+    let (mut ip, payload) = Ipv4Header::from_slice(rest).expect("IPv4");
+    change(&mut ip);
+    ip.set_payload_len(payload.len()).expect("a short payload");
+    ip.header_checksum = ip.calc_header_checksum();
+    let mut out = Vec::new();
+    eth.write(&mut out).expect("Ethernet");
+    ip.write(&mut out).expect("IPv4");
+    out.extend_from_slice(payload);
+    out
+}
+
+/// The same frame behind VLAN tags, outermost first.
+pub fn with_vlans(frame: &[u8], ids: &[u16]) -> Vec<u8> {
+    let mut out = frame[..12].to_vec();
+    for id in ids {
+        out.extend_from_slice(&[0x81, 0x00]);
+        out.extend_from_slice(&id.to_be_bytes());
+    }
+    out.extend_from_slice(&frame[12..]);
+    out
+}
+
+pub fn arp_request(target: Ipv4Addr) -> Vec<u8> {
+    let mut frame = [&[0xff; 6], &CLIENT_MAC[..], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &CLIENT_MAC, &[10, 0, 0, 9], &[0; 6]].concat();
+    frame.extend_from_slice(&target.octets());
+    frame
+}
+
+/// What a test wants to know of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub src: End,
+    pub dst: End,
+    pub ttl: u8,
+}
+
+/// Reads a frame and recomputes its checksums in full.
+///
+/// # Panics
+/// If it is no TCP or UDP over IPv4, or a checksum is wrong.
+pub fn read(frame: &[u8]) -> Seen {
+    let packet = SlicedPacket::from_ethernet(frame).expect("a whole frame");
+    let Some(etherparse::NetSlice::Ipv4(ip)) = &packet.net else { panic!("no IPv4 in {packet:?}") };
+    let header = ip.header().to_header();
+    assert_eq!(header.header_checksum, header.calc_header_checksum(), "IP checksum");
+    let (sport, dport) = match packet.transport.expect("a transport header") {
+        TransportSlice::Tcp(tcp) => {
+            let wanted = tcp.to_header().calc_checksum_ipv4(&header, tcp.payload()).expect("a short payload");
+            assert_eq!(tcp.checksum(), wanted, "TCP checksum");
+            (tcp.source_port(), tcp.destination_port())
+        }
+        TransportSlice::Udp(udp) => {
+            let wanted = udp.to_header().calc_checksum_ipv4(&header, udp.payload()).expect("a short payload");
+            assert!(udp.checksum() == 0 || udp.checksum() == wanted, "UDP checksum {:#x}, not {wanted:#x}", udp.checksum());
+            (udp.source_port(), udp.destination_port())
+        }
+        other => panic!("neither TCP nor UDP: {other:?}"),
+    };
+    let ip = ip.header();
+    Seen { src: (ip.source_addr(), sport), dst: (ip.destination_addr(), dport), ttl: ip.ttl() }
+}

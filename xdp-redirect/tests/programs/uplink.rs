@@ -1,0 +1,175 @@
+//! Which frames `uplink` gives to a worker. The shared fixture table (tests/) has the many cases; here the branches.
+
+use std::net::Ipv4Addr;
+
+use ringway_engine::flow::{FlowKey, FlowOp, Hook};
+use ringway_engine::tables::FrontendKey;
+use xdp_redirect::{FRONTEND_HERE, Programs, VIP_ANNOUNCED, XdpAction};
+
+use crate::packet::{self, ACK, FIN, SYN, arp_request, tcp, udp, with_vlans};
+use crate::scratch::{NOW, Scratch, end, one_way, table_of, to};
+
+const LOOPBACK: u32 = 1;
+const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+const SNAT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+/// A frontend with backends elsewhere (port 80), one that may have them here (port 81), SNAT ports, an announced VIP.
+fn load(scratch: &Scratch) -> Programs {
+    let programs = scratch.load().0;
+    for (port, flags) in [(80, 0), (81, FRONTEND_HERE)] {
+        programs.frontends.upsert(&FrontendKey { address: VIP, port, protocol: 6 }, flags).expect("a frontend");
+        programs.frontends.upsert(&FrontendKey { address: VIP, port, protocol: 17 }, flags).expect("a frontend");
+    }
+    programs.vips.upsert(VIP, VIP_ANNOUNCED).expect("a VIP");
+    programs.vips.upsert(Ipv4Addr::new(203, 0, 113, 11), 0).expect("a VIP");
+    programs.snat_ports.upsert(SNAT, 10000..=29999).expect("SNAT ports");
+    programs.uplinks.upsert(LOOPBACK, 0).expect("an uplink");
+    programs
+}
+
+fn action(programs: &Programs, frame: &[u8]) -> XdpAction {
+    programs.test_run_uplink(frame, LOOPBACK).expect("a test run")
+}
+
+#[test]
+fn frontends_go_to_a_worker_and_nothing_else_does() {
+    let scratch = Scratch::new();
+    let programs = load(&scratch);
+    let client = end("198.51.100.7", 5000);
+    let vip = (VIP, 80);
+    let segment = tcp(client, vip, SYN);
+    for (wanted, what, frame) in [
+        (XdpAction::Redirect, "TCP", segment.clone()),
+        (XdpAction::Redirect, "UDP", udp(client, vip)),
+        (XdpAction::Redirect, "one VLAN tag", with_vlans(&segment, &[7])),
+        (XdpAction::Redirect, "two VLAN tags", with_vlans(&segment, &[7, 8])),
+        (XdpAction::Redirect, "IP options", packet::with_ip_options(&segment, &[1; 12])),
+        (XdpAction::Redirect, "padding", [segment.clone(), vec![0; 9]].concat()),
+        (XdpAction::Redirect, "ARP for an announced VIP", arp_request(VIP)),
+        (XdpAction::Redirect, "the same, tagged", with_vlans(&arp_request(VIP), &[7])),
+        (XdpAction::Pass, "three VLAN tags", with_vlans(&segment, &[7, 8, 9])),
+        (XdpAction::Pass, "another port", tcp(client, (VIP, 82), SYN)),
+        (XdpAction::Pass, "another address", tcp(client, end("203.0.113.9", 80), SYN)),
+        (XdpAction::Pass, "a first fragment", packet::as_fragment(&segment, 0, true)),
+        (XdpAction::Pass, "a last fragment", packet::as_fragment(&segment, 8, false)),
+        (XdpAction::Pass, "a short TCP header", segment[..14 + 20 + 19].to_vec()),
+        (XdpAction::Pass, "a frame shorter than its IP length", segment[..segment.len() - 1].to_vec()),
+        (XdpAction::Pass, "half an IP header", segment[..14 + 10].to_vec()),
+        (XdpAction::Pass, "Ethernet only", segment[..14].to_vec()),
+        (XdpAction::Pass, "half a VLAN tag", [&segment[..12], &[0x81, 0, 0]].concat()),
+        (XdpAction::Pass, "half an ARP request", arp_request(VIP)[..30].to_vec()),
+        (XdpAction::Pass, "ARP for a VIP that is not announced", arp_request(Ipv4Addr::new(203, 0, 113, 11))),
+        (XdpAction::Pass, "ARP for another address", arp_request(Ipv4Addr::new(203, 0, 113, 12))),
+    ] {
+        assert_eq!(action(&programs, &frame), wanted, "{what}");
+    }
+}
+
+#[test]
+fn lengths_inside_the_packet_are_not_believed() {
+    let scratch = Scratch::new();
+    let programs = load(&scratch);
+    let segment = tcp(end("198.51.100.7", 5000), (VIP, 80), SYN);
+    for (what, offset, value) in [
+        ("header length 0", 14, vec![0x40]),
+        ("header length 60, beyond the frame", 14, vec![0x4f]),
+        ("version 6", 14, vec![0x65]),
+        ("total length without a TCP header", 16, vec![0, 39]),
+        ("total length beyond the frame", 16, vec![0xff, 0xff]),
+        ("total length 0: a super-packet for tc, but XDP sees no such thing", 16, vec![0, 0]),
+    ] {
+        let mut frame = segment.clone();
+        frame[offset..offset + value.len()].copy_from_slice(&value);
+        assert_eq!(action(&programs, &frame), XdpAction::Pass, "{what}");
+    }
+}
+
+#[test]
+fn flows_that_edge_executes_pass_unless_they_are_over() {
+    let scratch = Scratch::new();
+    let programs = load(&scratch);
+    let table = table_of(&programs);
+    let (client, here) = (end("198.51.100.7", 5000), (VIP, 81));
+    assert_eq!(action(&programs, &tcp(client, here, SYN)), XdpAction::Redirect, "no flow yet");
+
+    let key = FlowKey::new(client, here, 0, Hook::UplinkIn, 6);
+    let slot = table.insert(0, &one_way(key, to(client, end("10.1.0.5", 8080), FlowOp::Pass)), NOW).expect("room");
+    assert_eq!(action(&programs, &tcp(client, here, SYN)), XdpAction::Pass);
+    assert_eq!(action(&programs, &tcp(client, here, ACK)), XdpAction::Pass);
+
+    table.touch(slot, FIN | ACK, NOW);
+    assert_eq!(action(&programs, &tcp(client, here, ACK)), XdpAction::Pass, "the rest of a closing connection");
+    assert_eq!(action(&programs, &tcp(client, here, SYN)), XdpAction::Redirect, "a new connection over a closed one");
+    assert_eq!(action(&programs, &tcp(client, here, SYN | ACK)), XdpAction::Pass);
+}
+
+#[test]
+fn a_reset_by_the_other_side_counts_too() {
+    let scratch = Scratch::new();
+    let programs = load(&scratch);
+    let table = table_of(&programs);
+    let (client, here) = (end("198.51.100.7", 5000), (VIP, 81));
+    let key = FlowKey::new(client, here, 0, Hook::UplinkIn, 6);
+    let flow = one_way(key, to(client, end("10.1.0.5", 8080), FlowOp::Pass));
+    table.insert(0, &flow, NOW).expect("room");
+    let reverse = table.lookup(&flow.reverse.0, table.hash(&flow.reverse.0)).expect("the other direction");
+    table.touch(reverse, packet::RST, NOW);
+    assert_eq!(action(&programs, &tcp(client, here, SYN)), XdpAction::Redirect);
+}
+
+#[test]
+fn replies_to_snat_go_to_a_worker_only_if_a_flow_says_so() {
+    let scratch = Scratch::new();
+    let programs = load(&scratch);
+    let table = table_of(&programs);
+    let backend = end("10.2.0.5", 8080);
+    let rewritten = to((VIP, 80), end("198.51.100.7", 5000), FlowOp::Worker);
+    assert_eq!(action(&programs, &tcp(backend, (SNAT, 10000), ACK)), XdpAction::Pass, "no flow");
+    for port in [10000, 29999, 9999] {
+        let key = FlowKey::new(backend, (SNAT, port), 0, Hook::UplinkIn, 6);
+        table.insert(0, &one_way(key, rewritten), NOW).expect("room");
+    }
+    assert_eq!(action(&programs, &tcp(backend, (SNAT, 10000), ACK)), XdpAction::Redirect, "the first port");
+    assert_eq!(action(&programs, &tcp(backend, (SNAT, 29999), ACK)), XdpAction::Redirect, "the last port");
+    assert_eq!(action(&programs, &tcp(backend, (SNAT, 9999), ACK)), XdpAction::Pass, "not our port");
+
+    let key = FlowKey::new(backend, (SNAT, 10001), 0, Hook::UplinkIn, 6);
+    let received = to(backend, (SNAT, 10001), FlowOp::Received);
+    table.insert(0, &one_way(key, received), NOW).expect("room");
+    assert_eq!(action(&programs, &tcp(backend, (SNAT, 10001), ACK)), XdpAction::Pass, "edge executes it");
+}
+
+#[test]
+fn with_generic_xdp_what_we_hand_back_passes() {
+    let scratch = Scratch::new();
+    let programs = Programs::load(xdp_redirect::LoadOptions { generic_uplinks: true, ..scratch.options() }).expect("programs").0;
+    programs.frontends.upsert(&FrontendKey { address: VIP, port: 80, protocol: 6 }, 0).expect("a frontend");
+    programs.uplinks.upsert(LOOPBACK, 0).expect("an uplink");
+    let mut frame = tcp(end("198.51.100.7", 5000), (VIP, 80), SYN);
+    assert_eq!(action(&programs, &frame), XdpAction::Redirect);
+    frame[6..12].copy_from_slice(&[2, 0x52, 0, 0, 0, 1]);
+    assert_eq!(action(&programs, &frame), XdpAction::Pass);
+    assert_eq!(programs.counters.get("uplink_pass_returned").expect("counters"), Some(1));
+}
+
+#[test]
+fn every_frame_counts_once() {
+    let scratch = Scratch::new();
+    let programs = load(&scratch);
+    let client = end("198.51.100.7", 5000);
+    for frame in [tcp(client, (VIP, 80), SYN), tcp(client, (VIP, 82), SYN), arp_request(VIP)] {
+        action(&programs, &frame);
+    }
+    let counters = programs.counters.read().expect("counters");
+    let nonzero = counters.iter().filter(|(_, value)| *value > 0).copied().collect::<Vec<_>>();
+    assert_eq!(nonzero, [("uplink_pass", 1), ("uplink_redirect", 1), ("uplink_redirect_arp", 1)]);
+}
+
+#[test]
+fn an_uplink_without_sockets_drops_what_is_ours() {
+    let scratch = Scratch::new();
+    let programs = load(&scratch);
+    programs.uplinks.remove(LOOPBACK).expect("removal");
+    action(&programs, &tcp(end("198.51.100.7", 5000), (VIP, 80), SYN));
+    assert_eq!(programs.counters.get("uplink_drop_unknown").expect("counters"), Some(1));
+}
