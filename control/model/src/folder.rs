@@ -71,7 +71,8 @@ impl Folder {
         for object in after.iter().flat_map(|file| file.objects.keys()) {
             self.holders.entry(object.clone()).or_default().insert(name.clone());
         }
-        let touched: BTreeSet<ObjectRef> = before.objects.into_keys().chain(after.iter().flat_map(|file| file.objects.keys().cloned())).collect();
+        let touched: BTreeSet<ObjectRef> =
+            before.objects.into_keys().chain(after.iter().flat_map(|file| file.objects.keys().cloned())).collect();
         if let Some(after) = after {
             self.files.insert(name, after);
         }
@@ -141,7 +142,8 @@ impl FileState {
                     (None, None, refusal.problems)
                 }
             };
-            let at_place = |problem| Problem { file: Some(parsed.file.clone()), document: Some(place.document), line: Some(place.line), ..problem };
+            let at_place =
+                |problem| Problem { file: Some(parsed.file.clone()), document: Some(place.document), line: Some(place.line), ..problem };
             file.problems.extend(problems.into_iter().map(at_place));
             let Some(object) = object else { continue };
             if let Some(first) = file.objects.get(&object) {

@@ -36,5 +36,4 @@ pub use model::{
     SessionAffinity, SlicePort, TrafficPolicy,
 };
 pub use problem::{Problem, Severity};
-
-pub use view::{EndpointView, FrontendView, ServicePortView};
+pub use view::{EndpointView, FrontendKindView, FrontendView, ServicePortView, TargetView};

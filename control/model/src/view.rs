@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use ringway_engine::tables::FrontendKind;
-use serde::Serialize;
+use ringway_engine::tables::{FrontendKind, Target};
+use serde::{Deserialize, Serialize};
 
 use crate::model::{Protocol, ServiceType, TrafficPolicy};
 
 /// One port of one Service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServicePortView {
     pub namespace: String,
@@ -27,7 +27,7 @@ pub struct ServicePortView {
 }
 
 /// One address and port that clients use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FrontendView {
     pub kind: FrontendKindView,
@@ -36,12 +36,16 @@ pub struct FrontendView {
     /// What clients outside meet, and what pods here and the node itself meet.
     pub outside: TargetView,
     pub inside: TargetView,
-    /// Another service holds this address, protocol and port: `namespace/name`.
+    /// Clients that may use a load-balancer address; empty: all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub source_ranges: Vec<String>,
+    /// Another service holds this address, protocol and port (`namespace/name`), so this is not in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub held_by: Option<String>,
 }
 
 /// [`FrontendKind`] in words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FrontendKindView {
     #[serde(rename = "ClusterIP")]
     ClusterIp,
@@ -64,7 +68,7 @@ impl From<FrontendKind> for FrontendKindView {
 }
 
 /// Where a frontend leads.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum TargetView {
     /// `address:port` of each backend.
@@ -75,8 +79,20 @@ pub enum TargetView {
     Drop,
 }
 
+impl From<&Target> for TargetView {
+    fn from(target: &Target) -> TargetView {
+        match target {
+            Target::Backends(set) => {
+                TargetView::Backends(set.backends.iter().map(|backend| format!("{}:{}", backend.address, backend.port)).collect())
+            }
+            Target::NoBackend => TargetView::Reject,
+            Target::PolicyLocal => TargetView::Drop,
+        }
+    }
+}
+
 /// One endpoint of a service port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointView {
     pub address: IpAddr,

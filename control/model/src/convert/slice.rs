@@ -102,7 +102,11 @@ fn convert_endpoint(index: usize, raw: &RawEndpoint, v6: bool, findings: &mut Fi
         terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
         node: raw.node_name.as_ref().map(shared),
         zone: raw.zone.as_ref().map(shared),
-        node_hints: hints.and_then(|hints| hints.for_nodes.as_ref()).map_or_else(Vec::new, |nodes| nodes.iter().map(|node| shared(&node.name)).collect()),
-        zone_hints: hints.and_then(|hints| hints.for_zones.as_ref()).map_or_else(Vec::new, |zones| zones.iter().map(|zone| shared(&zone.name)).collect()),
+        node_hints: hints
+            .and_then(|hints| hints.for_nodes.as_ref())
+            .map_or_else(Vec::new, |nodes| nodes.iter().map(|node| shared(&node.name)).collect()),
+        zone_hints: hints
+            .and_then(|hints| hints.for_zones.as_ref())
+            .map_or_else(Vec::new, |zones| zones.iter().map(|zone| shared(&zone.name)).collect()),
     })
 }

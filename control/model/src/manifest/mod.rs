@@ -74,19 +74,6 @@ pub fn parse(file: &str, text: &str) -> ParsedFile {
     parsed
 }
 
-/// [`parse`] for the bytes of a file, which may be no UTF-8.
-pub fn parse_bytes(file: &str, bytes: &[u8]) -> ParsedFile {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => parse(file, text),
-        Err(error) => ParsedFile { file: file.to_owned(), ..ParsedFile::default() }.refuse_file(format!("the file is no UTF-8 text: {error}")),
-    }
-}
-
-/// A file that could not be read at all (permission, I/O): what it said before stays in force.
-pub fn unreadable(file: &str, reason: &str) -> ParsedFile {
-    ParsedFile { file: file.to_owned(), ..ParsedFile::default() }.refuse_file(format!("the file cannot be read: {reason}"))
-}
-
 /// As Kubernetes' own YAML reading, but with limits. Duplicate keys are errors: which of the two was meant?
 fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
@@ -139,11 +126,8 @@ impl ParsedFile {
             }
             None | Some(Value::Null) => {}
             Some(_) => {
-                let problem = Problem {
-                    kind: Some("List".into()),
-                    field: Some("items".into()),
-                    ..self.problem(place, "must be a list of objects")
-                };
+                let problem =
+                    Problem { kind: Some("List".into()), field: Some("items".into()), ..self.problem(place, "must be a list of objects") };
                 self.problems.push(problem);
                 self.unreadable = true;
             }
@@ -153,7 +137,11 @@ impl ParsedFile {
     /// `within` is the path of the object in its document: empty or `items[3].`.
     fn take_object(&mut self, place: Place, value: Value, within: &str) {
         let Some(kind) = text_at(&value, &["kind"]).filter(|kind| !kind.is_empty()).map(str::to_owned) else {
-            let message = if value.is_object() { "missing: every object has a kind" } else { "no Kubernetes object: a mapping with a kind is expected" };
+            let message = if value.is_object() {
+                "missing: every object has a kind"
+            } else {
+                "no Kubernetes object: a mapping with a kind is expected"
+            };
             let problem = Problem { field: Some(format!("{within}kind")), ..self.problem(place, message) };
             self.problems.push(problem);
             self.unreadable = true;
@@ -212,7 +200,8 @@ impl ParsedFile {
                         "Node" => Kind::Node,
                         _ => Kind::EndpointSlice,
                     };
-                    let namespace = if kind == Kind::Node { String::new() } else { problem.namespace.clone().unwrap_or_else(|| "default".into()) };
+                    let namespace =
+                        if kind == Kind::Node { String::new() } else { problem.namespace.clone().unwrap_or_else(|| "default".into()) };
                     self.refused.push(ObjectRef { kind, namespace, name: name.clone() });
                 }
             }

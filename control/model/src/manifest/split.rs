@@ -84,7 +84,10 @@ mod tests {
 
     #[test]
     fn directives_belong_to_the_document_after_them() {
-        assert_eq!(lines("%YAML 1.2\n---\na: 1\n...\n%YAML 1.2\n---\nb: 2\n"), [(1, "%YAML 1.2\n---\na: 1\n"), (5, "%YAML 1.2\n---\nb: 2\n")]);
+        assert_eq!(
+            lines("%YAML 1.2\n---\na: 1\n...\n%YAML 1.2\n---\nb: 2\n"),
+            [(1, "%YAML 1.2\n---\na: 1\n"), (5, "%YAML 1.2\n---\nb: 2\n")]
+        );
     }
 
     #[test]

@@ -1,0 +1,237 @@
+//! The objects in force to frontends, at a cost that follows the change: only touched services are compiled, and only what became
+//! different is published.
+
+mod claims;
+mod service;
+mod view;
+mod vips;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use ringway_engine::tables::{Frontend, FrontendKey};
+
+use crate::cluster::{Cluster, Touched};
+use crate::model::{Change, Protocol, ServiceName};
+use crate::problem::{Problem, Severity};
+use crate::select::Location;
+use crate::view::ServicePortView;
+use claims::{Claims, Rank};
+use service::{Compiled, Here};
+use vips::Vips;
+
+pub use vips::Vip;
+
+/// On which addresses of the node NodePorts answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// The first InternalIP of this node's Node object; without one, the first device address.
+    #[default]
+    Primary,
+    /// Every device address in one of these.
+    Within(Vec<Ipv4Net>),
+}
+
+/// What does not change while the process runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// `--node-name`: the Node that is us; endpoints with this `nodeName` are local.
+    pub node_name: String,
+    pub node_port_addresses: NodePortAddresses,
+}
+
+/// What a batch of changes means for the tables. Empty parts: nothing to publish.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Update {
+    /// For [`ringway_engine::tables::Frontends::with`]; `None` removes.
+    pub frontends: Vec<(FrontendKey, Option<Frontend>)>,
+    /// VIPs that appeared, changed, or (`None`) went.
+    pub vips: Vec<(Ipv4Addr, Option<Vip>)>,
+}
+
+/// Holds the objects in force and what was last made of them.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    settings: Settings,
+    cluster: Cluster,
+    device_addresses: Vec<Ipv4Addr>,
+    /// Derived from the settings, our Node and the device addresses.
+    node_port_addresses: Vec<Ipv4Addr>,
+    compiled: HashMap<ServiceName, Compiled>,
+    claims: Claims,
+    published: HashMap<FrontendKey, Frontend>,
+    vips: Vips,
+}
+
+impl Compiler {
+    pub fn new(settings: Settings) -> Compiler {
+        Compiler { settings, ..Compiler::default() }
+    }
+
+    /// Takes a batch of changes in; compiles each touched service once.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Update {
+        let zone_before = self.zone();
+        let mut touched = Touched::default();
+        for change in changes {
+            self.cluster.apply(change, &mut touched);
+        }
+        let mut services = touched.services;
+        if touched.nodes.contains(&self.settings.node_name) {
+            if self.zone() != zone_before {
+                services.extend(self.cluster.services().map(|service| service.name.clone()));
+            }
+            services.extend(self.refresh_addresses());
+        }
+        self.compile(services)
+    }
+
+    /// The IPv4 addresses of the node's devices, the most important first (the first uplink's). Call it whenever they change.
+    pub fn set_device_addresses(&mut self, addresses: Vec<Ipv4Addr>) -> Update {
+        self.device_addresses = addresses;
+        let services = self.refresh_addresses();
+        self.compile(services)
+    }
+
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// All VIPs, by address.
+    pub fn vips(&self) -> impl Iterator<Item = (Ipv4Addr, Vip)> {
+        self.vips.published()
+    }
+
+    /// Number of Services in force.
+    pub fn services_len(&self) -> usize {
+        self.compiled.len()
+    }
+
+    /// The IPv4 addresses on which NodePorts answer.
+    pub fn node_port_addresses(&self) -> &[Ipv4Addr] {
+        &self.node_port_addresses
+    }
+
+    /// What is wrong between objects (each alone is right): clashing frontends, no address for NodePorts.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = self.claims.clashes().map(|(key, holder, service)| clash(key, holder, service)).collect();
+        if self.node_port_addresses.is_empty() && self.node_port_services().next().is_some() {
+            let message = "no address of this node is known, so no NodePort answers: give the Node an InternalIP in status.addresses";
+            problems.push(Problem {
+                kind: Some("Node".into()),
+                name: Some(self.settings.node_name.clone()),
+                ..Problem::new(Severity::Notice, message)
+            });
+        }
+        problems
+    }
+
+    /// Every service port with its frontends and endpoints, by namespace, name and port.
+    pub fn view(&self) -> Vec<ServicePortView> {
+        let mut services: Vec<_> = self.cluster.services().collect();
+        services.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        services.into_iter().flat_map(|service| self.view_service(service)).collect()
+    }
+
+    /// Whether nothing is left: for tests that end in "everything is empty".
+    pub fn is_empty(&self) -> bool {
+        self.cluster.is_empty() && self.compiled.is_empty() && self.claims.is_empty() && self.published.is_empty() && self.vips.is_empty()
+    }
+
+    fn zone(&self) -> Option<Arc<str>> {
+        self.cluster.node(&self.settings.node_name).and_then(|node| node.zone.clone())
+    }
+
+    fn node_port_services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.cluster.services().filter(|service| service.ports.iter().any(|port| port.node_port.is_some())).map(|service| &service.name)
+    }
+
+    /// Derives the node's addresses anew; returns the services that depend on what changed.
+    fn refresh_addresses(&mut self) -> Vec<ServiceName> {
+        let internal: Vec<Ipv4Addr> = self.cluster.node(&self.settings.node_name).map_or_else(Vec::new, |node| {
+            let v4 = |address: &IpAddr| if let IpAddr::V4(v4) = address { Some(*v4) } else { None };
+            node.internal_ips.iter().filter_map(v4).collect()
+        });
+        let addresses = match &self.settings.node_port_addresses {
+            NodePortAddresses::Primary => internal.first().or(self.device_addresses.first()).copied().into_iter().collect(),
+            NodePortAddresses::Within(nets) => {
+                let wanted = |address: &&Ipv4Addr| nets.iter().any(|net| net.contains(*address));
+                let mut addresses: Vec<Ipv4Addr> = self.device_addresses.iter().filter(wanted).copied().collect();
+                addresses.sort_unstable();
+                addresses.dedup();
+                addresses
+            }
+        };
+        self.vips.set_own(internal.iter().chain(&self.device_addresses).copied().collect());
+        if addresses == self.node_port_addresses {
+            return Vec::new();
+        }
+        self.node_port_addresses = addresses;
+        self.node_port_services().cloned().collect()
+    }
+
+    fn compile(&mut self, services: impl IntoIterator<Item = ServiceName>) -> Update {
+        let mut keys = BTreeSet::new();
+        for name in services {
+            self.compile_service(&name, &mut keys);
+        }
+        let mut frontends = Vec::new();
+        for key in keys {
+            let holder = self.claims.holder(&key).and_then(|service| self.compiled.get(service));
+            let frontend = holder.and_then(|compiled| compiled.frontends.get(&key));
+            if frontend == self.published.get(&key) {
+                continue;
+            }
+            frontends.push((key, frontend.cloned()));
+            match frontend {
+                Some(frontend) => self.published.insert(key, frontend.clone()),
+                None => self.published.remove(&key),
+            };
+        }
+        Update { frontends, vips: self.vips.publish() }
+    }
+
+    /// Compiles one service (or takes it out) and adds the keys whose frontend may have changed.
+    fn compile_service(&mut self, name: &ServiceName, keys: &mut BTreeSet<FrontendKey>) {
+        let before = self.compiled.remove(name).unwrap_or_default();
+        let service = self.cluster.service(name).cloned();
+        let after =
+            service.as_ref().map_or_else(Compiled::default, |service| service::compile(&self.cluster, service, self.here(), &before));
+        self.vips.replace(&before.vips, &after.vips);
+        for key in before.frontends.keys() {
+            self.claims.remove(*key, name);
+        }
+        if let Some(service) = &service {
+            let rank = Rank::of(service);
+            for key in after.frontends.keys() {
+                self.claims.add(*key, &rank);
+            }
+        }
+        keys.extend(before.frontends.keys().chain(after.frontends.keys()));
+        if service.is_some() {
+            self.compiled.insert(name.clone(), after);
+        }
+    }
+
+    fn here(&self) -> Here<'_> {
+        let zone = self.cluster.node(&self.settings.node_name).and_then(|node| node.zone.as_deref());
+        Here { location: Location { node: &self.settings.node_name, zone }, node_port_addresses: &self.node_port_addresses }
+    }
+}
+
+fn clash(key: &FrontendKey, holder: &ServiceName, service: &ServiceName) -> Problem {
+    let protocol = if key.protocol == Protocol::Tcp.number() { Protocol::Tcp } else { Protocol::Udp };
+    Problem {
+        kind: Some("Service".into()),
+        namespace: Some(service.namespace.to_string()),
+        name: Some(service.name.to_string()),
+        ..Problem::new(
+            Severity::Error,
+            format!(
+                "{}:{}/{protocol} is not served by it: the older Service {holder} holds it; change one of the two",
+                key.address, key.port
+            ),
+        )
+    }
+}

@@ -1,0 +1,82 @@
+//! The addresses that belong to services and to no device of ours.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::Ipv4Addr;
+
+/// An address that belongs to services and to no device of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vip {
+    /// A LoadBalancer IP or externalIP: a candidate for announcement.
+    pub announced: bool,
+}
+
+/// Counts which addresses services use, and says what changed.
+#[derive(Debug, Default)]
+pub(super) struct Vips {
+    uses: HashMap<Ipv4Addr, Uses>,
+    /// Addresses of this node: an externalIP may be one, but it is the kernel that answers for it.
+    own: BTreeSet<Ipv4Addr>,
+    published: BTreeMap<Ipv4Addr, Vip>,
+    changed: BTreeSet<Ipv4Addr>,
+}
+
+#[derive(Debug, Default)]
+struct Uses {
+    services: u32,
+    announcing: u32,
+}
+
+impl Vips {
+    /// A service goes from the addresses `before` to those `after` (each with whether it is a candidate for announcement).
+    pub fn replace(&mut self, before: &BTreeMap<Ipv4Addr, bool>, after: &BTreeMap<Ipv4Addr, bool>) {
+        if before == after {
+            return;
+        }
+        for (address, announced) in after {
+            let uses = self.uses.entry(*address).or_default();
+            uses.services += 1;
+            uses.announcing += u32::from(*announced);
+            self.changed.insert(*address);
+        }
+        for (address, announced) in before {
+            if let Some(uses) = self.uses.get_mut(address) {
+                uses.services -= 1;
+                uses.announcing -= u32::from(*announced);
+                if uses.services == 0 {
+                    self.uses.remove(address);
+                }
+            }
+            self.changed.insert(*address);
+        }
+    }
+
+    pub fn set_own(&mut self, own: BTreeSet<Ipv4Addr>) {
+        self.changed.extend(self.own.symmetric_difference(&own));
+        self.own = own;
+    }
+
+    /// What changed since the last call.
+    pub fn publish(&mut self) -> Vec<(Ipv4Addr, Option<Vip>)> {
+        let mut changes = Vec::new();
+        for address in std::mem::take(&mut self.changed) {
+            let uses = self.uses.get(&address).filter(|_| !self.own.contains(&address));
+            let vip = uses.map(|uses| Vip { announced: uses.announcing > 0 });
+            let before = match vip {
+                Some(vip) => self.published.insert(address, vip),
+                None => self.published.remove(&address),
+            };
+            if before != vip {
+                changes.push((address, vip));
+            }
+        }
+        changes
+    }
+
+    pub fn published(&self) -> impl Iterator<Item = (Ipv4Addr, Vip)> {
+        self.published.iter().map(|(address, vip)| (*address, *vip))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.uses.is_empty() && self.published.is_empty() && self.changed.is_empty()
+    }
+}

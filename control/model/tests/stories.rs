@@ -1,0 +1,228 @@
+//! Runs every story in `stories/`: manifests in, tables out, step by step until everything is empty. `stories/README.md` has the format.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use ringway_engine::tables::{Backend, Frontend, FrontendKey, FrontendKind, Target};
+use ringway_model::{Compiler, Folder, NodePortAddresses, Settings, Update, manifest};
+use serde::Deserialize;
+use serde_json::Value;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Story {
+    #[serde(rename = "about")]
+    _about: String,
+    /// Objects to refer to by YAML aliases.
+    #[serde(default, rename = "let")]
+    _shared: Value,
+    #[serde(default)]
+    settings: StorySettings,
+    steps: Vec<Step>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct StorySettings {
+    node: Option<String>,
+    node_port_addresses: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Step {
+    step: String,
+    #[serde(default)]
+    files: BTreeMap<String, Value>,
+    device_addresses: Option<Vec<Ipv4Addr>>,
+    #[serde(default)]
+    frontends: Vec<String>,
+    /// Checked where given.
+    vips: Option<Vec<String>>,
+    #[serde(default)]
+    problems: Vec<String>,
+}
+
+/// The tables as a follower of the updates has them.
+struct Run {
+    folder: Folder,
+    compiler: Compiler,
+    frontends: BTreeMap<FrontendKey, Frontend>,
+    vips: BTreeMap<Ipv4Addr, bool>,
+}
+
+impl Run {
+    fn new(settings: StorySettings) -> Run {
+        let settings = Settings {
+            node_name: settings.node.unwrap_or_else(|| "node-a".into()),
+            node_port_addresses: settings.node_port_addresses.map_or(NodePortAddresses::Primary, |nets| {
+                NodePortAddresses::Within(nets.iter().map(|net| net.parse().unwrap()).collect())
+            }),
+        };
+        Run { folder: Folder::default(), compiler: Compiler::new(settings), frontends: BTreeMap::new(), vips: BTreeMap::new() }
+    }
+
+    fn take(&mut self, step: &Step) {
+        if let Some(addresses) = &step.device_addresses {
+            let update = self.compiler.set_device_addresses(addresses.clone());
+            self.follow(update);
+        }
+        let mut changes = Vec::new();
+        for (name, content) in &step.files {
+            changes.extend(match text(content) {
+                Some(text) => self.folder.update(manifest::parse(name, &text)),
+                None => self.folder.remove(name),
+            });
+        }
+        let update = self.compiler.apply(changes);
+        self.follow(update);
+    }
+
+    /// Every published change must be one: the cost follows the change.
+    fn follow(&mut self, update: Update) {
+        for (key, frontend) in update.frontends {
+            assert_ne!(self.frontends.get(&key), frontend.as_ref(), "{key:?} is published without a change");
+            match frontend {
+                Some(frontend) => self.frontends.insert(key, frontend),
+                None => self.frontends.remove(&key),
+            };
+        }
+        for (address, vip) in update.vips {
+            let announced = vip.map(|vip| vip.announced);
+            assert_ne!(self.vips.get(&address).copied(), announced, "{address} is published without a change");
+            match announced {
+                Some(announced) => self.vips.insert(address, announced),
+                None => self.vips.remove(&address),
+            };
+        }
+        let all: BTreeMap<_, _> = self.compiler.vips().map(|(address, vip)| (address, vip.announced)).collect();
+        assert_eq!(all, self.vips);
+    }
+
+    fn check(&self, step: &Step, faults: &mut Vec<String>) {
+        let frontends: Vec<String> = self.frontends.iter().map(|(key, frontend)| line(key, frontend)).collect();
+        compare("frontends", &step.frontends, &frontends, faults);
+        if let Some(expected) = &step.vips {
+            let vips: Vec<String> =
+                self.vips.iter().map(|(address, announced)| format!("{address}{}", if *announced { " announced" } else { "" })).collect();
+            compare("vips", expected, &vips, faults);
+        }
+        let problems: Vec<String> = self
+            .folder
+            .problems()
+            .into_iter()
+            .chain(self.compiler.problems())
+            .map(|problem| format!("{}: {problem}", serde_json::to_value(problem.severity).unwrap().as_str().unwrap()))
+            .collect();
+        compare("problems", &step.problems, &problems, faults);
+    }
+}
+
+/// A file of a step is text, or a list of objects, or null (gone).
+fn text(content: &Value) -> Option<String> {
+    match content {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        Value::Array(objects) => Some(objects.iter().fold(String::new(), |mut text, object| {
+            write!(text, "---\n{object}\n").unwrap();
+            text
+        })),
+        other => panic!("a file is text, a list of objects, or null: {other}"),
+    }
+}
+
+/// `192.0.2.1:80/TCP LoadBalancerIP default/web:http maglev from 10.0.0.0/8 -> 10.1.0.1:8080*, 10.1.1.1:8080`
+fn line(key: &FrontendKey, frontend: &Frontend) -> String {
+    let protocol = if key.protocol == 6 { "TCP" } else { "UDP" };
+    let kind = match frontend.kind {
+        FrontendKind::ClusterIp => "ClusterIP",
+        FrontendKind::NodePort => "NodePort",
+        FrontendKind::LoadBalancerIp => "LoadBalancerIP",
+        FrontendKind::ExternalIp => "ExternalIP",
+    };
+    let service = &frontend.service;
+    let mut line = format!("{}:{}/{protocol} {kind} {}/{}:{}", key.address, key.port, service.namespace, service.name, service.port);
+    if let Some(ranges) = &frontend.source_ranges {
+        let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+        write!(line, " from {}", ranges.join(",")).unwrap();
+    }
+    if frontend.outside == frontend.inside {
+        write!(line, " -> {}", target(&frontend.outside)).unwrap();
+    } else {
+        write!(line, " outside -> {} inside -> {}", target(&frontend.outside), target(&frontend.inside)).unwrap();
+    }
+    line
+}
+
+fn target(target: &Target) -> String {
+    let backend = |backend: &Backend| format!("{}:{}{}", backend.address, backend.port, if backend.local { "*" } else { "" });
+    match target {
+        Target::Backends(set) => {
+            let backends: Vec<String> = set.backends.iter().map(backend).collect();
+            format!("{}{}", if set.maglev.is_some() { "maglev " } else { "" }, backends.join(", "))
+        }
+        Target::NoBackend => "reject".into(),
+        Target::PolicyLocal => "drop".into(),
+    }
+}
+
+fn compare(what: &str, expected: &[String], found: &[String], faults: &mut Vec<String>) {
+    let (mut expected, mut found) = (expected.to_vec(), found.to_vec());
+    expected.sort();
+    found.sort();
+    for line in found.iter().filter(|line| !expected.contains(line)) {
+        faults.push(format!("    {what}: unexpected: {line}"));
+    }
+    for line in expected.iter().filter(|line| !found.contains(line)) {
+        faults.push(format!("    {what}: missing:    {line}"));
+    }
+    if faults.is_empty() && expected.len() != found.len() {
+        faults.push(format!("    {what}: a line stands {} times, expected {}", found.len(), expected.len()));
+    }
+}
+
+/// Runs one story; returns what is wrong.
+fn run(story: Story) -> Vec<String> {
+    let mut run = Run::new(story.settings);
+    let mut faults = Vec::new();
+    for step in &story.steps {
+        let mut here = Vec::new();
+        run.take(step);
+        run.check(step, &mut here);
+        if !here.is_empty() {
+            faults.push(format!("  step {:?}:", step.step));
+            faults.append(&mut here);
+        }
+    }
+    let files: Vec<String> = run.folder.files().map(str::to_owned).collect();
+    for file in files {
+        let changes = run.folder.remove(&file);
+        let update = run.compiler.apply(changes);
+        run.follow(update);
+    }
+    if !(run.frontends.is_empty() && run.vips.is_empty() && run.compiler.is_empty() && run.folder.problems().is_empty()) {
+        faults.push("  after the removal of all files something is left".into());
+    }
+    faults
+}
+
+#[test]
+fn every_story_holds() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stories");
+    let mut names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    names.sort();
+    assert!(!names.is_empty(), "stories are missing in {}", folder.display());
+    let mut faults = String::new();
+    for path in names {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let story = serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let found = run(story);
+        if !found.is_empty() {
+            writeln!(faults, "{}:\n{}", path.display(), found.join("\n")).unwrap();
+        }
+    }
+    assert!(faults.is_empty(), "\n{faults}");
+}
