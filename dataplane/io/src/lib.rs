@@ -10,6 +10,8 @@ mod dataplane;
 mod error;
 pub mod ethtool;
 mod eventfd;
+#[cfg(test)]
+mod fake;
 mod hold;
 mod mapping;
 mod packet_engine;
@@ -18,6 +20,8 @@ mod ring;
 mod rings;
 mod shared;
 mod shell;
+#[cfg(test)]
+mod shell_tests;
 mod socket;
 mod stats;
 mod umem;

@@ -9,8 +9,8 @@ use ringway_engine::tables::Snapshot;
 use ringway_engine::verdict::Verdict;
 use ringway_io::Dataplane;
 
-use support::Network;
 use support::engines::EachPacket;
+use support::{CLIENT, Network, SERVER, eventually};
 
 #[test]
 fn an_idle_worker_costs_next_to_nothing() {
@@ -18,8 +18,12 @@ fn an_idle_worker_costs_next_to_nothing() {
     let (_programs, mut config) = network.worker();
     config.sweep_slots = 1 << 20;
     let engine = EachPacket::new(|_: &Snapshot, _: &mut Packet<'_>| Verdict::Host);
-    let _dataplane = network.inside("node", || Dataplane::start(config, vec![engine], Snapshot::default())).expect("start");
-    std::thread::sleep(Duration::from_millis(100));
+    let dataplane = network.inside("node", || Dataplane::start(config, vec![engine], Snapshot::default())).expect("start");
+    // It was busy once.
+    let client = network.udp("client", CLIENT, 0);
+    eventually("packets are received", || client.send_to(b"hello", (SERVER, 7)).is_ok() && dataplane.stats()[0].packets > 0);
+    drop(client);
+    std::thread::sleep(Duration::from_secs(4));
     let window = Duration::from_secs(2);
     let before = worker_cpu();
     std::thread::sleep(window);
