@@ -228,10 +228,7 @@ fn clash(key: &FrontendKey, holder: &ServiceName, service: &ServiceName) -> Prob
         name: Some(service.name.to_string()),
         ..Problem::new(
             Severity::Error,
-            format!(
-                "{}:{}/{protocol} is not served by it: the older Service {holder} holds it; change one of the two",
-                key.address, key.port
-            ),
+            format!("{}:{}/{protocol} is Service {holder}'s, which is older or sorts first: change one of the two", key.address, key.port),
         )
     }
 }

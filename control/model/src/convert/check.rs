@@ -49,17 +49,17 @@ pub(super) fn ordinary_address(text: &str) -> Result<IpAddr, String> {
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
     let special = if address.is_unspecified() {
-        "unspecified"
+        "an unspecified"
     } else if address.is_loopback() {
-        "loopback"
+        "a loopback"
     } else if address.is_multicast() {
-        "multicast"
+        "a multicast"
     } else if link_local {
-        "link-local"
+        "a link-local"
     } else {
         return Ok(address);
     };
-    Err(format!("{text:?} is a {special} address, which cannot be used here"))
+    Err(format!("{text:?} is {special} address, which cannot be used here"))
 }
 
 pub(super) fn cidr(text: &str) -> Result<IpNet, String> {

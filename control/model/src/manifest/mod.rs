@@ -89,11 +89,12 @@ fn options() -> serde_saphyr::Options {
     }
 }
 
-/// The parser's message without its "line 3 column 4:", which counts within the document.
+/// The parser's message without its "at line 3, column 4", which counts within the document.
 fn yaml_message(error: &serde_saphyr::Error) -> String {
-    let text = error.without_snippet().to_string();
+    let text = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
     let first = text.lines().next().unwrap_or_default();
-    format!("the document is no valid YAML: {first}")
+    let message = first.rfind(" at line ").map_or(first, |end| &first[..end]);
+    format!("the document is no valid YAML: {message}")
 }
 
 impl ParsedFile {
