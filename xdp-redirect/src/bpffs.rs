@@ -87,7 +87,7 @@ pub fn is_bpffs(path: &Path) -> bool {
     let mut stat: libc::statfs = unsafe { mem::zeroed() };
     // SAFETY: a C string and a statfs that outlive the call.
     let ret = unsafe { libc::statfs(path.as_ptr(), &mut stat) };
-    ret == 0 && stat.f_type as i64 == i64::from(libc::BPF_FS_MAGIC)
+    ret == 0 && stat.f_type == libc::BPF_FS_MAGIC
 }
 
 /// The mount namespace in which a mount lasts, if it is not ours: PID 1's, or where we may not see that one, the

@@ -7,12 +7,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
 use ringway_engine::tables::FrontendKey;
 
-use crate::Error;
+use crate::{Error, syscall};
 
 /// Flag of a frontend: it may have backends on this node, so `uplink` must look at the flow table.
 pub const FRONTEND_HERE: u32 = 1;
 /// Flag of a VIP: answer ARP for it.
 pub const VIP_ANNOUNCED: u32 = 1;
+
+/// Key and value.
+type Entry = (Vec<u8>, Vec<u8>);
 
 /// A map with its name for errors.
 #[derive(Debug)]
@@ -27,13 +30,10 @@ impl NamedMap {
     }
 
     pub(crate) fn upsert(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
-        self.handle.update(key, value, MapFlags::ANY).map_err(|source| {
-            // E2BIG is what a full hash map says.
-            if is_errno(&source, libc::E2BIG) {
-                Error::MapFull { map: self.name, max_entries: self.handle.max_entries() }
-            } else {
-                Error::Map { action: "writing", map: self.name, source }
-            }
+        // Not through libbpf-rs, whose errors do not tell the errno: E2BIG is what a full hash map says.
+        syscall::map_update(&self.handle, key, value).map_err(|error| match error.raw_os_error() {
+            Some(libc::E2BIG) => Error::MapFull { map: self.name, max_entries: self.handle.max_entries() },
+            _ => Error::Map { action: "writing", map: self.name, source: error.into() },
         })
     }
 
@@ -46,7 +46,7 @@ impl NamedMap {
     }
 
     /// Keys and values. Entries that come or go meanwhile may be missed.
-    pub(crate) fn entries(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    pub(crate) fn entries(&self) -> Result<Vec<Entry>, Error> {
         let mut entries = Vec::new();
         for key in self.handle.keys() {
             if let Some(value) = self.lookup(&key)? {
@@ -55,13 +55,6 @@ impl NamedMap {
         }
         Ok(entries)
     }
-}
-
-fn is_errno(error: &libbpf_rs::Error, errno: i32) -> bool {
-    std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<std::io::Error>())
-        .is_some_and(|error| error.raw_os_error() == Some(errno))
-        || error.to_string().contains(&std::io::Error::from_raw_os_error(errno).to_string())
 }
 
 fn read_u32(bytes: &[u8]) -> u32 {

@@ -111,7 +111,7 @@ pub(crate) fn pin_new(map: &MapHandle, fate: &MapFate, path: &Path) -> Result<()
 /// Buckets of a flow table of `slots` slots, as a power of two.
 pub(crate) fn bucket_bits_of(slots: usize) -> Result<u32, Error> {
     let buckets = slots / BUCKET_ENTRIES;
-    if !slots.is_power_of_two() || buckets < 2 || buckets > 1 << 24 {
+    if !slots.is_power_of_two() || !(2..=1 << 24).contains(&buckets) {
         return Err(Error::Argument { what: "the number of flow slots", value: slots as u64, allowed: "a power of two, 8 to 2^26" });
     }
     Ok(buckets.ilog2())

@@ -4,10 +4,10 @@ use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{MapHandle, OpenObject, PrintLevel, set_print};
+use libbpf_rs::{MapHandle, OpenObject, PrintCallback, PrintLevel, set_print};
 use ringway_engine::flow::FlowSlot;
 
 use crate::maps::NamedMap;
@@ -217,8 +217,8 @@ static LOADING: Mutex<()> = Mutex::new(());
 static LINES: Mutex<String> = Mutex::new(String::new());
 
 struct LibbpfLog {
-    previous: Option<(PrintLevel, fn(PrintLevel, String))>,
-    _loading: std::sync::MutexGuard<'static, ()>,
+    previous: Option<(PrintLevel, PrintCallback)>,
+    _loading: MutexGuard<'static, ()>,
 }
 
 impl LibbpfLog {

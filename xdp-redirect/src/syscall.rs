@@ -3,10 +3,11 @@
 use std::ffi::CString;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use libbpf_rs::{MapCore, MapHandle};
 use libbpf_sys as sys;
 
 fn check(ret: i32) -> io::Result<i32> {
@@ -74,6 +75,16 @@ pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     // SAFETY: a C string that outlives the call; the result is a new descriptor.
     unsafe { owned(sys::bpf_obj_get(path.as_ptr())) }
+}
+
+/// Adds or changes an entry.
+pub fn map_update(map: &MapHandle, key: &[u8], value: &[u8]) -> io::Result<()> {
+    if key.len() != map.key_size() as usize || value.len() != map.value_size() as usize {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "key or value of another size than the map's"));
+    }
+    let (fd, flags) = (map.as_fd().as_raw_fd(), u64::from(sys::BPF_ANY));
+    // SAFETY: key and value have the sizes that the kernel reads, and outlive the call.
+    check(unsafe { sys::bpf_map_update_elem(fd, key.as_ptr().cast(), value.as_ptr().cast(), flags) }).map(drop)
 }
 
 pub fn prog_open(id: u32) -> io::Result<OwnedFd> {

@@ -33,7 +33,9 @@ static __always_inline int upcall(struct __sk_buff *skb, enum hook hook, __u64 h
 
 /* A copy of what an entry does, for the packet's pointers and the entry must not be held over helper calls. */
 struct rewrite {
-	__u32 new_addrs[2], new_ports;
+	struct { /* as in a header without options */
+		__u32 saddr, daddr, ports;
+	} new;
 	__u32 addr_diff, port_diff;
 	__u32 ifindex;
 	__u8 dmac[6];
@@ -44,22 +46,23 @@ struct rewrite {
  * shared headers; writing directly would copy the header of every packet that is only looked at. */
 static __always_inline long write_tuple(struct __sk_buff *skb, __u32 l3, const struct packet4 *p, const struct rewrite *r)
 {
-	__u32 l4 = l3 + p->l4_offset;
+	__u32 l4 = l3 + p->l4_offset, addresses = l3 + offsetof(struct iphdr, saddr);
 	__u32 sum = l4 + (p->protocol == IPPROTO_TCP ? offsetof(struct tcphdr, check) : offsetof(struct udphdr, check));
 	/* UDP: a checksum of 0 is none and stays so; one that becomes 0 is written as 0xffff. */
 	__u64 flags = p->protocol == IPPROTO_TCP ? 0 : BPF_F_MARK_MANGLED_0;
 	long error = 0;
 
-	if (r->new_addrs[0] != p->saddr || r->new_addrs[1] != p->daddr) {
+	if (r->new.saddr != p->saddr || r->new.daddr != p->daddr) {
 		error |= bpf_l4_csum_replace(skb, sum, 0, r->addr_diff, flags | BPF_F_PSEUDO_HDR);
 		error |= bpf_l3_csum_replace(skb, l3 + offsetof(struct iphdr, check), 0, r->addr_diff, 0);
-		error |= bpf_skb_store_bytes(skb, l3 + offsetof(struct iphdr, saddr), r->new_addrs, sizeof(r->new_addrs), 0);
 	}
-	if (r->new_ports != p->ports) {
+	/* Not in one with the addresses: an unfinished checksum covers those, but not yet the ports. */
+	if (r->new.ports != p->ports)
 		error |= bpf_l4_csum_replace(skb, sum, 0, r->port_diff, flags);
-		error |= bpf_skb_store_bytes(skb, l4, &r->new_ports, sizeof(r->new_ports), 0);
-	}
-	return error;
+	if (p->l4_offset == sizeof(struct iphdr))
+		return error | bpf_skb_store_bytes(skb, addresses, &r->new, sizeof(r->new), 0);
+	error |= bpf_skb_store_bytes(skb, addresses, &r->new, offsetof(typeof(r->new), ports), 0);
+	return error | bpf_skb_store_bytes(skb, l4, &r->new.ports, sizeof(r->new.ports), 0);
 }
 
 static __always_inline long decrement_ttl(struct __sk_buff *skb, __u32 l3, const struct packet4 *p)
@@ -180,9 +183,9 @@ static __always_inline int edge(struct __sk_buff *skb, enum hook hook, __u32 zon
 		return from_worker ? edge_next(hook, EDGE_LOOP_GUARD) : upcall(skb, hook, hash);
 
 	touch(flow, &p);
-	r.new_addrs[0] = flow->new_saddr;
-	r.new_addrs[1] = flow->new_daddr;
-	r.new_ports = flow->new_ports;
+	r.new.saddr = flow->new_saddr;
+	r.new.daddr = flow->new_daddr;
+	r.new.ports = flow->new_ports;
 	r.addr_diff = flow->addr_diff;
 	r.port_diff = flow->port_diff;
 	r.ifindex = flow->ifindex;

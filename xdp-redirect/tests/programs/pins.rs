@@ -88,3 +88,18 @@ fn errors_say_what_is_wrong() {
     let error = Programs::load(LoadOptions { pin_dir: plain.path().into(), ..scratch.options() }).expect_err("no bpffs");
     assert!(error.to_string().contains("bpffs"), "{error}");
 }
+
+#[test]
+fn a_full_map_says_so() {
+    let scratch = Scratch::new();
+    let (programs, _) = scratch.load();
+    for ifindex in 0..64 {
+        programs.uplinks.upsert(ifindex, 0).expect("room");
+    }
+    let error = programs.uplinks.upsert(64, 0).expect_err("no room");
+    assert!(matches!(error, Error::MapFull { max_entries: 64, .. }), "{error}");
+    programs.uplinks.upsert(63, 1).expect("a change needs no room");
+    programs.uplinks.remove(0).expect("removal");
+    programs.uplinks.remove(0).expect("removal of nothing");
+    programs.uplinks.upsert(64, 0).expect("room again");
+}
