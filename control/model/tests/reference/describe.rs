@@ -1,0 +1,284 @@
+//! Random clusters: plain descriptions of objects, their proptest strategies, and the manifests they stand for.
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Proto {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+#[derive(Clone, Debug)]
+pub struct Port {
+    pub name: &'static str,
+    pub proto: Proto,
+    pub port: u16,
+    pub node_port: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
+}
+
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub kind: Type,
+    /// `None`: headless.
+    pub cluster_ip: Option<&'static str>,
+    pub external_ips: Vec<&'static str>,
+    /// Address, and whether `ipMode` is Proxy.
+    pub ingress: Vec<(&'static str, bool)>,
+    pub ranges: Vec<&'static str>,
+    pub ports: Vec<Port>,
+    pub internal_local: bool,
+    pub external_local: bool,
+    /// Second of creation.
+    pub created: Option<u8>,
+    pub other_proxy: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    pub address: &'static str,
+    pub ready: Option<bool>,
+    pub serving: Option<bool>,
+    pub terminating: Option<bool>,
+    pub node: Option<&'static str>,
+    pub for_nodes: Option<Vec<&'static str>>,
+    pub for_zones: Option<Vec<&'static str>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Slice {
+    pub service: usize,
+    /// Name, protocol, number (0: none).
+    pub ports: Vec<(&'static str, Proto, u16)>,
+    pub endpoints: Vec<Endpoint>,
+    pub headless: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub zone: Option<&'static str>,
+    pub addresses: Vec<&'static str>,
+}
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+pub enum Event {
+    Service(usize, Option<Service>),
+    Slice(usize, Option<Slice>),
+    Node(Option<Node>),
+    Devices(Vec<&'static str>),
+}
+
+pub const SERVICES: usize = 4;
+pub const SLICES: usize = 5;
+pub const HERE: &str = "node-a";
+
+const V4: [&str; 4] = ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4"];
+const VIPS: [&str; 4] = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "172.16.0.1"];
+const NODES: [&str; 3] = [HERE, "node-b", "node-c"];
+const ZONES: [&str; 2] = ["east", "west"];
+
+fn one_of(texts: &'static [&'static str]) -> impl Strategy<Value = &'static str> + Clone {
+    proptest::sample::select(texts)
+}
+
+fn some_of(texts: &'static [&'static str], most: usize) -> impl Strategy<Value = Vec<&'static str>> + Clone {
+    proptest::sample::subsequence(texts, 0..=most)
+}
+
+fn proto() -> impl Strategy<Value = Proto> {
+    prop_oneof![4 => Just(Proto::Tcp), 2 => Just(Proto::Udp), 1 => Just(Proto::Sctp)]
+}
+
+fn ports() -> impl Strategy<Value = Vec<Port>> {
+    let port = (proto(), prop_oneof![Just(80u16), Just(81), Just(30080)], option::of(prop_oneof![Just(30080u16), Just(30081)]));
+    vec(port, 1..=3).prop_map(|ports| {
+        let names = ["http", "dns", "admin"];
+        let mut kept: Vec<Port> = Vec::new();
+        for ((proto, port, node_port), name) in ports.into_iter().zip(names) {
+            let node_port = node_port.filter(|number| !kept.iter().any(|other| other.proto == proto && other.node_port == Some(*number)));
+            if !kept.iter().any(|other| other.proto == proto && other.port == port) {
+                kept.push(Port { name, proto, port, node_port });
+            }
+        }
+        kept
+    })
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    let kind =
+        prop_oneof![3 => Just(Type::ClusterIp), 3 => Just(Type::NodePort), 6 => Just(Type::LoadBalancer), 1 => Just(Type::ExternalName)];
+    let cluster_ip =
+        prop_oneof![1 => Just(None), 12 => one_of(&["10.96.0.1", "10.96.0.2", "10.96.0.3", "192.0.2.1", "fd00::1"]).prop_map(Some)];
+    let ingress = vec((one_of(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"]), prop::bool::weighted(0.2)), 0..=2);
+    let ranges = some_of(&["10.0.0.0/8", "203.0.113.0/24", "2001:db8::/32", "0.0.0.0/0"], 2);
+    (
+        (kind, cluster_ip, some_of(&VIPS, 2), ingress, ranges, ports()),
+        (any::<bool>(), any::<bool>(), option::of(0u8..3), prop::bool::weighted(0.05)),
+    )
+        .prop_map(
+            |((kind, cluster_ip, external_ips, ingress, ranges, ports), (internal_local, external_local, created, other_proxy))| Service {
+                kind,
+                cluster_ip,
+                external_ips,
+                ingress,
+                ranges,
+                ports,
+                internal_local,
+                external_local,
+                created,
+                other_proxy,
+            },
+        )
+}
+
+fn condition() -> impl Strategy<Value = Option<bool>> {
+    prop_oneof![2 => Just(None), 2 => Just(Some(true)), 3 => Just(Some(false))]
+}
+
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    let hints = |names| prop_oneof![1 => Just(None), 3 => some_of(names, 2).prop_map(Some)];
+    (one_of(&V4), condition(), condition(), condition(), option::of(one_of(&NODES)), hints(&NODES), hints(&ZONES)).prop_map(
+        |(address, ready, serving, terminating, node, for_nodes, for_zones)| Endpoint {
+            address,
+            ready,
+            serving,
+            terminating,
+            node,
+            for_nodes,
+            for_zones,
+        },
+    )
+}
+
+fn slice() -> impl Strategy<Value = Slice> {
+    let names = proptest::sample::subsequence(&["http", "dns", "admin"], 1..=3);
+    let numbers = vec((proto(), prop_oneof![1 => Just(0u16), 4 => Just(8080), 4 => Just(9090)]), 3);
+    // Few services and one protocol more often than not, so that slices meet services.
+    (0..SERVICES, names, numbers, vec(endpoint(), 0..=4), prop::bool::weighted(0.05)).prop_map(
+        |(service, names, numbers, endpoints, headless)| {
+            let ports = names.into_iter().zip(numbers).map(|(name, (proto, number))| (name, proto, number)).collect();
+            Slice { service, ports, endpoints, headless }
+        },
+    )
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let node = (option::of(one_of(&ZONES)), some_of(&["fd00::7", "172.16.0.1", "172.16.0.2"], 2));
+    prop_oneof![
+        5 => (0..SERVICES, prop::option::weighted(0.85, service())).prop_map(|(index, service)| Event::Service(index, service)),
+        8 => (0..SLICES, prop::option::weighted(0.85, slice())).prop_map(|(index, slice)| Event::Slice(index, slice)),
+        2 => prop::option::weighted(0.8, node.prop_map(|(zone, addresses)| Node { zone, addresses })).prop_map(Event::Node),
+        1 => some_of(&["172.16.0.1", "172.16.0.2", "192.0.2.1"], 2).prop_map(Event::Devices),
+    ]
+}
+
+/// Batches of events: what happens within a batch is applied at once.
+pub fn history() -> impl Strategy<Value = Vec<Vec<Event>>> {
+    vec(vec(event(), 1..=6), 1..=6)
+}
+
+impl Proto {
+    fn text(self) -> &'static str {
+        match self {
+            Proto::Tcp => "TCP",
+            Proto::Udp => "UDP",
+            Proto::Sctp => "SCTP",
+        }
+    }
+}
+
+impl Service {
+    pub fn manifest(&self, index: usize) -> Value {
+        let ports: Vec<Value> = self
+            .ports
+            .iter()
+            .map(|port| json!({"name": port.name, "protocol": port.proto.text(), "port": port.port, "nodePort": port.node_port}))
+            .collect();
+        let ingress: Vec<Value> =
+            self.ingress.iter().map(|(ip, proxy)| json!({"ip": ip, "ipMode": if *proxy { "Proxy" } else { "VIP" }})).collect();
+        let labels = if self.other_proxy { json!({"service.kubernetes.io/service-proxy-name": "other"}) } else { json!({}) };
+        let kind = match self.kind {
+            Type::ClusterIp => "ClusterIP",
+            Type::NodePort => "NodePort",
+            Type::LoadBalancer => "LoadBalancer",
+            Type::ExternalName => "ExternalName",
+        };
+        let policy = |local| if local { "Local" } else { "Cluster" };
+        json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {
+                "name": service_name(index),
+                "labels": labels,
+                "creationTimestamp": self.created.map(|second| format!("2026-01-01T00:00:{second:02}Z")),
+            },
+            "spec": {
+                "type": kind,
+                "clusterIP": self.cluster_ip.unwrap_or("None"),
+                "externalIPs": self.external_ips,
+                "loadBalancerSourceRanges": self.ranges,
+                "ports": ports,
+                "internalTrafficPolicy": policy(self.internal_local),
+                "externalTrafficPolicy": policy(self.external_local),
+            },
+            "status": {"loadBalancer": {"ingress": ingress}},
+        })
+    }
+}
+
+impl Slice {
+    pub fn manifest(&self, index: usize) -> Value {
+        let hint =
+            |names: &Option<Vec<&str>>| names.as_ref().map(|names| names.iter().map(|name| json!({"name": name})).collect::<Vec<_>>());
+        let endpoints: Vec<Value> = self
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                json!({
+                    "addresses": [endpoint.address],
+                    "conditions": {"ready": endpoint.ready, "serving": endpoint.serving, "terminating": endpoint.terminating},
+                    "nodeName": endpoint.node,
+                    "hints": {"forNodes": hint(&endpoint.for_nodes), "forZones": hint(&endpoint.for_zones)},
+                })
+            })
+            .collect();
+        let ports: Vec<Value> =
+            self.ports.iter().map(|(name, proto, number)| json!({"name": name, "protocol": proto.text(), "port": number})).collect();
+        let mut labels = json!({"kubernetes.io/service-name": service_name(self.service)});
+        if self.headless {
+            labels["service.kubernetes.io/headless"] = json!("");
+        }
+        json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": format!("slice-{index}"), "labels": labels},
+            "addressType": "IPv4",
+            "ports": ports,
+            "endpoints": endpoints,
+        })
+    }
+}
+
+impl Node {
+    pub fn manifest(&self) -> Value {
+        let addresses: Vec<Value> = self.addresses.iter().map(|address| json!({"type": "InternalIP", "address": address})).collect();
+        let labels = self.zone.map_or(json!({}), |zone| json!({"topology.kubernetes.io/zone": zone}));
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": HERE, "labels": labels}, "status": {"addresses": addresses}})
+    }
+}
+
+pub fn service_name(index: usize) -> String {
+    format!("service-{index}")
+}

@@ -1,0 +1,197 @@
+//! The reference: the tables that contract §1 and §2 ask for, straight from their text, all from scratch, with no thought of cost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ringway_engine::tables::{FrontendKey, FrontendKind};
+
+use crate::describe::{Endpoint, HERE, Node, Port, Proto, SERVICES, SLICES, Service, Slice, Type, service_name};
+
+/// What has happened so far.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    pub services: [Option<Service>; SERVICES],
+    pub slices: [Option<Slice>; SLICES],
+    pub node: Option<Node>,
+    pub devices: Vec<&'static str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    To { backends: BTreeSet<(Ipv4Addr, u16, bool)>, maglev: bool },
+    Reject,
+    Drop,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpectedFrontend {
+    pub service: String,
+    pub port: String,
+    pub kind: FrontendKind,
+    pub outside: Expected,
+    pub inside: Expected,
+    pub ranges: Option<BTreeSet<String>>,
+}
+
+type Endpoints = BTreeMap<(Ipv4Addr, u16), Endpoint>;
+
+fn ready(ep: &Endpoint) -> bool {
+    ep.ready != Some(false)
+}
+
+fn serving(ep: &Endpoint) -> bool {
+    ep.serving != Some(false)
+}
+
+fn terminating(ep: &Endpoint) -> bool {
+    ep.terminating == Some(true)
+}
+
+fn local(ep: &Endpoint) -> bool {
+    ep.node == Some(HERE)
+}
+
+fn v4(text: &str) -> Option<Ipv4Addr> {
+    text.parse().ok()
+}
+
+impl World {
+    fn is_ours(service: &Service) -> bool {
+        !service.other_proxy && service.kind != Type::ExternalName && service.cluster_ip.is_some()
+    }
+
+    fn ours(&self) -> impl Iterator<Item = (usize, &Service)> {
+        let present = self.services.iter().enumerate().filter_map(|(index, service)| Some((index, service.as_ref()?)));
+        present.filter(|(_, service)| World::is_ours(service))
+    }
+
+    /// §1.6
+    fn endpoints(&self, service: usize, port: &Port) -> Endpoints {
+        let mut copies: BTreeMap<(Ipv4Addr, u16), Vec<Endpoint>> = BTreeMap::new();
+        for slice in self.slices.iter().flatten().filter(|slice| slice.service == service && !slice.headless) {
+            for (_, _, number) in
+                slice.ports.iter().filter(|(name, proto, number)| *name == port.name && *proto == port.proto && *number != 0)
+            {
+                for ep in &slice.endpoints {
+                    copies.entry((v4(ep.address).unwrap(), *number)).or_default().push(ep.clone());
+                }
+            }
+        }
+        let choose = |copies: Vec<Endpoint>| copies.iter().rfind(|ep| !terminating(ep)).or(copies.last()).unwrap().clone();
+        copies.into_iter().map(|(key, copies)| (key, choose(copies))).collect()
+    }
+
+    /// §2 `clusterEndpoints`
+    fn cluster_list(&self, eps: &Endpoints) -> BTreeSet<(Ipv4Addr, u16)> {
+        let zone = self.node.as_ref().and_then(|node| node.zone);
+        let names_node = |ep: &Endpoint| ep.for_nodes.iter().flatten().any(|node| *node == HERE);
+        let names_zone = |ep: &Endpoint| ep.for_zones.iter().flatten().any(|name| Some(*name) == zone);
+        let all_ready: Vec<&Endpoint> = eps.values().filter(|ep| ready(ep)).collect();
+        let hinted = |hints: &Option<Vec<&str>>| hints.as_ref().is_some_and(|hints| !hints.is_empty());
+        let same_node = all_ready.iter().all(|ep| hinted(&ep.for_nodes)) && all_ready.iter().any(|ep| names_node(ep));
+        let same_zone = !same_node && all_ready.iter().all(|ep| hinted(&ep.for_zones)) && all_ready.iter().any(|ep| names_zone(ep));
+        let within = |ep: &Endpoint| if same_node { names_node(ep) } else { !same_zone || names_zone(ep) };
+        let list = keys(eps, |ep| ready(ep) && within(ep));
+        if list.is_empty() { keys(eps, |ep| serving(ep) && terminating(ep)) } else { list }
+    }
+
+    /// §2 `localEndpoints`
+    fn local_list(eps: &Endpoints) -> BTreeSet<(Ipv4Addr, u16)> {
+        let list = keys(eps, |ep| ready(ep) && local(ep));
+        if list.is_empty() { keys(eps, |ep| serving(ep) && terminating(ep) && local(ep)) } else { list }
+    }
+
+    fn target(&self, eps: &Endpoints, policy_local: bool, maglev: bool) -> Expected {
+        let list = if policy_local { World::local_list(eps) } else { self.cluster_list(eps) };
+        let has_endpoints = eps.values().any(|ep| ready(ep) || serving(ep) && terminating(ep));
+        if !list.is_empty() {
+            let backends = list.into_iter().map(|key| (key.0, key.1, local(&eps[&key]))).collect();
+            Expected::To { backends, maglev }
+        } else if has_endpoints {
+            assert!(policy_local, "policy Cluster reaches every endpoint");
+            Expected::Drop
+        } else {
+            Expected::Reject
+        }
+    }
+
+    fn node_port_address(&self) -> Option<Ipv4Addr> {
+        let internal = self.node.as_ref().and_then(|node| node.addresses.iter().find_map(|address| v4(address)));
+        internal.or(self.devices.iter().find_map(|address| v4(address)))
+    }
+
+    /// Every address that a service port asks for, in the order of which counts.
+    fn addresses(&self, service: &Service, port: &Port) -> Vec<(FrontendKind, Ipv4Addr, u16)> {
+        let mut all = Vec::new();
+        all.extend(service.cluster_ip.and_then(v4).map(|address| (FrontendKind::ClusterIp, address, port.port)));
+        all.extend(ingress(service).map(|address| (FrontendKind::LoadBalancerIp, address, port.port)));
+        all.extend(service.external_ips.iter().filter_map(|text| v4(text)).map(|address| (FrontendKind::ExternalIp, address, port.port)));
+        if service.kind != Type::ClusterIp
+            && let (Some(address), Some(number)) = (self.node_port_address(), port.node_port)
+        {
+            all.push((FrontendKind::NodePort, address, number));
+        }
+        all
+    }
+
+    fn frontend(&self, index: usize, service: &Service, port: &Port, kind: FrontendKind) -> ExpectedFrontend {
+        let eps = self.endpoints(index, port);
+        let maglev = matches!(kind, FrontendKind::LoadBalancerIp | FrontendKind::ExternalIp) && !service.external_local;
+        let policy_local = if kind == FrontendKind::ClusterIp { service.internal_local } else { service.external_local };
+        let outside = self.target(&eps, policy_local, maglev);
+        let short_cut = kind != FrontendKind::ClusterIp;
+        let inside = self.target(&eps, policy_local && !short_cut, maglev);
+        let ranges = if kind == FrontendKind::LoadBalancerIp { ranges(service) } else { None };
+        ExpectedFrontend { service: service_name(index), port: port.name.into(), kind, outside, inside, ranges }
+    }
+
+    pub fn frontends(&self) -> BTreeMap<FrontendKey, ExpectedFrontend> {
+        let mut held: BTreeMap<FrontendKey, ((bool, Option<u8>, usize), ExpectedFrontend)> = BTreeMap::new();
+        for (index, service) in self.ours() {
+            let rank = (service.created.is_none(), service.created, index);
+            for port in service.ports.iter().filter(|port| port.proto != Proto::Sctp) {
+                for (kind, address, number) in self.addresses(service, port) {
+                    let protocol = if port.proto == Proto::Tcp { 6 } else { 17 };
+                    let key = FrontendKey { address, port: number, protocol };
+                    if held.get(&key).is_none_or(|(holder, _)| rank < *holder) {
+                        held.insert(key, (rank, self.frontend(index, service, port, kind)));
+                    }
+                }
+            }
+        }
+        held.into_iter().map(|(key, (_, frontend))| (key, frontend)).collect()
+    }
+
+    /// Address → whether it is a candidate for announcement.
+    pub fn vips(&self) -> BTreeMap<Ipv4Addr, bool> {
+        let mut vips = BTreeMap::new();
+        for (_, service) in self.ours() {
+            if let Some(address) = service.cluster_ip.and_then(v4) {
+                vips.entry(address).or_insert(false);
+            }
+            for address in ingress(service).chain(service.external_ips.iter().filter_map(|text| v4(text))) {
+                vips.insert(address, true);
+            }
+        }
+        for own in self.node.iter().flat_map(|node| &node.addresses).chain(&self.devices).filter_map(|text| v4(text)) {
+            vips.remove(&own);
+        }
+        vips
+    }
+}
+
+fn keys(eps: &Endpoints, wanted: impl Fn(&Endpoint) -> bool) -> BTreeSet<(Ipv4Addr, u16)> {
+    eps.iter().filter(|(_, ep)| wanted(ep)).map(|(key, _)| *key).collect()
+}
+
+/// §1.4
+fn ingress(service: &Service) -> impl Iterator<Item = Ipv4Addr> {
+    let counts = service.kind == Type::LoadBalancer;
+    service.ingress.iter().filter(move |(_, proxy)| counts && !proxy).filter_map(|(text, _)| v4(text))
+}
+
+/// §1.5
+fn ranges(service: &Service) -> Option<BTreeSet<String>> {
+    let own: BTreeSet<String> = service.ranges.iter().filter(|range| !range.contains(':')).map(ToString::to_string).collect();
+    (!own.is_empty() && !own.iter().any(|range| range.ends_with("/0"))).then_some(own)
+}
