@@ -1,30 +1,10 @@
 //! Attaching to devices in a network namespace of the test's own, and what a restart does with the links.
 
-use std::process::Command;
-use std::thread;
-
 use xdp_redirect::probe::{TcDirection, tcx_attached, xdp_attached};
 use xdp_redirect::{Attachment, Error, ProgramName, Programs, XdpMode, cleanup, pinned_links};
 
+use crate::namespace::{in_namespace, ip};
 use crate::scratch::Scratch;
-
-/// Runs a test on a thread with a network namespace of its own, which vanishes with the thread.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = thread::spawn(|| {
-        // SAFETY: concerns this thread only.
-        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "unshare: {}", std::io::Error::last_os_error());
-        test();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-/// ip(8), which inherits the thread's namespace.
-fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip");
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-}
 
 const DEVICE: u32 = 70;
 
