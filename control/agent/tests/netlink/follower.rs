@@ -1,0 +1,205 @@
+//! What the follower tells of devices, routes and rules as they change.
+
+use std::net::Ipv4Addr;
+
+use ringway_agent::netlink::{Event, FollowerConfig, Update};
+use ringway_engine::tables::{Device, DeviceKind, FibResult};
+
+use crate::namespace::{Known, Namespace, add_device, command, ifindex, ip, mac, parse_mac};
+
+fn uplinks(names: &[&str]) -> FollowerConfig {
+    FollowerConfig { uplinks: names.iter().map(|name| name.to_string()).collect(), ..FollowerConfig::default() }
+}
+
+fn device(update: &Update, ifindex: u32) -> Option<&Device> {
+    update.devices.as_ref().unwrap().get(ifindex)
+}
+
+fn lookup(update: &Update, src: &str, dst: &str, iif: Option<u32>) -> FibResult {
+    update.fib.as_ref().unwrap().lookup(src.parse().unwrap(), dst.parse().unwrap(), iif, 0)
+}
+
+fn via(ifindex: u32, address: &str) -> FibResult {
+    FibResult::Via { ifindex, address: address.parse().unwrap(), route_mtu: None }
+}
+
+#[test]
+fn a_pod_appears_moves_to_a_bridge_and_vanishes() {
+    let pod = Namespace::new();
+    Namespace::new().run(async || {
+        let mut known = Known::start(uplinks(&[])).await;
+        assert_eq!(known.take_events(), [Event::AddressesChanged], "the first update: no pod, no uplink");
+
+        // As CNIs do it in the pod's namespace: the host's side comes with its peer elsewhere from the start.
+        ip(&format!("link add pod0 type veth peer name eth0 netns {}", pod.path()));
+        let pod0 = ifindex("pod0");
+        known.until("pod0 is a pod", |now| device(now, pod0).is_some_and(|device| device.kind == DeviceKind::Pod)).await;
+        assert_eq!(known.take_events(), [Event::PodAppeared { ifindex: pod0 }]);
+        let expected = Device { name: "pod0".into(), kind: DeviceKind::Pod, mac: mac("pod0"), mtu: 1500, bridge: None };
+        assert_eq!(device(&known.now, pod0), Some(&expected));
+
+        ip("link add br0 type bridge");
+        ip("link set pod0 master br0");
+        let br0 = ifindex("br0");
+        known.until("pod0 is a port of br0", |now| device(now, pod0).is_some_and(|device| device.bridge == Some(br0))).await;
+        assert_eq!(device(&known.now, br0).unwrap().kind, DeviceKind::Bridge);
+
+        // Learnt, not set: the pod says something.
+        ip("link set pod0 up");
+        ip("link set br0 up");
+        pod.ip("link set eth0 address 02:00:00:00:00:77 up");
+        pod.ip("addr add 10.9.0.2/24 dev eth0");
+        pod.ip("neigh replace 10.9.0.3 dev eth0 use");
+        let port = |now: &Update| now.devices.as_ref().unwrap().bridge_ports.get(&(br0, parse_mac("02:00:00:00:00:77"))).copied();
+        known.until("the FDB knows the pod's MAC", |now| port(now) == Some(pod0)).await;
+        let own = (br0, mac("pod0"));
+        assert!(!known.now.devices.as_ref().unwrap().bridge_ports.contains_key(&own), "the host's own MAC is on no port");
+
+        ip("link set pod0 nomaster");
+        known
+            .until("pod0 is no port, the FDB has forgotten it", |now| {
+                device(now, pod0).is_some_and(|device| device.bridge.is_none()) && port(now).is_none()
+            })
+            .await;
+        known.take_events();
+        ip("link del pod0");
+        known.until("pod0 is gone", |now| device(now, pod0).is_none()).await;
+        assert_eq!(known.take_events(), [Event::PodVanished { ifindex: pod0 }]);
+    });
+}
+
+#[test]
+fn a_veth_becomes_a_pod_when_its_peer_moves_away() {
+    let pod = Namespace::new();
+    Namespace::new().run(async || {
+        let mut known = Known::start(uplinks(&[])).await;
+        ip("link add host0 type veth peer name moving");
+        let host0 = ifindex("host0");
+        known.until("host0 is there", |now| device(now, host0).is_some_and(|device| device.kind == DeviceKind::Other)).await;
+        // Both ends stay down: the kernel says nothing about host0.
+        ip(&format!("link set moving netns {}", pod.path()));
+        known.until("host0 is a pod's", |now| device(now, host0).is_some_and(|device| device.kind == DeviceKind::Pod)).await;
+        assert!(known.take_events().contains(&Event::PodAppeared { ifindex: host0 }));
+    });
+}
+
+#[test]
+fn a_static_fdb_entry_comes_and_goes() {
+    Namespace::new().run(async || {
+        ip("link add br0 type bridge");
+        add_device("port0");
+        ip("link set port0 master br0");
+        let mut known = Known::start(uplinks(&[])).await;
+        command("bridge", "fdb add 02:00:00:00:00:01 dev port0 master static");
+        let (br0, port0) = (ifindex("br0"), ifindex("port0"));
+        let port = |now: &Update| now.devices.as_ref().unwrap().bridge_ports.get(&(br0, [2, 0, 0, 0, 0, 1])).copied();
+        known.until("the entry is there", |now| port(now) == Some(port0)).await;
+        command("bridge", "fdb del 02:00:00:00:00:01 dev port0 master");
+        known.until("the entry is gone", |now| port(now).is_none()).await;
+    });
+}
+
+#[test]
+fn uplinks_go_change_and_come_back() {
+    let wire = Namespace::new();
+    Namespace::new().run(async || {
+        let mut known = Known::start(uplinks(&["up0", "up1"])).await;
+        assert_eq!(known.take_events(), [Event::UplinkGone { uplink: 0 }, Event::UplinkGone { uplink: 1 }, Event::AddressesChanged]);
+        let uplink = |now: &Update, number: usize| now.uplinks.as_ref().unwrap()[number].clone();
+
+        // A veth whose peer is elsewhere, but named as an uplink: no pod.
+        ip(&format!("link add up1 type veth peer name w1 netns {}", wire.path()));
+        known.until("up1 is there", |now| uplink(now, 1).is_some()).await;
+        assert_eq!(known.take_events(), [Event::UplinkBack { uplink: 1 }]);
+        let up1 = uplink(&known.now, 1).unwrap();
+        assert_eq!((up1.ifindex, up1.mac, up1.mtu, up1.partial_checksums), (ifindex("up1"), mac("up1"), 1500, true));
+        assert_eq!(device(&known.now, up1.ifindex).unwrap().kind, DeviceKind::Uplink(1));
+
+        ip("link set up1 mtu 9000 address 02:00:00:00:00:09");
+        known.until("up1 changed", |now| uplink(now, 1).is_some_and(|up| up.mtu == 9000 && up.mac == [2, 0, 0, 0, 0, 9])).await;
+        let events = known.take_events();
+        assert!(!events.is_empty() && events.iter().all(|event| *event == Event::UplinkChanged { uplink: 1 }), "{events:?}");
+
+        ip("link del up1");
+        known.until("up1 is gone", |now| uplink(now, 1).is_none()).await;
+        assert_eq!(known.take_events(), [Event::UplinkGone { uplink: 1 }]);
+    });
+}
+
+#[test]
+fn routes_of_all_tables_follow_rules_devices_and_addresses() {
+    Namespace::new().run(async || {
+        ip("link set lo up");
+        for device in ["d0", "d1"] {
+            add_device(device);
+        }
+        ip("addr add 10.1.0.1/24 dev d0");
+        let (d0, d1) = (ifindex("d0"), ifindex("d1"));
+        let mut known = Known::start(uplinks(&[])).await;
+        assert_eq!(lookup(&known.now, "10.1.0.9", "10.1.0.1", None), FibResult::Local);
+        assert_eq!(lookup(&known.now, "10.1.0.1", "10.1.0.9", None), via(d0, "10.1.0.9"));
+
+        // Coil's way: pods' routes in a table of their own.
+        ip("route add 10.64.0.5 dev d1 table 116");
+        ip("rule add pref 2000 lookup 116");
+        known.until("the pod's route", |now| lookup(now, "10.1.0.9", "10.64.0.5", None) == via(d1, "10.64.0.5")).await;
+        ip("rule del pref 2000");
+        known.until("no rule, no route", |now| lookup(now, "10.1.0.9", "10.64.0.5", None) == FibResult::None).await;
+        ip("rule add pref 2000 iif d0 lookup 116");
+        known.until("by device", |now| lookup(now, "10.1.0.9", "10.64.0.5", Some(d0)) == via(d1, "10.64.0.5")).await;
+        assert_eq!(lookup(&known.now, "10.1.0.9", "10.64.0.5", Some(d1)), FibResult::None);
+
+        // The kernel drops the route without a message of its own.
+        ip("link set d1 down");
+        known.until("the device is down", |now| lookup(now, "10.1.0.9", "10.64.0.5", Some(d0)) == FibResult::None).await;
+
+        known.take_events();
+        ip("addr add 10.2.0.1/24 dev d0");
+        let second: Ipv4Addr = "10.2.0.1".parse().unwrap();
+        known.until("the address is ours", |now| now.addresses.as_ref().unwrap().iter().any(|own| own.address == second)).await;
+        assert_eq!(known.take_events(), [Event::AddressesChanged]);
+        assert_eq!(lookup(&known.now, "10.1.0.9", "10.2.0.1", None), FibResult::Local);
+
+        // A route by the address's source goes with the address, silently.
+        ip("route add 10.77.0.0/16 dev d0 src 10.2.0.1");
+        known.until("route by source", |now| lookup(now, "10.1.0.9", "10.77.0.1", None) == via(d0, "10.77.0.1")).await;
+        ip("addr del 10.2.0.1/24 dev d0");
+        known.until("gone with its source", |now| lookup(now, "10.1.0.9", "10.77.0.1", None) == FibResult::None).await;
+    });
+}
+
+#[test]
+fn a_nexthop_object_that_changes_changes_its_routes() {
+    Namespace::new().run(async || {
+        for device in ["d0", "d1"] {
+            add_device(device);
+        }
+        let (d0, d1) = (ifindex("d0"), ifindex("d1"));
+        let mut known = Known::start(uplinks(&[])).await;
+        ip("nexthop add id 1 dev d0");
+        ip("route add 10.5.0.0/16 nhid 1");
+        known.until("by d0", |now| lookup(now, "10.1.0.9", "10.5.0.1", None) == via(d0, "10.5.0.1")).await;
+        ip("nexthop replace id 1 dev d1");
+        known.until("by d1", |now| lookup(now, "10.1.0.9", "10.5.0.1", None) == via(d1, "10.5.0.1")).await;
+        ip("nexthop del id 1");
+        known.until("gone", |now| lookup(now, "10.1.0.9", "10.5.0.1", None) == FibResult::None).await;
+    });
+}
+
+#[test]
+fn what_did_not_change_is_not_told() {
+    Namespace::new().run(async || {
+        add_device("d0");
+        let mut known = Known::start(uplinks(&[])).await;
+        known.settle().await;
+        ip("neigh add 10.1.0.7 dev d0 lladdr 02:00:00:00:00:07 nud reachable");
+        let update = known.follower.changed().await.unwrap();
+        assert!(update.neighbors.is_some());
+        assert!(update.devices.is_none() && update.fib.is_none() && update.uplinks.is_none() && update.addresses.is_none());
+        // Reachable to stale: the same MAC, as usable as before.
+        ip("neigh replace 10.1.0.7 dev d0 lladdr 02:00:00:00:00:07 nud stale");
+        ip("rule add pref 100 fwmark 1 lookup 116");
+        let again = tokio::time::timeout(std::time::Duration::from_millis(300), known.follower.changed()).await;
+        assert!(again.is_err(), "an update without a change: {again:?}");
+    });
+}
