@@ -141,6 +141,22 @@ impl Default for RingDepths {
     }
 }
 
+impl RingDepths {
+    /// With a fill ring that suffices for a NIC whose own receive ring has `hardware_rx` descriptors (`ethtool::hardware_rings`).
+    pub fn for_hardware(hardware_rx: u32) -> RingDepths {
+        let depths = RingDepths::default();
+        RingDepths { fill: depths.fill.max((hardware_rx + depths.rx).next_power_of_two()), ..depths }
+    }
+
+    /// Frames that a socket can hold at once.
+    pub(crate) fn frames(self, mode: BindWanted) -> u32 {
+        match mode {
+            BindWanted::Copy => self.rx + self.tx,
+            BindWanted::Auto | BindWanted::ZeroCopy => self.fill + self.tx,
+        }
+    }
+}
+
 /// Everything that [`crate::Dataplane::start`] needs to know.
 #[derive(Clone, Debug)]
 pub struct DataplaneConfig {
@@ -171,5 +187,25 @@ impl DataplaneConfig {
             sweep_slots: 0,
             bind_patience: Duration::from_secs(3),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_fit_their_mtu() {
+        assert_eq!(FrameSize::for_mtu(1500), Some(FrameSize::Bytes2048));
+        assert_eq!(FrameSize::for_mtu(1770), Some(FrameSize::Bytes2048));
+        assert_eq!(FrameSize::for_mtu(1771), Some(FrameSize::Bytes4096));
+        assert_eq!(FrameSize::for_mtu(3500), Some(FrameSize::Bytes4096));
+        assert_eq!(FrameSize::for_mtu(9000), None);
+    }
+
+    #[test]
+    fn the_fill_ring_covers_the_hardware() {
+        assert_eq!(RingDepths::for_hardware(256), RingDepths::default());
+        assert_eq!(RingDepths::for_hardware(4096).fill, 8192);
     }
 }

@@ -11,6 +11,7 @@ use ringway_engine::tables::Snapshot;
 
 use crate::config::{BindMode, DataplaneConfig, Port, PortConfig, WorkerConfig};
 use crate::error::Error;
+use crate::ethtool;
 use crate::eventfd::Notices;
 use crate::packet_engine::PacketEngine;
 use crate::publisher::Publisher;
@@ -198,18 +199,29 @@ fn check(config: &DataplaneConfig, engines: usize) -> Result<(), Error> {
 }
 
 fn bind(config: &DataplaneConfig, index: usize, worker: &WorkerConfig, shared: &Arc<Shared>) -> Result<Shell<Xsk>, Error> {
-    let rings = config.rings;
-    let frames = config.frames.unwrap_or(worker.ports.len() as u32 * (rings.fill + rings.tx) + SPARE_FRAMES);
+    let in_rings: u32 = worker.ports.iter().map(|port| config.rings.frames(port.mode)).sum();
+    let frames = config.frames.unwrap_or(in_rings + SPARE_FRAMES);
     let frame_bytes = config.frame_size.bytes();
     let bytes = frames as usize * frame_bytes as usize;
     let (umem, mut pool) = Umem::new(frames, frame_bytes).map_err(|source| Error::Memory { worker: index, bytes, source })?;
     let mut ports = Vec::new();
     for port in &worker.ports {
+        warn_of_mtu(config, &port.ifname);
         let (xsk, rings) = Xsk::open(port, &umem, &mut pool, config.rings, config.bind_patience)?;
         tracing::info!(worker = index, ifname = port.ifname, queue = port.queue, mode = xsk.mode().label(), "bound");
         ports.push(PortState::new(port.port, xsk, rings));
     }
     Ok(Shell::new(umem, pool, ports, shared.clone(), index))
+}
+
+/// The kernel drops what does not fit into a frame, and nobody else would say why.
+fn warn_of_mtu(config: &DataplaneConfig, ifname: &str) {
+    let fits = config.frame_size.mtu_max();
+    if let Ok(link) = ethtool::link(ifname)
+        && link.mtu > fits
+    {
+        tracing::warn!(ifname, mtu = link.mtu, "packets longer than {fits} bytes are dropped: lower the MTU, or use larger frames");
+    }
 }
 
 /// Lets packets in.

@@ -17,22 +17,31 @@ pub(crate) struct Rings {
     to_receive: u32,
     /// Frames given to the kernel to transmit and not completed: in the tx ring, in the driver, or in the completion ring.
     to_transmit: u32,
+    /// As many frames as `to_receive` is to be.
+    fill_target: u32,
     /// Pushed since the last [`Rings::submit`].
     unsubmitted: bool,
 }
 
 impl Rings {
     pub fn new(fill: Producer<u64>, rx: Consumer<libc::xdp_desc>, tx: Producer<libc::xdp_desc>, completion: Consumer<u64>) -> Rings {
-        Rings { fill, rx, tx, completion, to_receive: 0, to_transmit: 0, unsubmitted: false }
+        let fill_target = fill.depth();
+        Rings { fill, rx, tx, completion, to_receive: 0, to_transmit: 0, fill_target, unsubmitted: false }
     }
 
-    /// Gives free frames to the kernel until it has as many as the fill ring is deep. Returns how many the pool lacked.
+    /// From now on gives the kernel no more frames to receive into than the rx ring can hold: in copy mode more are of no use,
+    /// and each further one makes it less likely that the next is in the cache.
+    pub fn limit_fill(&mut self, rx_depth: u32) {
+        self.fill_target = self.fill_target.min(rx_depth);
+    }
+
+    /// Gives free frames to the kernel until it has as many as it is to have. Returns how many the pool lacked.
     ///
     /// Counting what is outstanding, not what is free in the ring, bounds the frames of a socket: a kernel that moves them from
     /// the fill ring to the rx ring faster than we look gets no more of them.
     #[inline]
     pub fn refill(&mut self, pool: &mut Pool) -> u32 {
-        let wanted = self.fill.depth() - self.to_receive;
+        let wanted = self.fill_target.saturating_sub(self.to_receive);
         if wanted == 0 {
             return 0;
         }
@@ -61,6 +70,7 @@ impl Rings {
             if let Some(frame) = unsafe { umem.take_back(descriptor.addr, descriptor.len) } {
                 bytes += u64::from(descriptor.len);
                 self.to_receive -= 1;
+                umem.prefetch(&frame);
                 frames.push(frame);
             }
         }

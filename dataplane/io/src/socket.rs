@@ -47,9 +47,16 @@ impl Xsk {
         register_umem(&fd, umem).map_err(|e| failed("register the frames as UMEM", e))?;
         let mut rings = map_rings(&fd, depths).map_err(|e| failed("set up the rings", e))?;
         raise_tx_budget(&fd, depths.tx);
+        raise_send_buffer(&fd, depths.tx, umem.frame_bytes());
+        if port.mode == BindWanted::Copy {
+            rings.limit_fill(depths.rx);
+        }
         rings.refill(pool);
         bind(&fd, port, patience).map_err(|e| failed("bind an AF_XDP socket", e))?;
         let mode = mode_in_force(&fd).map_err(|e| failed("ask for the mode in force", e))?;
+        if mode == BindMode::Copy {
+            rings.limit_fill(depths.rx);
+        }
         Ok((Xsk { fd, mode }, rings))
     }
 }
@@ -153,6 +160,16 @@ fn raise_tx_budget(fd: &OwnedFd, tx_depth: u32) {
     }
 }
 
+/// In copy mode each packet under way is an skb charged to the socket. The default buffer stops at some 200 of them, which a NIC
+/// holds easily; the tx ring is the limit that is meant. Needs CAP_NET_ADMIN, as the rest; without it, it is only slower.
+fn raise_send_buffer(fd: &OwnedFd, tx_depth: u32, frame_bytes: u32) {
+    // The kernel doubles the value, for the skb's own share.
+    let bytes = libc::c_int::try_from(tx_depth.saturating_mul(frame_bytes)).unwrap_or(libc::c_int::MAX);
+    if let Err(error) = setsockopt_at(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &bytes) {
+        tracing::debug!(%error, "cannot enlarge the send buffer");
+    }
+}
+
 fn bind(fd: &OwnedFd, port: &PortConfig, patience: Duration) -> io::Result<()> {
     // Without either flag the kernel tries zero-copy and falls back to copy by itself.
     let mode = match port.mode {
@@ -189,9 +206,13 @@ fn mode_in_force(fd: &OwnedFd) -> io::Result<BindMode> {
 
 /// `T` is the plain C type that the option takes.
 fn setsockopt<T>(fd: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()> {
+    setsockopt_at(fd, libc::SOL_XDP, option, value)
+}
+
+fn setsockopt_at<T>(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
     let len = size_of::<T>() as libc::socklen_t;
     // SAFETY: the kernel reads `len` bytes at `value`, which is as large, and keeps no pointer to it.
-    let set = unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_XDP, option, (&raw const *value).cast(), len) };
+    let set = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const *value).cast(), len) };
     if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
