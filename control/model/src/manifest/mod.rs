@@ -4,14 +4,15 @@
 //! way to an apiserver, and then a typed object.
 
 mod split;
+mod typed;
 
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::model::{Kind, ObjectRef};
 use crate::problem::{Problem, Severity};
+use typed::typed;
 
 /// A larger file is refused: it would take gigabytes as values. 100 000 endpoints take about 20 MB.
 pub const FILE_BYTES_MAX: usize = 64 << 20;
@@ -158,68 +159,66 @@ impl ParsedFile {
             _ => return self.skip(place, &kind, &api_version, namespace, name, within),
         };
         let namespace = (known != Kind::Node).then(|| namespace.unwrap_or_else(|| "default".into()));
+        let mut unknown = Vec::new();
         let object = match known {
-            Kind::Service => typed(value).map(|service| Object::Service(Box::new(service))),
-            Kind::EndpointSlice => typed(value).map(|slice| Object::EndpointSlice(Box::new(slice))),
-            Kind::Node => typed(value).map(|node| Object::Node(Box::new(node))),
+            Kind::Service => typed(value, &mut unknown).map(|service| Object::Service(Box::new(service))),
+            Kind::EndpointSlice => typed(value, &mut unknown).map(|slice| Object::EndpointSlice(Box::new(slice))),
+            Kind::Node => typed(value, &mut unknown).map(|node| Object::Node(Box::new(node))),
         };
+        let about = Problem { kind: Some(kind), namespace, name, ..self.problem(place, "") };
+        for path in unknown {
+            let message = "has no effect: Kubernetes has no such field here".to_owned();
+            self.problems.push(Problem { severity: Severity::Notice, field: Some(format!("{within}{path}")), message, ..about.clone() });
+        }
         match object {
             Ok(object) => self.objects.push((place, object)),
             Err((path, message)) => {
-                match &name {
-                    Some(name) => {
-                        let namespace = namespace.clone().unwrap_or_default();
-                        self.refused.push(ObjectRef { kind: known, namespace, name: name.clone() });
-                    }
-                    None => self.unreadable = true,
-                }
-                let problem =
-                    Problem { kind: Some(kind), namespace, name, field: Some(format!("{within}{path}")), ..self.problem(place, message) };
-                self.problems.push(problem);
+                self.refuse(known, &about);
+                self.problems.push(Problem { field: Some(format!("{within}{path}")), message, ..about });
             }
+        }
+    }
+
+    /// Remembers what must stay in force: the object if its name is known, else everything of the file.
+    fn refuse(&mut self, kind: Kind, about: &Problem) {
+        match &about.name {
+            Some(name) => {
+                let namespace = match kind {
+                    Kind::Node => String::new(),
+                    Kind::Service | Kind::EndpointSlice => about.namespace.clone().unwrap_or_else(|| "default".into()),
+                };
+                self.refused.push(ObjectRef { kind, namespace, name: name.clone() });
+            }
+            None => self.unreadable = true,
         }
     }
 
     /// Kinds of others are no error: people keep all of an application in one file. A misspelt apiVersion of ours is one.
     fn skip(&mut self, place: Place, kind: &str, api_version: &str, namespace: Option<String>, name: Option<String>, within: &str) {
         let ours = match kind {
-            "Service" | "Node" => Some("v1"),
-            "EndpointSlice" => Some("discovery.k8s.io/v1"),
+            "Service" => Some((Kind::Service, "v1")),
+            "Node" => Some((Kind::Node, "v1")),
+            "EndpointSlice" => Some((Kind::EndpointSlice, "discovery.k8s.io/v1")),
             _ => None,
         };
-        // A Service of another API group (serving.knative.dev/v1) is another kind.
-        let misspelt = ours.filter(|ours| api_version.split('/').next() == ours.split('/').next() || !api_version.contains('/'));
-        let mut problem = Problem { kind: Some(kind.to_owned()), namespace, name, ..self.problem(place, "") };
-        match misspelt {
-            Some(ours) => {
-                problem.field = Some(format!("{within}apiVersion"));
-                problem.message = format!("{api_version:?} is not read, only {ours:?}");
-                self.unreadable |= problem.name.is_none();
-                if let Some(name) = &problem.name {
-                    let kind = match kind {
-                        "Service" => Kind::Service,
-                        "Node" => Kind::Node,
-                        _ => Kind::EndpointSlice,
-                    };
-                    let namespace =
-                        if kind == Kind::Node { String::new() } else { problem.namespace.clone().unwrap_or_else(|| "default".into()) };
-                    self.refused.push(ObjectRef { kind, namespace, name: name.clone() });
-                }
+        let group = |api_version: &str| api_version.split_once('/').map(|(group, _)| group.to_owned());
+        let about = Problem { kind: Some(kind.to_owned()), namespace, name, ..self.problem(place, "") };
+        // The same word in another API group (serving.knative.dev/v1 Service) is another kind.
+        let problem = match ours.filter(|(_, ours)| group(api_version).is_none() || group(api_version) == group(ours)) {
+            Some((known, ours)) => {
+                self.refuse(known, &about);
+                let message = format!("{api_version:?} is not read, only {ours:?}");
+                Problem { field: Some(format!("{within}apiVersion")), message, ..about }
             }
             None => {
-                problem.severity = Severity::Notice;
-                problem.message = format!("skipped: {api_version:?} {kind} is no kind that Ringway reads");
+                let message = format!("skipped: {api_version:?} {kind} is no kind that Ringway reads");
+                Problem { severity: Severity::Notice, message, ..about }
             }
-        }
+        };
         self.problems.push(problem);
     }
 }
 
 fn text_at<'a>(value: &'a Value, path: &[&str]) -> Option<&'a str> {
     path.iter().try_fold(value, |value, key| value.get(key))?.as_str()
-}
-
-/// The typed object, or the path of the field that does not fit and why.
-fn typed<T: DeserializeOwned>(value: Value) -> Result<T, (String, String)> {
-    serde_path_to_error::deserialize(value).map_err(|error| (error.path().to_string(), error.inner().to_string()))
 }

@@ -1,0 +1,78 @@
+//! Parts of the model that no table shows yet: affinity, health check ports, nodes, and what a refusal leaves known.
+
+use ringway_model::convert::{Converted, convert};
+use ringway_model::{Kind, Model, NodeModel, ObjectRef, Problem, ServiceModel, SessionAffinity, manifest};
+
+fn only(text: &str) -> Result<Converted, ringway_model::convert::Refused> {
+    let parsed = manifest::parse("a.yaml", text);
+    assert_eq!(parsed.problems, []);
+    convert(&parsed.objects[0].1)
+}
+
+/// A Service whose spec ends in `spec`.
+fn service(spec: &str) -> (ServiceModel, Vec<Problem>) {
+    let text = format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: web}}, spec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}], {spec}}}}}"
+    );
+    match only(&text) {
+        Ok(Converted::Ours(Model::Service(service), notices)) => ((*service).clone(), notices),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn node(text: &str) -> NodeModel {
+    match only(text) {
+        Ok(Converted::Ours(Model::Node(node), _)) => (*node).clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn session_affinity_has_kubernetes_default_and_limit() {
+    assert_eq!(service("").0.session_affinity, SessionAffinity::None);
+    assert_eq!(service("sessionAffinity: None").0.session_affinity, SessionAffinity::None);
+    assert_eq!(service("sessionAffinity: ClientIP").0.session_affinity, SessionAffinity::ClientIp { timeout_s: 10_800 });
+    let longest = "sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 86400}}";
+    assert_eq!(service(longest).0.session_affinity, SessionAffinity::ClientIp { timeout_s: 86_400 });
+}
+
+#[test]
+fn a_health_check_port_needs_a_load_balancer_with_policy_local() {
+    let port = |spec| {
+        let (service, notices) = service(spec);
+        (service.health_check_node_port.map(u16::from), notices.len())
+    };
+    assert_eq!(port("type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 32000"), (Some(32_000), 0));
+    assert_eq!(port("type: LoadBalancer, externalTrafficPolicy: Cluster, healthCheckNodePort: 32000"), (None, 1));
+    assert_eq!(port("type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 0"), (None, 0));
+    assert_eq!(port("type: NodePort, externalTrafficPolicy: Local, healthCheckNodePort: 32000").0, None);
+}
+
+#[test]
+fn both_families_are_kept_side_by_side() {
+    let (service, _) = service(
+        "clusterIPs: [10.96.0.1, 'fd00::1'], externalIPs: ['2001:db8::1', 192.0.2.1], type: LoadBalancer, loadBalancerSourceRanges: ['fd00::/8']",
+    );
+    assert_eq!(service.cluster_ips.len(), 2);
+    assert_eq!(service.external_ips.len(), 2);
+    assert_eq!(service.source_ranges.len(), 1);
+}
+
+#[test]
+fn a_node_has_internal_addresses_a_zone_and_pod_cidrs() {
+    let full = node(
+        "{apiVersion: v1, kind: Node, metadata: {name: n1.example.com, labels: {topology.kubernetes.io/zone: east}}, spec: {podCIDR: 10.1.0.0/24, podCIDRs: [10.1.0.0/24, 'fd00:1::/64']}, \
+         status: {addresses: [{type: ExternalIP, address: 192.0.2.1}, {type: InternalIP, address: 10.0.0.1}, {type: InternalIP, address: 'fd00::1'}]}}",
+    );
+    assert_eq!((full.internal_ips.len(), full.zone.as_deref(), full.pod_cidrs.len()), (2, Some("east"), 2));
+    let bare = node("{apiVersion: v1, kind: Node, metadata: {name: n1}, spec: {podCIDR: 10.1.0.0/24}}");
+    assert_eq!((bare.internal_ips.len(), bare.zone, bare.pod_cidrs.len()), (0, None, 1));
+}
+
+#[test]
+fn a_refused_object_is_known_by_name_unless_the_name_is_wrong() {
+    let refused = |text| only(text).expect_err("breaks a rule").object;
+    let web = ObjectRef { kind: Kind::Service, namespace: "default".into(), name: "web".into() };
+    assert_eq!(refused("{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 10.96.0.1}}"), Some(web));
+    assert_eq!(refused("{apiVersion: v1, kind: Service, metadata: {name: -}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}"), None);
+}
