@@ -21,7 +21,7 @@ mod test_run;
 
 pub use counters::Counters;
 pub use error::Error;
-pub use link::{Attachment, PinnedLink, ProgramName, XdpMode, cleanup, pinned_links};
+pub use link::{Attachment, PinnedLink, ProgramName, XdpMode, cleanup, pinned_links, prune};
 pub use maps::{DeviceMacs, FRONTEND_HERE, Frontends, SnatPorts, Uplinks, VIP_ANNOUNCED, Vips, XskMap};
 pub use pins::MapFate;
 pub use programs::{LoadOptions, LoadReport, Programs};

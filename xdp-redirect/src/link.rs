@@ -297,6 +297,16 @@ pub fn pinned_links(pin_dir: &Path) -> Result<Vec<PinnedLink>, Error> {
     Ok(links)
 }
 
+/// Removes the pins of links whose device is gone (pods that left while nobody ran, an earlier hostlink) and returns them.
+pub fn prune(pin_dir: &Path) -> Result<Vec<PinnedLink>, Error> {
+    let mut dead = pinned_links(pin_dir)?;
+    dead.retain(|link| !link.live);
+    for link in &dead {
+        remove_link(&link.path)?;
+    }
+    Ok(dead)
+}
+
 fn parse_pin_name(name: &str) -> Option<(ProgramName, u32)> {
     let (program, ifindex) = name.rsplit_once('-')?;
     Some((ProgramName::ALL.into_iter().find(|p| p.as_str() == program)?, ifindex.parse().ok()?))

@@ -1,7 +1,7 @@
 //! Attaching to devices in a network namespace of the test's own, and what a restart does with the links.
 
-use xdp_redirect::probe::{TcDirection, tcx_attached, xdp_attached};
-use xdp_redirect::{Attachment, Error, ProgramName, Programs, XdpMode, cleanup, pinned_links};
+use xdp_redirect::probe::{TcDirection, has_tcx, tcx_attached, xdp_attached, xdp_features};
+use xdp_redirect::{Attachment, Error, ProgramName, Programs, XdpMode, cleanup, pinned_links, prune};
 
 use crate::namespace::{in_namespace, ip};
 use crate::scratch::Scratch;
@@ -95,6 +95,13 @@ fn a_pod_comes_and_goes() {
         ip("link del near");
         programs.detach_pod(DEVICE).expect("detach from a device that is gone");
         assert!(pinned_links(&scratch.pin_dir).expect("links").is_empty());
+
+        add_veth();
+        programs.attach_edge_pod(DEVICE).expect("attach");
+        assert!(prune(&scratch.pin_dir).expect("prune").is_empty(), "all live");
+        ip("link del near");
+        assert_eq!(prune(&scratch.pin_dir).expect("prune").len(), 2);
+        assert!(pinned_links(&scratch.pin_dir).expect("links").is_empty());
         let gone = programs.attach_edge_pod(DEVICE).expect_err("no such device");
         assert!(matches!(gone, Error::Attach { ifindex: DEVICE, .. }), "{gone}");
     });
@@ -130,5 +137,19 @@ fn ours_runs_first_on_the_way_in_and_last_on_the_way_out() {
         programs.attach_edge_pod(DEVICE).expect("attach");
         assert_eq!(tcx_names(TcDirection::Ingress), ["edge_pod_in", "deliver"]);
         assert_eq!(tcx_names(TcDirection::Egress), ["edge_node_out", "edge_pod_out"]);
+    });
+}
+
+#[test]
+fn what_the_kernel_and_a_veth_can_do_is_known() {
+    in_namespace(|| {
+        assert!(has_tcx().expect("a query"));
+        add_veth();
+        let scratch = Scratch::new();
+        scratch.load().0.attach_uplink(DEVICE, XdpMode::Native).expect("attach");
+        let features = xdp_features(DEVICE).expect("a query");
+        assert!(features.native && features.fragments && !features.zero_copy, "{features:?}");
+        let error = xdp_attached(12345).expect_err("no such device");
+        assert!(matches!(error, Error::Query { ifindex: 12345, .. }), "{error}");
     });
 }

@@ -46,7 +46,8 @@ fn node() -> Node {
         pod.tid
     ));
     for device in ["rw0", "rw1", "p0"] {
-        ip(&format!("link set {device} up"));
+        // No frames but the test's: IPv6 would look for neighbors.
+        ip(&format!("link set {device} addrgenmode none up"));
     }
     ip("address add 10.1.0.1/32 dev lo");
     ip("route add 10.1.0.5/32 dev p0 src 10.1.0.1");
