@@ -102,6 +102,7 @@ mod tests {
         assert_eq!(fold(u64::MAX), 0xffff);
         assert_eq!(fold(0x1_0000), 1);
         assert_eq!(fold(0xffff_ffff_0000_0001), 1);
+        assert_eq!(fold(0x0001_0000_ffff_ffff), 1);
     }
 
     #[test]

@@ -65,6 +65,11 @@ impl Timeouts {
             (false, _) => self.udp,
         }
     }
+
+    fn shortest(&self) -> u32 {
+        let Timeouts { tcp_syn, tcp_established, tcp_close_wait, tcp_closed, udp_unreplied, udp } = *self;
+        tcp_syn.min(tcp_established).min(tcp_close_wait).min(tcp_closed).min(udp_unreplied).min(udp)
+    }
 }
 
 impl FlowState {
@@ -133,11 +138,12 @@ impl FlowTable {
         let visits = budget.min(share);
         let cursor = &self.shares[worker].cursor;
         let start = cursor.load(Relaxed);
+        let shortest = timeouts.shortest();
         let mut removed = 0;
         for visit in start..start + visits {
             let visit = if visit < share { visit } else { visit - share };
             let index = (worker + visit / BUCKET_ENTRIES * workers) * BUCKET_ENTRIES + visit % BUCKET_ENTRIES;
-            removed += usize::from(self.visit(worker, index, timeouts, now));
+            removed += usize::from(self.is_expired(index, shortest, timeouts, now) && self.remove(worker, index as SlotIndex, now));
         }
         if share > 0 {
             cursor.store((start + visits) % share, Relaxed);
@@ -145,24 +151,19 @@ impl FlowTable {
         removed
     }
 
-    /// True if the slot's flow was removed.
-    fn visit(&self, worker: usize, index: usize, timeouts: &Timeouts, now: u32) -> bool {
+    /// A flow's forward entry is in the slot, and was idle too long. Frees the slot instead if it rested long enough.
+    fn is_expired(&self, index: usize, shortest: u32, timeouts: &Timeouts, now: u32) -> bool {
         if !self.ownership.is_live(index) {
             self.ownership.ripen(index, now);
             return false;
         }
-        // Flows are visited at their forward entry only.
+        // A busy flow is spared the look at the other direction.
         let slot = &self.slots[index];
-        if !slot.is_forward() {
-            return false;
-        }
-        // Most flows are not idle for long: spare them the look at the other direction.
-        let shortest = timeouts.of(slot.key().protocol(), FlowState::Closed).min(timeouts.of(slot.key().protocol(), FlowState::Embryonic));
-        if slot.idle(now) < shortest {
+        if !slot.is_forward() || slot.idle(now) < shortest {
             return false;
         }
         let index = index as SlotIndex;
-        self.idle(index, now) >= timeouts.of(slot.key().protocol(), self.state(index)) && self.remove(worker, index, now)
+        self.idle(index, now) >= timeouts.of(slot.key().protocol(), self.state(index))
     }
 
     /// Ticks since the last packet of either direction of the flow with this forward entry.

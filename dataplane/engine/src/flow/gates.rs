@@ -56,3 +56,29 @@ impl Drop for Passage<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_key_admits_one() {
+        let gates = Gates::new();
+        let passage = gates.enter(10, 20).unwrap();
+        for (a, b) in [(10, 20), (20, 10), (10, 30), (30, 10), (20, 5), (5, 20), (10, 10)] {
+            assert!(gates.enter(a, b).is_none(), "{a} {b}");
+        }
+        assert!(gates.enter(30, 5).is_some(), "a refused worker leaves no gate closed");
+        drop(passage);
+        assert!(gates.enter(20, 10).is_some());
+    }
+
+    #[test]
+    fn both_keys_may_have_one_gate() {
+        let gates = Gates::new();
+        let passage = gates.enter(7, 7 + GATES as u64).unwrap();
+        assert!(gates.enter(7, 8).is_none());
+        drop(passage);
+        assert!(gates.enter(7, 8).is_some());
+    }
+}

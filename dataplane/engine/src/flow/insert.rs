@@ -71,7 +71,7 @@ impl FlowTable {
     }
 
     /// Counts a flow in advance. False at the limit, which is never exceeded.
-    fn reserve(&self, worker: usize) -> bool {
+    pub(super) fn reserve(&self, worker: usize) -> bool {
         self.shares[worker].flows.fetch_add(1, SeqCst);
         let fits = self.len() <= self.flows_max();
         if !fits {

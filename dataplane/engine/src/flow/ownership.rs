@@ -96,3 +96,47 @@ fn usable(word: u32, now: u32) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tick_of_another_cpu_may_be_ahead() {
+        let ownership = Ownership::new(1);
+        for cleared in [105, 2, 1 << 30] {
+            assert!(ownership.claim(0, cleared));
+            ownership.retire(0, cleared);
+            assert!(!ownership.is_usable(0, cleared.wrapping_sub(5)));
+            assert!(!ownership.claim(0, cleared));
+            assert!(ownership.is_usable(0, cleared + GRACE_TICKS));
+            ownership.ripen(0, cleared + GRACE_TICKS);
+        }
+    }
+
+    #[test]
+    fn each_slot_is_claimed_and_taken_by_one() {
+        // The threads meet before every few slots, to be at the same slot at the same time.
+        const SLOTS: usize = 10_000;
+        let (ownership, barrier) = (Ownership::new(SLOTS), std::sync::Barrier::new(2));
+        let race = |win: &(dyn Fn(usize) -> bool + Sync)| -> usize {
+            let wins = || {
+                let mut count = 0;
+                for slot in 0..SLOTS {
+                    if slot % 10 == 0 {
+                        barrier.wait();
+                    }
+                    count += usize::from(win(slot));
+                }
+                count
+            };
+            std::thread::scope(|scope| {
+                let other = scope.spawn(wins);
+                wins() + other.join().expect("the other thread panicked")
+            })
+        };
+        assert_eq!(race(&|slot| ownership.claim(slot, 0)), SLOTS);
+        (0..SLOTS).for_each(|slot| ownership.publish(slot));
+        assert_eq!(race(&|slot| ownership.take(slot)), SLOTS);
+    }
+}

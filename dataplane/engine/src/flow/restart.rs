@@ -35,8 +35,7 @@ impl FlowTable {
         let slot = &self.slots[index];
         let peer_index = slot.peer.load(Relaxed) as usize;
         self.slots.get(peer_index).is_some_and(|peer| {
-            peer_index != index
-                && peer.peer.load(Relaxed) as usize == index
+            peer.peer.load(Relaxed) as usize == index
                 && peer.is_forward() != slot.is_forward()
                 && self.is_sound(index)
                 && self.is_sound(peer_index)

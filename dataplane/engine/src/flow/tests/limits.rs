@@ -169,9 +169,12 @@ fn sweeping_frees_what_rested_long_enough() {
     let table = FlowTable::in_memory(2, 1, 1);
     let flow = flow_of(1, TCP);
     let now = 50;
-    while let Ok(index) = table.insert(0, &flow, now) {
-        table.remove(0, index, now);
+    for _ in 0..table.slots.len() {
+        if let Ok(index) = table.insert(0, &flow, now) {
+            table.remove(0, index, now);
+        }
     }
+    assert_eq!(table.insert(0, &flow, now), Err(InsertError::Full));
     table.sweep(0, usize::MAX, &Timeouts::default(), now + GRACE_TICKS);
     // 2^30 ticks later a slot that had kept its tick would look freshly cleared.
     table.insert(0, &flow, now + (1 << 30)).unwrap();

@@ -35,15 +35,16 @@ fn live_flows_are_kept() {
 /// What a process leaves that dies between two stores, and worse.
 #[test]
 fn halves_are_removed() {
-    let damages: [(&str, fn(&[FlowSlot], usize, usize)); 8] = [
-        ("died before the forward entry was published", |slots, f, _| slots[f].meta.store(0, Relaxed)),
-        ("died before the reverse entry was cleared", |slots, _, r| slots[r].meta.store(0, Relaxed)),
-        ("peer out of range", |slots, f, _| slots[f].peer.store(u32::MAX, Relaxed)),
-        ("peer is another flow's", |slots, f, r| slots[f].peer.store(r as u32 ^ 1, Relaxed)),
-        ("its own peer", |slots, f, _| slots[f].peer.store(f as u32, Relaxed)),
-        ("two forward entries", |slots, _, r| _ = slots[r].flags.fetch_or(FLOW_FORWARD, Relaxed)),
-        ("unknown op", |slots, f, _| _ = slots[f].flags.fetch_or(0xff, Relaxed)),
-        ("not where its hash leads", |slots, f, _| slots[f].saddr.store(!slots[f].saddr.load(Relaxed), Relaxed)),
+    type Damage = fn(slots: &[FlowSlot], forward: usize, reverse: usize, other_reverse: usize);
+    let damages: [(&str, Damage); 8] = [
+        ("died before the forward entry was published", |slots, f, _, _| slots[f].meta.store(0, Relaxed)),
+        ("died before the reverse entry was cleared", |slots, _, r, _| slots[r].meta.store(0, Relaxed)),
+        ("peer out of range", |slots, f, _, _| slots[f].peer.store(u32::MAX, Relaxed)),
+        ("peer is another flow's", |slots, f, _, other| slots[f].peer.store(other as u32, Relaxed)),
+        ("its own peer", |slots, f, _, _| slots[f].peer.store(f as u32, Relaxed)),
+        ("two forward entries", |slots, _, r, _| _ = slots[r].flags.fetch_or(FLOW_FORWARD, Relaxed)),
+        ("unknown op", |slots, f, _, _| _ = slots[f].flags.fetch_or(0xff, Relaxed)),
+        ("not where its hash leads", |slots, f, _, _| slots[f].saddr.store(!slots[f].saddr.load(Relaxed), Relaxed)),
     ];
     for (what, damage) in damages {
         let memory = memory(1024);
@@ -52,7 +53,8 @@ fn halves_are_removed() {
         before.insert(0, &good, 0).unwrap();
         before.insert(0, &bad, 0).unwrap();
         let (f, r) = find_both(&before, &bad).unwrap();
-        damage(memory, f as usize, r as usize);
+        let other = find(&before, &good.reverse.0).unwrap();
+        damage(memory, f as usize, r as usize, other as usize);
         let (after, kept) = FlowTable::over(memory, 256, 1, SEED, 100);
         assert_eq!((kept, after.len()), (1, 1), "{what}");
         assert!(find_both(&after, &good).is_some(), "{what}");
@@ -63,6 +65,19 @@ fn halves_are_removed() {
             assert!(after.ownership.is_usable(slot as usize, 100 + GRACE_TICKS), "{what}");
         }
         after.insert(0, &bad, 100).unwrap();
+    }
+}
+
+#[test]
+fn a_half_is_removed_though_its_buckets_are_everywhere() {
+    for seed in 0..32 {
+        let memory = memory(8);
+        let (before, _) = FlowTable::over(memory, 2, 1, seed, 0);
+        let index = before.insert(0, &flow_of(1, TCP), 0).unwrap();
+        memory[index as usize].meta.store(0, Relaxed);
+        let (after, kept) = FlowTable::over(memory, 2, 1, seed, 0);
+        assert_eq!((kept, after.len()), (0, 0));
+        assert!(memory.iter().all(|slot| slot.meta.load(Relaxed) == 0));
     }
 }
 
