@@ -1,4 +1,16 @@
 //! The modules of the `ringway` binary, as a library for its tests.
 #![forbid(unsafe_code)]
 
+pub mod cleanup;
+pub mod cli;
+pub mod config;
+pub mod filter;
+pub mod lock;
+pub mod manifests;
 pub mod netlink;
+pub mod preflight;
+pub mod programs;
+pub mod run;
+pub mod status;
+pub mod tables;
+pub mod units;

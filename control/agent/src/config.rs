@@ -1,0 +1,378 @@
+//! The configuration of `run` and `check`: flags, a YAML file with the same names, and defaults. Flags win over the file.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use ringway_engine::flow::{TICKS_PER_SECOND, Timeouts};
+use ringway_engine::tables::PodDelivery;
+use serde::Deserialize;
+
+use crate::units::{PortRange, Seconds};
+
+/// Where the process keeps its lock, socket and pins. On `/run`, so that a reboot, which ends every program and map anyway, empties it.
+pub const STATE_DIR_DEFAULT: &str = "/run/ringway";
+
+/// Default of `--flows-max`: twice what kube-proxy configures for conntrack on a node with two cores (65 536 each), at
+/// 4 slots of 64 bytes per flow 64 MiB of memory. Larger tables cost memory, not time: a lookup stays within two cache lines.
+pub const FLOWS_MAX_DEFAULT: u32 = 262_144;
+
+/// Least and most of `--flows-max`. 2^24 flows are 4 GiB of table.
+const FLOWS_MAX_RANGE: std::ops::RangeInclusive<u32> = 64..=16_777_216;
+
+/// Default of `--snat-ports`: below `net.ipv4.ip_local_port_range` as Linux sets it (32768-60999), below Kubernetes' NodePorts
+/// (30000-32767) and above the ports that daemons listen on (kubelet 10250 stays reachable: only flows that the table knows are taken).
+pub const SNAT_PORTS_DEFAULT: PortRange = PortRange { first: 10_000, last: 29_999 };
+
+/// Ports of a dedicated `--snat-address`: all but the privileged ones, which some services distrust or trust too much.
+pub const SNAT_PORTS_DEDICATED: PortRange = PortRange { first: 1_024, last: 65_535 };
+
+/// Most workers: the hostlink has one queue for each, and a kick per worker per batch is already rare at eight.
+const WORKERS_MAX: usize = 64;
+
+/// Most uplinks: the engine counts them in a `u8`, the BPF map of uplinks has 64 entries.
+const UPLINKS_MAX: usize = 64;
+
+/// Flags of `run` and `check`, and the keys of the configuration file: one struct, so that their names cannot differ.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Settings {
+    /// NIC to serve; repeat for several
+    #[arg(long, value_name = "DEV")]
+    #[serde(default)]
+    pub uplink: Vec<String>,
+
+    /// Name of this node, as endpoints carry it in `nodeName`
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// Folder with YAML of Services, EndpointSlices and Nodes; followed live
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+
+    /// Pinned worker threads [default: one per queue of the widest uplink, at most one per CPU]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+
+    /// How uplinks are driven [default: auto, the first of zero-copy, copy, generic that the driver takes]
+    #[arg(long, value_enum)]
+    pub mode: Option<Mode>,
+
+    /// Source address for connections to backends on other nodes; repeat for several [default: the node's own address]
+    #[arg(long, value_name = "ADDR")]
+    #[serde(default)]
+    pub snat_address: Vec<Ipv4Addr>,
+
+    /// Ports of the node's own address that serve as SNAT ports [default: 10000-29999]
+    #[arg(long, value_name = "LO-HI")]
+    pub snat_ports: Option<PortRange>,
+
+    /// How packets from outside reach pods here [default: edge, so that the node's firewall sees them]
+    #[arg(long, value_enum)]
+    pub pod_delivery: Option<Delivery>,
+
+    /// Answer ARP for LoadBalancer and external IPs on this node
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub announce: Option<bool>,
+
+    /// Most flows at a time [default: 262144]
+    #[arg(long, value_name = "N")]
+    pub flows_max: Option<u32>,
+
+    /// Idle time-out of a TCP connection whose SYN was not answered [default: 2m]
+    #[arg(long, value_name = "DURATION")]
+    pub timeout_tcp_syn: Option<Seconds>,
+
+    /// Idle time-out of an established TCP connection [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    pub timeout_tcp_established: Option<Seconds>,
+
+    /// Idle time-out of a TCP connection that one side closed [default: 1h]
+    #[arg(long, value_name = "DURATION")]
+    pub timeout_tcp_close_wait: Option<Seconds>,
+
+    /// How long a closed TCP connection is remembered [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub timeout_tcp_closed: Option<Seconds>,
+
+    /// Idle time-out of a UDP flow without reply [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub timeout_udp_unreplied: Option<Seconds>,
+
+    /// Idle time-out of a UDP flow with replies [default: 3m]
+    #[arg(long, value_name = "DURATION")]
+    pub timeout_udp: Option<Seconds>,
+
+    /// Where the process keeps its lock, socket and pins [default: /run/ringway]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// error, warn, info, debug, trace, or a filter such as `ringway=debug` [default: info] [env: RINGWAY_LOG]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// `--mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    #[default]
+    Auto,
+    /// The driver hands its own buffers to us: no copy.
+    ZeroCopy,
+    /// Native XDP; the kernel copies each packet.
+    Copy,
+    /// XDP after the kernel has built an skb: works everywhere, slowest.
+    Generic,
+}
+
+/// `--pod-delivery`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Delivery {
+    Edge,
+    Direct,
+}
+
+/// What `run` and `check` work with: complete and within bounds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub uplinks: Vec<String>,
+    pub node_name: String,
+    pub manifests: PathBuf,
+    /// `None`: decide by the uplinks' queues and the CPUs.
+    pub workers: Option<usize>,
+    pub mode: Mode,
+    pub snat_addresses: Vec<Ipv4Addr>,
+    pub snat_ports: PortRange,
+    pub pod_delivery: PodDelivery,
+    pub announce: bool,
+    pub flows_max: u32,
+    pub timeouts: FlowTimeouts,
+    pub state_dir: PathBuf,
+}
+
+/// Idle time-outs in seconds; see [`FlowTimeouts::default`] for why each has its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowTimeouts {
+    pub tcp_syn: Seconds,
+    pub tcp_established: Seconds,
+    pub tcp_close_wait: Seconds,
+    pub tcp_closed: Seconds,
+    pub udp_unreplied: Seconds,
+    pub udp: Seconds,
+}
+
+impl Default for FlowTimeouts {
+    fn default() -> FlowTimeouts {
+        FlowTimeouts {
+            // Linux repeats a SYN for 127 s (tcp_syn_retries 6): an answer to the last repetition but one still finds its flow.
+            tcp_syn: Seconds(120),
+            // kube-proxy's --conntrack-tcp-timeout-established; the contract asks for at least a day.
+            tcp_established: Seconds(86_400),
+            // kube-proxy's --conntrack-tcp-timeout-close-wait.
+            tcp_close_wait: Seconds(3_600),
+            // The last ACK and repetitions of a FIN come within seconds; conntrack remembers TIME_WAIT for 120 s, but slots are
+            // worth more than stray segments of a connection that both sides have closed.
+            tcp_closed: Seconds(30),
+            // nf_conntrack_udp_timeout: a lone datagram, mostly DNS.
+            udp_unreplied: Seconds(30),
+            // nf_conntrack_udp_timeout_stream was 180 s for long; QUIC and games keep alive within it.
+            udp: Seconds(180),
+        }
+    }
+}
+
+impl FlowTimeouts {
+    /// The same in the flow table's ticks.
+    pub fn ticks(&self) -> Timeouts {
+        let ticks = |seconds: Seconds| seconds.0.saturating_mul(TICKS_PER_SECOND);
+        Timeouts {
+            tcp_syn: ticks(self.tcp_syn),
+            tcp_established: ticks(self.tcp_established),
+            tcp_close_wait: ticks(self.tcp_close_wait),
+            tcp_closed: ticks(self.tcp_closed),
+            udp_unreplied: ticks(self.udp_unreplied),
+            udp: ticks(self.udp),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads a configuration file. Errors name the file and the field.
+    pub fn from_file(path: &Path) -> anyhow::Result<Settings> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+        Settings::from_yaml(&text).with_context(|| format!("configuration file {}", path.display()))
+    }
+
+    /// Parses the text of a configuration file. An empty one is allowed: every value then comes from flags.
+    pub fn from_yaml(text: &str) -> anyhow::Result<Settings> {
+        let value: Option<serde_json::Value> = serde_saphyr::from_str(text).context("is no YAML")?;
+        let Some(value) = value else { return Ok(Settings::default()) };
+        serde_path_to_error::deserialize(value).map_err(|error| {
+            let path = error.path().to_string();
+            let reason = error.into_inner();
+            // Unknown keys are reported at the root: the reason names them.
+            if path == "." { anyhow::anyhow!("{reason}") } else { anyhow::anyhow!("field `{path}`: {reason}") }
+        })
+    }
+
+    /// These settings where given, else the others.
+    pub fn or(self, file: Settings) -> Settings {
+        let list = |flags: Vec<String>, file: Vec<String>| if flags.is_empty() { file } else { flags };
+        Settings {
+            uplink: list(self.uplink, file.uplink),
+            node_name: self.node_name.or(file.node_name),
+            manifests: self.manifests.or(file.manifests),
+            workers: self.workers.or(file.workers),
+            mode: self.mode.or(file.mode),
+            snat_address: if self.snat_address.is_empty() { file.snat_address } else { self.snat_address },
+            snat_ports: self.snat_ports.or(file.snat_ports),
+            pod_delivery: self.pod_delivery.or(file.pod_delivery),
+            announce: self.announce.or(file.announce),
+            flows_max: self.flows_max.or(file.flows_max),
+            timeout_tcp_syn: self.timeout_tcp_syn.or(file.timeout_tcp_syn),
+            timeout_tcp_established: self.timeout_tcp_established.or(file.timeout_tcp_established),
+            timeout_tcp_close_wait: self.timeout_tcp_close_wait.or(file.timeout_tcp_close_wait),
+            timeout_tcp_closed: self.timeout_tcp_closed.or(file.timeout_tcp_closed),
+            timeout_udp_unreplied: self.timeout_udp_unreplied.or(file.timeout_udp_unreplied),
+            timeout_udp: self.timeout_udp.or(file.timeout_udp),
+            state_dir: self.state_dir.or(file.state_dir),
+            log_level: self.log_level.or(file.log_level),
+        }
+    }
+
+    /// Fills in defaults and checks bounds. The error lists everything that is missing or out of bounds.
+    pub fn resolve(self) -> anyhow::Result<Config> {
+        let mut wrong = Vec::new();
+        let mut require = |given: bool, what: &str| {
+            if !given {
+                wrong.push(format!("{what} is missing: give the flag, or the key in the file of --config"));
+            }
+        };
+        require(!self.uplink.is_empty(), "--uplink");
+        require(self.node_name.as_ref().is_some_and(|name| !name.is_empty()), "--node-name");
+        require(self.manifests.is_some(), "--manifests");
+        if self.uplink.len() > UPLINKS_MAX {
+            wrong.push(format!("--uplink: {} devices, at most {UPLINKS_MAX} are possible", self.uplink.len()));
+        }
+        let workers = self.workers;
+        if workers.is_some_and(|workers| workers == 0 || workers > WORKERS_MAX) {
+            wrong.push(format!("--workers: must be between 1 and {WORKERS_MAX}"));
+        }
+        let flows_max = self.flows_max.unwrap_or(FLOWS_MAX_DEFAULT);
+        if !FLOWS_MAX_RANGE.contains(&flows_max) {
+            wrong.push(format!("--flows-max: must be between {} and {}", FLOWS_MAX_RANGE.start(), FLOWS_MAX_RANGE.end()));
+        }
+        for address in &self.snat_address {
+            if address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast() {
+                wrong.push(format!("--snat-address: {address} cannot be the source of a connection"));
+            }
+        }
+        if !wrong.is_empty() {
+            bail!("{}", wrong.join("\n"));
+        }
+        let timeouts = FlowTimeouts::default();
+        Ok(Config {
+            uplinks: self.uplink,
+            node_name: self.node_name.unwrap_or_default(),
+            manifests: self.manifests.unwrap_or_default(),
+            workers,
+            mode: self.mode.unwrap_or_default(),
+            snat_addresses: self.snat_address,
+            snat_ports: self.snat_ports.unwrap_or(SNAT_PORTS_DEFAULT),
+            pod_delivery: match self.pod_delivery {
+                None | Some(Delivery::Edge) => PodDelivery::Edge,
+                Some(Delivery::Direct) => PodDelivery::Direct,
+            },
+            announce: self.announce.unwrap_or(false),
+            flows_max,
+            timeouts: FlowTimeouts {
+                tcp_syn: self.timeout_tcp_syn.unwrap_or(timeouts.tcp_syn),
+                tcp_established: self.timeout_tcp_established.unwrap_or(timeouts.tcp_established),
+                tcp_close_wait: self.timeout_tcp_close_wait.unwrap_or(timeouts.tcp_close_wait),
+                tcp_closed: self.timeout_tcp_closed.unwrap_or(timeouts.tcp_closed),
+                udp_unreplied: self.timeout_udp_unreplied.unwrap_or(timeouts.udp_unreplied),
+                udp: self.timeout_udp.unwrap_or(timeouts.udp),
+            },
+            state_dir: self.state_dir.unwrap_or_else(|| STATE_DIR_DEFAULT.into()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMPLETE: &str = "uplink: [eth1]\nnode-name: n1\nmanifests: /m\n";
+
+    fn error(text: &str) -> String {
+        format!("{:#}", Settings::from_yaml(text).unwrap_err())
+    }
+
+    #[test]
+    fn a_complete_file() {
+        let yaml = "uplink: [eth1, eth2]\nnode-name: n1\nmanifests: /m\nmode: zero-copy\nsnat-address: [192.0.2.1]\n\
+                    snat-ports: 1024-2047\npod-delivery: direct\nannounce: true\nflows-max: 1000\ntimeout-udp: 5m\ntimeout-tcp-syn: 60\nworkers: 2\n";
+        let config = Settings::from_yaml(yaml).unwrap().resolve().unwrap();
+        assert_eq!(config.uplinks, ["eth1", "eth2"]);
+        assert_eq!(config.mode, Mode::ZeroCopy);
+        assert_eq!(config.snat_ports, PortRange { first: 1024, last: 2047 });
+        assert_eq!(config.pod_delivery, PodDelivery::Direct);
+        assert!(config.announce);
+        assert_eq!((config.flows_max, config.workers), (1000, Some(2)));
+        assert_eq!((config.timeouts.udp, config.timeouts.tcp_syn), (Seconds(300), Seconds(60)));
+        assert_eq!(config.timeouts.tcp_established, Seconds(86_400));
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        assert!(error("uplnk: [a]").contains("`uplnk`"), "{}", error("uplnk: [a]"));
+        assert!(error("workers: many").contains("field `workers`"), "{}", error("workers: many"));
+        assert!(error("snat-address: [1.2.3.4, nonsense]").contains("snat-address[1]"));
+        assert!(error("snat-ports: 5").contains("field `snat-ports`"));
+        assert!(error("mode: fast").contains("field `mode`"));
+        assert!(error("timeout-udp: soon").contains("field `timeout-udp`"));
+        assert!(error("- a\n- b").contains("invalid type"));
+        assert!(error("a: b: c:").contains("is no YAML"));
+    }
+
+    #[test]
+    fn an_unreadable_file_is_named() {
+        let error = Settings::from_file(Path::new("/nonexistent/ringway.yaml")).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/ringway.yaml"));
+    }
+
+    #[test]
+    fn flags_win() {
+        let flags = Settings { uplink: vec!["eth9".into()], flows_max: Some(128), ..Settings::default() };
+        let config = flags.or(Settings::from_yaml(COMPLETE).unwrap()).resolve().unwrap();
+        assert_eq!((config.uplinks[0].as_str(), config.flows_max, config.node_name.as_str()), ("eth9", 128, "n1"));
+    }
+
+    #[test]
+    fn everything_missing_is_listed_at_once() {
+        let message = Settings { flows_max: Some(1), workers: Some(0), ..Settings::default() }.resolve().unwrap_err().to_string();
+        for flag in ["--uplink", "--node-name", "--manifests", "--flows-max", "--workers"] {
+            assert!(message.contains(flag), "{flag} in {message}");
+        }
+    }
+
+    #[test]
+    fn an_empty_file_leaves_all_to_flags() {
+        assert_eq!(Settings::from_yaml("").unwrap(), Settings::default());
+        assert_eq!(Settings::from_yaml("# nothing\n").unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn sources_that_cannot_be() {
+        let settings = Settings::from_yaml(&format!("{COMPLETE}snat-address: [127.0.0.1, 224.0.0.1]\n")).unwrap();
+        let message = settings.resolve().unwrap_err().to_string();
+        assert!(message.contains("127.0.0.1") && message.contains("224.0.0.1"));
+    }
+
+    #[test]
+    fn timeouts_in_ticks() {
+        assert_eq!(FlowTimeouts::default().ticks().tcp_syn, 120 * TICKS_PER_SECOND);
+    }
+}

@@ -1,0 +1,67 @@
+//! `ringway run`: from the preflight to the last route removed.
+//!
+//! ```text
+//! preflight ─▶ lock, bpffs ─▶ hostlink ─▶ kernel's tables, manifests ─▶ programs and flow table (taken over) ─▶ edge attached
+//!   ─▶ workers with the first snapshot ─▶ filter maps ─▶ routes ─▶ hostlink probed ─▶ ready ─▶ events ─▶ stop in order
+//! ```
+
+mod announce;
+mod answers;
+mod control;
+mod hops;
+mod node;
+mod notices;
+mod packets;
+mod plan;
+mod probe;
+mod sources;
+mod start;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::config::Config;
+use crate::lock::Lock;
+use crate::{cleanup, preflight};
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The start failed, or the kernel's tables cannot be followed any more. In the second case, and if an earlier process's flows were taken
+/// over, the programs stay attached: established flows live on until the next start.
+pub fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the control loop")?;
+    runtime.block_on(async {
+        let facts = preflight::facts::gather(&config).await?;
+        let findings = preflight::rules::judge(&config, &facts);
+        for finding in &findings {
+            match finding.severity {
+                preflight::Severity::Error => tracing::error!("{finding}"),
+                preflight::Severity::Warning => tracing::warn!("{finding}"),
+                preflight::Severity::Note => tracing::info!("{finding}"),
+            }
+        }
+        if preflight::errors(&findings) > 0 {
+            anyhow::bail!("{}", preflight::summary(&findings));
+        }
+        let state_dir = config.state_dir.clone();
+        std::fs::create_dir_all(&state_dir).with_context(|| format!("cannot create the state directory {}", state_dir.display()))?;
+        let lock = Lock::acquire(&state_dir)?;
+        let (mut control, mut sources) = match start::start(config, &facts).await {
+            Ok(started) => started,
+            Err(error) => {
+                // If there was nothing before us, there is nothing to keep.
+                if facts.leftovers.is_empty() {
+                    cleanup::remove_all(&state_dir).await.map_err(|cleanup| tracing::warn!("{cleanup:#}")).ok();
+                }
+                return Err(error);
+            }
+        };
+        let reason = control.serve(&mut sources).await?;
+        tracing::info!("{reason}: stopping");
+        control.stop().await?;
+        drop(lock);
+        Ok(ExitCode::SUCCESS)
+    })
+}

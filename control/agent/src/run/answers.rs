@@ -1,0 +1,97 @@
+//! The control loop's side of the status socket.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::control::Control;
+use super::node::now_ticks;
+use crate::status::Topic;
+use crate::status::answer::{self, mac_text};
+use crate::status::documents::*;
+use crate::status::server::Question;
+use ringway_engine::tables::PodDelivery;
+use ringway_io::WorkerState;
+use xdp_redirect::XdpMode;
+
+impl Control {
+    /// Answers a question. Flows are copied on another thread: the table may be large.
+    pub fn answer(&self, question: Question) {
+        let text = match question.topic {
+            Topic::Status => json(&self.status()),
+            Topic::Services => json(&ServicesDocument { services: self.compiler.view() }),
+            Topic::Backends => json(&answer::backends(&self.compiler.view())),
+            Topic::Neighbors => json(&answer::neighbors(&self.tables.snapshot(), &self.hops.in_use())),
+            Topic::Stats => json(&self.stats()),
+            Topic::Flows => {
+                let (flows, devices) = (Arc::clone(&self.parts.flows), Arc::clone(&self.tables.snapshot().devices));
+                tokio::task::spawn_blocking(move || {
+                    // Whoever asked may be gone.
+                    let _ = question.answer.send(json(&answer::flows(&flows, &devices, now_ticks())));
+                });
+                return;
+            }
+        };
+        // Likewise.
+        let _ = question.answer.send(text);
+    }
+
+    fn status(&self) -> StatusDocument {
+        let (workers, stats) = (self.packets.dataplane.status(), self.packets.dataplane.stats());
+        let snapshot = self.tables.snapshot();
+        let publisher = self.packets.dataplane.publisher();
+        let uplinks = self.packets.shape.uplinks.iter().zip(&self.node.uplinks).zip(&self.node.present).enumerate();
+        let mut announced: Vec<_> = snapshot.announced.iter().copied().collect();
+        announced.sort_unstable();
+        StatusDocument {
+            ready: workers.iter().all(|worker| worker.state == WorkerState::Running) && self.node.present.iter().all(|present| *present),
+            version: env!("CARGO_PKG_VERSION").into(),
+            process_id: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            generation: publisher.current().generation,
+            acting_generation: publisher.acting_generation(),
+            node: snapshot.node.name.clone(),
+            address: snapshot.node.address,
+            pod_delivery: match snapshot.node.pod_delivery {
+                PodDelivery::Edge => "edge".into(),
+                PodDelivery::Direct => "direct".into(),
+            },
+            state_dir: self.config.state_dir.display().to_string(),
+            uplinks: uplinks
+                .map(|(number, ((plan, uplink), present))| {
+                    let (queues, bound) = answer::queues(number as u8, &workers);
+                    UplinkDocument {
+                        name: plan.name.clone(),
+                        ifindex: uplink.ifindex,
+                        mac: mac_text(uplink.mac),
+                        mtu: uplink.mtu,
+                        present: *present,
+                        mode: if plan.xdp == XdpMode::Generic { "generic".into() } else { bound },
+                        queues,
+                    }
+                })
+                .collect(),
+            workers: answer::workers(&workers, &stats),
+            limits: answer::limits(&self.compiler, &snapshot, self.tables.vips().len(), &self.parts.flows, &stats),
+            snat: snapshot
+                .node
+                .snat
+                .iter()
+                .map(|snat| SnatDocument { address: snat.address, first_port: snat.ports.0, last_port: snat.ports.1 })
+                .collect(),
+            announced,
+            problems: self.problems(),
+        }
+    }
+
+    fn stats(&self) -> StatsDocument {
+        let counters = self.programs.counters.read().unwrap_or_default();
+        let programs = counters.into_iter().map(|(name, packets)| CounterDocument { name: name.into(), packets }).collect();
+        answer::stats(&self.packets.dataplane.status(), &self.packets.dataplane.stats(), programs)
+    }
+}
+
+/// Documents are made of strings and numbers; such always serialize.
+fn json(document: &impl Serialize) -> String {
+    serde_json::to_string(document).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+}

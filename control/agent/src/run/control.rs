@@ -1,0 +1,284 @@
+//! The control loop: one event after the other, each to its end.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use ringway_io::{WorkerState, ethtool};
+use ringway_model::{Compiler, Folder};
+use rustc_hash::FxHashSet;
+use xdp_redirect::Programs;
+
+use super::announce::{Announcer, Stations};
+use super::hops::Hops;
+use super::node::Node;
+use super::packets::{Packets, Parts};
+use super::sources::{Event, Sources};
+use super::start::{attach_uplinks, plan_uplinks};
+use crate::config::Config;
+use crate::filter::FilterKey;
+use crate::manifests::Manifests;
+use crate::netlink::{Update, VipConflict, VipRoutes};
+use crate::programs::KernelMaps;
+use crate::tables::{Tables, internal_ips};
+use crate::{cleanup, netlink};
+
+/// Everything that the control half holds.
+pub struct Control {
+    pub config: Config,
+    pub started: Instant,
+    pub programs: Programs,
+    pub parts: Parts,
+    pub packets: Packets,
+    pub node: Node,
+    pub tables: Tables,
+    pub compiler: Compiler,
+    pub folder: Folder,
+    pub manifests: Manifests,
+    pub routes: VipRoutes,
+    /// VIPs whose routes were asked for last.
+    pub routed: FxHashSet<Ipv4Addr>,
+    pub route_conflicts: Vec<VipConflict>,
+    pub hops: Hops,
+    pub announcer: Announcer,
+    /// Problems that were logged already and still stand.
+    pub logged: BTreeSet<String>,
+}
+
+impl Control {
+    /// The last steps of the start: routes, neighbors, announcement.
+    pub async fn finish_start(&mut self, announced: Vec<Ipv4Addr>) {
+        self.add_routes().await;
+        self.hops.follow_backends(&self.tables.snapshot()).await;
+        self.announcer.announce(announced);
+        self.log_problems();
+        let node = self.tables.node();
+        tracing::info!(
+            "ready: node {} ({}), {} workers, {} frontends",
+            node.name,
+            node.address.map_or_else(|| "no address".into(), |address| address.to_string()),
+            self.packets.shape.workers,
+            self.tables.snapshot().frontends.len()
+        );
+    }
+
+    /// Serves until a signal comes, and returns its name.
+    ///
+    /// # Errors
+    /// The kernel's tables cannot be followed any more: everything stays as it is for the next start.
+    pub async fn serve(&mut self, sources: &mut Sources) -> anyhow::Result<&'static str> {
+        loop {
+            match sources.next(&self.packets).await? {
+                Event::Kernel(update) => self.apply_kernel(&update).await?,
+                Event::Manifests => self.apply_manifests().await,
+                Event::Workers => self.look_at_workers().await,
+                Event::Question(question) => self.answer(question),
+                Event::Refresh => self.refresh().await,
+                Event::Stop(reason) => return Ok(reason),
+            }
+        }
+    }
+
+    async fn apply_kernel(&mut self, update: &Update) -> anyhow::Result<()> {
+        self.tables.apply_netlink(update);
+        let devices = Arc::clone(&self.tables.snapshot().devices);
+        let change = self.node.apply(&self.programs, update, &devices);
+        if change.addresses_changed {
+            let addresses = self.tables.device_addresses(&self.node.uplinks);
+            let update = self.compiler.set_device_addresses(addresses);
+            self.tables.apply_model(update);
+        }
+        if change.uplinks_replaced {
+            self.replace_workers()?;
+        }
+        self.publish().await;
+        if change.addresses_changed {
+            self.add_routes().await;
+        }
+        if change.macs_changed || change.uplinks_replaced {
+            self.announcer.announce(self.tables.snapshot().announced.iter().copied().collect());
+        }
+        Ok(())
+    }
+
+    async fn apply_manifests(&mut self) {
+        let scan = self.manifests.scan();
+        let mut changes = Vec::new();
+        for name in &scan.removed {
+            changes.extend(self.folder.remove(name));
+        }
+        for file in scan.updated {
+            changes.extend(self.folder.update(file));
+        }
+        if !changes.is_empty() {
+            let update = self.compiler.apply(changes);
+            let backends_changed = !update.frontends.is_empty();
+            let announced = self.tables.apply_model(update);
+            self.publish().await;
+            self.announcer.announce(announced);
+            if backends_changed {
+                self.hops.follow_backends(&self.tables.snapshot()).await;
+            }
+        }
+        self.log_problems();
+    }
+
+    /// Publishes what the tables have become: removals before, the snapshot, additions after.
+    async fn publish(&mut self) {
+        self.tables.set_node(self.node.uplinks.clone(), &internal_ips(&self.compiler, &self.config.node_name));
+        self.remove_routes().await;
+        self.tables.filter.before_snapshot(&mut KernelMaps(&self.programs));
+        let generation = self.packets.dataplane.publisher().publish(self.tables.snapshot());
+        self.tables.filter.after_snapshot(&mut KernelMaps(&self.programs));
+        if self.vips() != self.routed {
+            self.add_routes().await;
+        }
+        self.announcer.set_stations(self.stations());
+        tracing::debug!("generation {generation} published");
+    }
+
+    fn stations(&self) -> Stations {
+        let announced = Arc::clone(&self.tables.snapshot().announced);
+        Stations { dataplane: Arc::clone(&self.packets.dataplane), macs: self.node.macs(), announced }
+    }
+
+    fn vips(&self) -> FxHashSet<Ipv4Addr> {
+        self.tables.vips().keys().copied().collect()
+    }
+
+    async fn remove_routes(&mut self) {
+        let vips = self.vips();
+        if self.routed.iter().any(|vip| !vips.contains(vip)) {
+            let kept = self.routed.intersection(&vips).copied().collect();
+            self.reconcile_routes(kept).await;
+        }
+    }
+
+    async fn add_routes(&mut self) {
+        self.reconcile_routes(self.vips()).await;
+    }
+
+    async fn reconcile_routes(&mut self, wanted: FxHashSet<Ipv4Addr>) {
+        // Without an address of its own the node cannot be a client.
+        let Some(source) = self.tables.node().address else { return };
+        match self.routes.reconcile(&wanted, source).await {
+            Ok(reconciled) => {
+                self.route_conflicts = reconciled.conflicts;
+                self.routed = wanted;
+            }
+            Err(error) => tracing::error!("cannot set the routes of VIPs: {error}"),
+        }
+    }
+
+    async fn look_at_workers(&mut self) {
+        self.hops.resolve_requests(&self.packets.dataplane).await;
+        self.log_problems();
+    }
+
+    async fn refresh(&mut self) {
+        self.hops.refresh(&self.tables.snapshot()).await;
+        let queues = self.queues();
+        let changed = queues.iter().zip(&self.packets.shape.uplinks).any(|(queues, plan)| *queues != plan.queues);
+        if changed && self.node.present.iter().all(|present| *present) {
+            tracing::info!("the number of queues of an uplink has changed");
+            if let Err(error) = self.replace_workers() {
+                tracing::error!("{error:#}");
+            }
+            self.publish().await;
+        }
+        self.log_problems();
+    }
+
+    /// Queues of each uplink that receive now; of one that is gone, what it had.
+    fn queues(&self) -> Vec<u32> {
+        let plans = self.packets.shape.uplinks.iter();
+        plans.map(|plan| ethtool::channels(&plan.name).map_or(plan.queues, |channels| channels.receiving())).collect()
+    }
+
+    /// New workers for other devices or queues. Flows and the programs on other devices stay as they are.
+    ///
+    /// # Errors
+    /// The new devices cannot be served. Everything stays for the next start.
+    fn replace_workers(&mut self) -> anyhow::Result<()> {
+        if !self.node.present.iter().all(|present| *present) {
+            return Ok(());
+        }
+        tracing::warn!("the uplinks have changed: new workers");
+        self.packets.dataplane.stop();
+        let mut plans = plan_uplinks(&self.node.uplinks, &self.queues(), self.config.mode)?;
+        for (plan, before) in plans.iter_mut().zip(&self.packets.shape.uplinks) {
+            (plan.xdp, plan.bind) = (before.xdp, before.bind);
+            if plan.ifindex != before.ifindex {
+                self.programs.detach_uplink(before.ifindex)?;
+            }
+        }
+        if !attach_uplinks(&self.programs, &mut plans, self.config.mode)? {
+            anyhow::bail!("an uplink that was native is generic now: start again");
+        }
+        self.tables.set_node(self.node.uplinks.clone(), &internal_ips(&self.compiler, &self.config.node_name));
+        let shape = super::packets::Shape { uplinks: plans, ..self.packets.shape.clone() };
+        self.packets = Packets::start(shape, &self.parts, self.tables.snapshot()).context("cannot serve the changed uplinks")?;
+        self.announcer.set_stations(self.stations());
+        Ok(())
+    }
+
+    /// Everything that is wrong now, as sentences.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems: Vec<String> = self.manifests.problems().map(ToString::to_string).collect();
+        problems.extend(self.folder.problems().iter().map(ToString::to_string));
+        problems.extend(self.compiler.problems().iter().map(ToString::to_string));
+        problems.extend(self.route_conflicts.iter().map(|conflict| format!("route of VIP {}: {}", conflict.vip, conflict.reason)));
+        problems.extend(self.tables.filter.refusals().map(str::to_owned).collect::<BTreeSet<_>>());
+        let absent = self.node.uplinks.iter().zip(&self.node.present).filter(|(_, present)| !**present);
+        problems.extend(absent.map(|(uplink, _)| format!("uplink {} is gone", uplink.name)));
+        if self.tables.node().address.is_none() {
+            problems.push("the node has no IPv4 address: it cannot be a client of VIPs, nor SNAT without --snat-address".into());
+        }
+        for worker in self.packets.dataplane.status() {
+            if let WorkerState::Failed(reason) = worker.state {
+                problems.push(format!("worker {} has failed: {reason}", worker.worker));
+            }
+            problems.extend(worker.sockets.iter().filter_map(|socket| {
+                let reason = socket.failed.as_ref()?;
+                Some(format!("the socket of {} queue {} has failed: {reason}", socket.ifname, socket.queue))
+            }));
+        }
+        problems
+    }
+
+    /// Logs each problem when it appears, and when the last one is solved.
+    fn log_problems(&mut self) {
+        let problems: BTreeSet<String> = self.problems().into_iter().collect();
+        for problem in problems.difference(&self.logged) {
+            tracing::warn!("{problem}");
+        }
+        for problem in self.logged.difference(&problems) {
+            tracing::info!("solved: {problem}");
+        }
+        self.logged = problems;
+    }
+
+    /// Stops in order: attracts nothing any more, then the workers, then the rest.
+    ///
+    /// # Errors
+    /// Something could not be removed; `ringway cleanup` tries again.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.reconcile_routes(FxHashSet::default()).await;
+        let keys: Vec<FilterKey> =
+            self.tables.filter.wanted_keys().filter(|key| !matches!(key, FilterKey::DeviceMac(_))).copied().collect();
+        for key in keys {
+            self.tables.filter.want(key, None);
+        }
+        self.tables.filter.before_snapshot(&mut KernelMaps(&self.programs));
+        xdp_redirect::cleanup(self.programs.pin_dir()).context("cannot detach the programs")?;
+        self.packets.dataplane.stop();
+        let Control { programs, config, .. } = self;
+        drop(programs);
+        let removed = cleanup::remove_all(&config.state_dir).await.context("cannot remove everything; run `ringway cleanup`")?;
+        tracing::debug!("removed: {}", removed.join(", "));
+        tracing::info!("stopped; nothing is left behind (hostlink {} and {} included)", netlink::RW0, netlink::RW1);
+        Ok(())
+    }
+}

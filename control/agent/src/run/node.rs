@@ -1,0 +1,112 @@
+//! The node's devices: which are uplinks, which are pods', and the programs on them.
+
+use std::collections::BTreeSet;
+
+use ringway_engine::flow::TICK_SHIFT;
+use ringway_engine::tables::{DeviceKind, Devices, Uplink};
+use xdp_redirect::Programs;
+
+use crate::netlink::{Event, Hostlink, Update};
+use crate::programs;
+
+/// Uplinks as last seen and the hostlink.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub hostlink: Hostlink,
+    /// By index; of one that is gone, what it was last.
+    pub uplinks: Vec<Uplink>,
+    pub present: Vec<bool>,
+}
+
+/// What a change of devices asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeChange {
+    /// Workers and programs have to be made for other devices.
+    pub uplinks_replaced: bool,
+    /// Stations have to learn a new MAC.
+    pub macs_changed: bool,
+    pub addresses_changed: bool,
+}
+
+impl Node {
+    pub fn new(hostlink: Hostlink, uplinks: Vec<Uplink>, found: &[Option<Uplink>]) -> Node {
+        let present = uplinks.iter().enumerate().map(|(number, _)| found.get(number).is_some_and(Option::is_some)).collect();
+        Node { hostlink, uplinks, present }
+    }
+
+    pub fn macs(&self) -> Vec<[u8; 6]> {
+        self.uplinks.iter().map(|uplink| uplink.mac).collect()
+    }
+
+    /// Attaches `edge` to all pods' devices of the first update and returns them.
+    ///
+    /// # Errors
+    /// None: a device that vanishes meanwhile, or whose hook refuses, is logged; its packets go on as the kernel has it.
+    pub fn attach_first(&self, programs: &Programs, update: &Update) -> anyhow::Result<BTreeSet<u32>> {
+        let pods: BTreeSet<u32> = update.devices.as_ref().map(|devices| pods(devices)).unwrap_or_default();
+        for ifindex in &pods {
+            attach_pod(programs, update.devices.as_deref(), *ifindex);
+        }
+        Ok(pods)
+    }
+
+    /// Follows an update: programs on pods' devices at once, before their first packet if possible. The caller does the rest.
+    pub fn apply(&mut self, programs: &Programs, update: &Update, devices: &Devices) -> NodeChange {
+        let mut change = NodeChange::default();
+        let before = self.macs();
+        let ifindexes = |uplinks: &[Uplink]| uplinks.iter().map(|uplink| uplink.ifindex).collect::<Vec<_>>();
+        let indexes_before = ifindexes(&self.uplinks);
+        for (number, uplink) in update.uplinks.iter().flat_map(|uplinks| uplinks.iter()).enumerate().take(self.uplinks.len()) {
+            self.present[number] = uplink.is_some();
+            if let Some(uplink) = uplink {
+                self.uplinks[number] = uplink.clone();
+            }
+        }
+        for event in &update.events {
+            match *event {
+                Event::PodAppeared { ifindex } => attach_pod(programs, Some(devices), ifindex),
+                Event::PodVanished { ifindex } => {
+                    if let Err(error) = programs.detach_pod(ifindex) {
+                        tracing::warn!("{error}");
+                    }
+                }
+                Event::UplinkGone { uplink } => tracing::error!("uplink {} is gone: its traffic stops until it is back", self.name(uplink)),
+                Event::UplinkBack { uplink } => {
+                    tracing::info!("uplink {} is back", self.name(uplink));
+                    change.uplinks_replaced = true;
+                }
+                Event::UplinkChanged { uplink } => {
+                    tracing::info!("uplink {} has changed: {:?}", self.name(uplink), self.uplinks.get(uplink))
+                }
+                Event::AddressesChanged => change.addresses_changed = true,
+            }
+        }
+        change.macs_changed = before != self.macs();
+        change.uplinks_replaced |= indexes_before != ifindexes(&self.uplinks);
+        change
+    }
+
+    fn name(&self, uplink: usize) -> &str {
+        self.uplinks.get(uplink).map_or("?", |uplink| uplink.name.as_str())
+    }
+}
+
+fn attach_pod(programs: &Programs, devices: Option<&Devices>, ifindex: u32) {
+    let name = devices.and_then(|devices| devices.get(ifindex)).map_or_else(|| format!("device {ifindex}"), |device| device.name.clone());
+    match programs.attach_edge_pod(ifindex) {
+        Ok(attachment) => programs::log_attachment("edge", &name, &attachment),
+        // A pod that lives for a moment only.
+        Err(error) => tracing::warn!("{name}: {error}"),
+    }
+}
+
+fn pods(devices: &Devices) -> BTreeSet<u32> {
+    devices.by_index.iter().filter(|(_, device)| device.kind == DeviceKind::Pod).map(|(ifindex, _)| *ifindex).collect()
+}
+
+/// The clock of the flow table: `CLOCK_MONOTONIC` in ticks.
+pub fn now_ticks() -> u32 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let ns = (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64);
+    (ns >> TICK_SHIFT) as u32
+}

@@ -1,0 +1,101 @@
+//! Which worker serves which queue. Pure.
+
+use ringway_io::{BindWanted, Port, PortConfig, WorkerConfig, XskmapSlot};
+use xdp_redirect::XdpMode;
+
+/// An uplink as the workers see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UplinkPlan {
+    pub name: String,
+    pub ifindex: u32,
+    /// Queues that receive.
+    pub queues: u32,
+    /// Where its queues begin in the map of sockets.
+    pub base: u32,
+    pub xdp: XdpMode,
+    pub bind: BindWanted,
+}
+
+/// Maps of sockets.
+#[derive(Clone, Debug)]
+pub struct SocketMaps {
+    pub uplinks: std::sync::Arc<std::os::fd::OwnedFd>,
+    pub hostlink: std::sync::Arc<std::os::fd::OwnedFd>,
+}
+
+/// How many workers there should be: one per queue of the widest uplink, but no more than CPUs.
+pub fn workers_default(queues: impl IntoIterator<Item = u32>, cpus: usize) -> usize {
+    let widest = queues.into_iter().max().unwrap_or(1) as usize;
+    widest.min(cpus).max(1)
+}
+
+/// Queue q of every uplink belongs to worker q modulo workers: so a worker has a queue to transmit on wherever the uplink has enough, and
+/// what comes in on one uplink leaves on another without changing threads. Queue i of the hostlink is worker i's.
+pub fn workers(uplinks: &[UplinkPlan], rw0_ifindex: u32, count: usize, cores: &[usize], maps: &SocketMaps) -> Vec<WorkerConfig> {
+    let mut workers: Vec<WorkerConfig> = (0..count)
+        .map(|worker| WorkerConfig {
+            core: if cores.is_empty() { None } else { Some(cores[worker % cores.len()]) },
+            ports: vec![PortConfig {
+                port: Port::Host,
+                ifname: crate::netlink::RW0.into(),
+                ifindex: rw0_ifindex,
+                queue: worker as u32,
+                mode: BindWanted::Copy,
+                xskmap: Some(XskmapSlot { map: maps.hostlink.clone(), key: worker as u32 }),
+            }],
+        })
+        .collect();
+    for (number, uplink) in uplinks.iter().enumerate() {
+        for queue in 0..uplink.queues {
+            workers[queue as usize % count].ports.push(PortConfig {
+                port: Port::Uplink(number as u8),
+                ifname: uplink.name.clone(),
+                ifindex: uplink.ifindex,
+                queue,
+                mode: uplink.bind,
+                xskmap: Some(XskmapSlot { map: maps.uplinks.clone(), key: uplink.base + queue }),
+            });
+        }
+    }
+    workers
+}
+
+/// By uplink: whether the worker can transmit there itself.
+pub fn transmits_on(worker: &WorkerConfig, uplinks: usize) -> Vec<bool> {
+    (0..uplinks).map(|uplink| worker.ports.iter().any(|port| port.port == Port::Uplink(uplink as u8))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uplink(queues: u32, base: u32) -> UplinkPlan {
+        UplinkPlan { name: "u".into(), ifindex: 7, queues, base, xdp: XdpMode::Native, bind: BindWanted::Auto }
+    }
+
+    fn maps() -> SocketMaps {
+        let fd = || std::sync::Arc::new(std::fs::File::open("/dev/null").unwrap().into());
+        SocketMaps { uplinks: fd(), hostlink: fd() }
+    }
+
+    #[test]
+    fn every_queue_has_one_worker() {
+        let plan = workers(&[uplink(4, 0), uplink(1, 4)], 3, 2, &[0, 1], &maps());
+        let queues =
+            |worker: usize, port: Port| -> Vec<u32> { plan[worker].ports.iter().filter(|p| p.port == port).map(|p| p.queue).collect() };
+        assert_eq!((queues(0, Port::Uplink(0)), queues(1, Port::Uplink(0))), (vec![0, 2], vec![1, 3]));
+        assert_eq!((queues(0, Port::Uplink(1)), queues(1, Port::Uplink(1))), (vec![0], vec![]));
+        assert_eq!((queues(0, Port::Host), queues(1, Port::Host)), (vec![0], vec![1]));
+        assert_eq!(transmits_on(&plan[1], 2), [true, false]);
+        let keys: Vec<u32> =
+            plan.iter().flat_map(|w| &w.ports).filter(|p| p.port != Port::Host).filter_map(|p| Some(p.xskmap.as_ref()?.key)).collect();
+        assert_eq!(keys, [0, 2, 4, 1, 3]);
+    }
+
+    #[test]
+    fn as_many_workers_as_queues_and_cpus() {
+        assert_eq!(workers_default([1, 8], 4), 4);
+        assert_eq!(workers_default([2], 4), 2);
+        assert_eq!(workers_default([], 4), 1);
+    }
+}

@@ -1,0 +1,86 @@
+//! Everything that the control loop waits for.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::packets::Packets;
+use crate::manifests::Watch;
+use crate::netlink::{Follower, REFRESH_INTERVAL, Update};
+use crate::status::server::{self, Question};
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The kernel's tables changed.
+    Kernel(Update),
+    /// The folder of manifests may have changed.
+    Manifests,
+    /// Workers want neighbors, or one has failed.
+    Workers,
+    Question(Question),
+    /// Time to keep neighbors fresh and to look after the node.
+    Refresh,
+    /// A signal says to stop.
+    Stop(&'static str),
+}
+
+pub struct Sources {
+    follower: Follower,
+    manifests: Arc<Notify>,
+    questions: mpsc::Receiver<Question>,
+    refresh: Interval,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Sources {
+    /// # Errors
+    /// The socket or signals cannot be listened to.
+    pub fn new(state_dir: &Path, follower: Follower, watch: Watch) -> anyhow::Result<Sources> {
+        let mut refresh = interval(REFRESH_INTERVAL);
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Sources {
+            follower,
+            manifests: notified_by(watch),
+            questions: server::listen(state_dir)?,
+            refresh,
+            terminate: signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?,
+        })
+    }
+
+    /// Waits for the next event.
+    ///
+    /// # Errors
+    /// The kernel's tables cannot be followed any more.
+    pub async fn next(&mut self, packets: &Packets) -> anyhow::Result<Event> {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Ok(Event::Stop("SIGTERM")),
+            _ = self.interrupt.recv() => Ok(Event::Stop("SIGINT")),
+            () = packets.notices.heard() => Ok(Event::Workers),
+            update = self.follower.changed() => Ok(Event::Kernel(update.context("cannot follow the kernel's tables any more")?)),
+            () = self.manifests.notified() => Ok(Event::Manifests),
+            Some(question) = self.questions.recv() => Ok(Event::Question(question)),
+            _ = self.refresh.tick() => Ok(Event::Refresh),
+        }
+    }
+}
+
+/// A burst of notifications must not be cut by other events, so it is joined in a task of its own.
+fn notified_by(mut watch: Watch) -> Arc<Notify> {
+    let notify = Arc::new(Notify::new());
+    let changed = Arc::clone(&notify);
+    tokio::spawn(async move {
+        loop {
+            watch.changed().await;
+            changed.notify_one();
+        }
+    });
+    notify
+}

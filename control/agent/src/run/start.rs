@@ -1,0 +1,179 @@
+//! The order of start.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use ringway_engine::flow::FlowTable;
+use ringway_engine::tables::Uplink;
+use ringway_io::{FrameSize, ethtool};
+use ringway_model::{Compiler, Folder, Settings};
+use xdp_redirect::{LoadOptions, Programs, XdpMode};
+
+use super::announce::{Announcer, Stations};
+use super::control::Control;
+use super::hops::Hops;
+use super::node::{Node, now_ticks};
+use super::packets::{Packets, Parts, Shape, modes};
+use super::plan::{self, SocketMaps, UplinkPlan};
+use super::probe;
+use super::sources::Sources;
+use crate::config::{Config, Mode};
+use crate::filter::Filter;
+use crate::manifests::{Manifests, Watch};
+use crate::netlink::{Follower, FollowerConfig, Hostlink, HostlinkConfig, Update, VipRoutes};
+use crate::preflight::facts::Facts;
+use crate::programs;
+use crate::tables::{TableSettings, Tables};
+
+/// The largest MTU of a veth with XDP that is not told of frames in parts.
+pub const HOSTLINK_MTU_MAX: u32 = 3_500;
+
+/// Starts everything; the preflight has found no error and the lock is held.
+///
+/// # Errors
+/// What failed, on what, and what to do. What was made so far is left for the caller to remove.
+pub async fn start(config: Config, facts: &Facts) -> anyhow::Result<(Control, Sources)> {
+    let bpffs = xdp_redirect::bpffs::ensure(&config.state_dir)?;
+    if let xdp_redirect::bpffs::Mount::OwnNamespace { why } = &bpffs.mount {
+        tracing::warn!("pins live in a mount namespace of this process only ({why}): flows end with it");
+    }
+    let queues = config.uplinks.iter().map(|name| Ok(ethtool::channels(name)?.receiving())).collect::<anyhow::Result<Vec<u32>>>()?;
+    let workers = config.workers.unwrap_or_else(|| plan::workers_default(queues.iter().copied(), facts.cpus));
+    let mtu = facts.devices.iter().filter(|device| !device.loopback && device.ethernet).map(|device| device.mtu).max().unwrap_or(1_500);
+    let hostlink = Hostlink::ensure(HostlinkConfig { queues: workers as u32, mtu: mtu.min(HOSTLINK_MTU_MAX) })
+        .await
+        .context("cannot make the hostlink")?;
+
+    // Watch before reading, so that no change falls between.
+    let watch = Watch::new(&config.manifests)?;
+    let follower_config = FollowerConfig { uplinks: config.uplinks.clone(), ..FollowerConfig::default() };
+    let mut follower = Follower::start(follower_config).await.context("cannot read the kernel's tables")?;
+    let update = follower.changed().await.context("cannot read the kernel's tables")?;
+    let uplinks = present_uplinks(&config, &update)?;
+
+    let load = |generic| {
+        programs::load(LoadOptions {
+            pin_dir: bpffs.path.clone(),
+            flow_slots: FlowTable::slots_for(config.flows_max as usize),
+            rw1_ifindex: hostlink.rw1_ifindex,
+            workers: workers as u32,
+            generic_uplinks: generic,
+        })
+    };
+    let mut plans = plan_uplinks(&uplinks, &queues, config.mode)?;
+    let mut loaded = load(plans.iter().any(|plan| plan.xdp == XdpMode::Generic))?;
+    let node = Node::new(hostlink, uplinks, update.uplinks.as_deref().map_or(&[], Vec::as_slice));
+    attach_hostlink(&loaded, &hostlink)?;
+    let pods = node.attach_first(&loaded, &update)?;
+    while !attach_uplinks(&loaded, &mut plans, config.mode)? {
+        // The programs have to know that some uplink is generic; those that are attached are replaced in place.
+        loaded = load(true)?;
+        attach_hostlink(&loaded, &hostlink)?;
+        node.attach_first(&loaded, &update)?;
+    }
+    let ifindexes: Vec<u32> = plans.iter().map(|plan| plan.ifindex).collect();
+    programs::drop_stale_links(&loaded, &ifindexes, &pods, [hostlink.rw0_ifindex, hostlink.rw1_ifindex])?;
+
+    let slots = loaded.flow_slots();
+    let (flows, kept) = FlowTable::over(slots, config.flows_max as usize, workers, loaded.seed(), now_ticks());
+    tracing::info!("flow table for {} flows, {kept} kept", config.flows_max);
+    let filter = Filter::over(programs::filter_entries(&loaded)?);
+    let mut tables = Tables::new(TableSettings::new(&config, hostlink.rw1_ifindex, hostlink.rw1_mac), filter);
+    let mut compiler = Compiler::new(Settings { node_name: config.node_name.clone(), ..Settings::default() });
+    let (mut folder, mut manifests) = (Folder::default(), Manifests::new(&config.manifests));
+    tables.apply_netlink(&update);
+    tables.apply_model(compiler.set_device_addresses(tables.device_addresses(&node.uplinks)));
+    let scan = manifests.scan();
+    let changes: Vec<_> = scan.updated.into_iter().flat_map(|file| folder.update(file)).collect();
+    let announced = tables.apply_model(compiler.apply(changes));
+    tables.set_node(node.uplinks.clone(), &crate::tables::internal_ips(&compiler, &config.node_name));
+
+    tables.filter.before_snapshot(&mut programs::KernelMaps(&loaded));
+    let maps = SocketMaps { uplinks: clone_fd(&loaded.xsks_uplinks)?, hostlink: clone_fd(&loaded.xsks_hostlink)? };
+    let parts = Parts { flows: Arc::new(flows), timeouts: config.timeouts.ticks(), maps, slots: slots.len() };
+    let frame_mtu = hostlink.mtu.max(node.uplinks.iter().map(|uplink| uplink.mtu).max().unwrap_or(0));
+    let frame_size = FrameSize::for_mtu(frame_mtu).with_context(|| format!("no frame holds packets of an MTU of {frame_mtu}"))?;
+    let shape = Shape { uplinks: plans, rw0_ifindex: hostlink.rw0_ifindex, workers, frame_size };
+    let packets = Packets::start(shape, &parts, tables.snapshot())?;
+    tables.filter.after_snapshot(&mut programs::KernelMaps(&loaded));
+    probe::hostlink(&packets.dataplane, &loaded).await?;
+
+    let stations =
+        Stations { dataplane: Arc::clone(&packets.dataplane), macs: node.macs(), announced: Arc::clone(&tables.snapshot().announced) };
+    let mut control = Control {
+        routes: VipRoutes::new(hostlink.rw1_ifindex)?,
+        routed: Default::default(),
+        route_conflicts: Vec::new(),
+        hops: Hops::new()?,
+        announcer: Announcer::new(stations),
+        logged: BTreeSet::new(),
+        started: Instant::now(),
+        config,
+        programs: loaded,
+        parts,
+        packets,
+        node,
+        tables,
+        compiler,
+        folder,
+        manifests,
+    };
+    let sources = Sources::new(&control.config.state_dir, follower, watch)?;
+    control.finish_start(announced).await;
+    Ok((control, sources))
+}
+
+/// All uplinks; the preflight has seen them, but they may have gone since.
+fn present_uplinks(config: &Config, update: &Update) -> anyhow::Result<Vec<Uplink>> {
+    let found = update.uplinks.as_deref().cloned().unwrap_or_default();
+    let uplinks = config
+        .uplinks
+        .iter()
+        .zip(found)
+        .map(|(name, uplink)| uplink.with_context(|| format!("uplink {name} has vanished: start again when it is there")));
+    uplinks.collect()
+}
+
+/// # Errors
+/// There are more queues than the programs can tell apart.
+pub fn plan_uplinks(uplinks: &[Uplink], queues: &[u32], mode: Mode) -> anyhow::Result<Vec<UplinkPlan>> {
+    let (xdp, bind) = modes(mode);
+    let bases = programs::queue_bases(queues)?;
+    let plans = uplinks.iter().zip(queues).zip(bases);
+    Ok(plans
+        .map(|((uplink, queues), base)| UplinkPlan { name: uplink.name.clone(), ifindex: uplink.ifindex, queues: *queues, base, xdp, bind })
+        .collect())
+}
+
+fn attach_hostlink(programs: &Programs, hostlink: &Hostlink) -> anyhow::Result<()> {
+    programs::log_attachment("hostlink", "rw0", &programs.attach_hostlink(hostlink.rw0_ifindex)?);
+    programs::log_attachment("deliver", "rw1", &programs.attach_deliver(hostlink.rw1_ifindex)?);
+    programs::log_attachment("edge", "rw1", &programs.attach_edge_node(hostlink.rw1_ifindex)?);
+    Ok(())
+}
+
+/// Attaches `edge` and `uplink` to all uplinks. False if one of them refused native XDP: its plan now says generic, and the programs
+/// must be loaded anew.
+///
+/// # Errors
+/// Somebody else's program is there, or the wanted mode is impossible.
+pub fn attach_uplinks(programs: &Programs, plans: &mut [UplinkPlan], mode: Mode) -> anyhow::Result<bool> {
+    let bases: Vec<(u32, u32)> = plans.iter().map(|plan| (plan.ifindex, plan.base)).collect();
+    programs::set_queue_bases(programs, &bases)?;
+    for plan in plans {
+        let attachment = programs.attach_edge_uplink(plan.ifindex).with_context(|| format!("uplink {}", plan.name))?;
+        programs::log_attachment("edge", &plan.name, &attachment);
+        if !programs::attach_uplink(programs, &plan.name, plan.ifindex, plan.xdp, mode == Mode::Auto)? {
+            (plan.xdp, plan.bind) = modes(Mode::Generic);
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn clone_fd(map: &impl AsFd) -> anyhow::Result<Arc<std::os::fd::OwnedFd>> {
+    Ok(Arc::new(map.as_fd().try_clone_to_owned().context("cannot duplicate the descriptor of a map of sockets")?))
+}

@@ -1,0 +1,226 @@
+//! From the two sources, manifests and kernel, to the next snapshot and what the filter maps should hold. Pure.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use ringway_engine::tables::{
+    Backend, Device, DeviceKind, Fib, FibResult, Frontend, FrontendKey, NodeTables, PodDelivery, Snapshot, SnatAddress, Target, Uplink,
+};
+use ringway_model::{Compiler, Vip};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::config::{Config, SNAT_PORTS_DEDICATED};
+use crate::filter::{Filter, FilterKey, FilterValue};
+use crate::netlink;
+use crate::units::PortRange;
+
+/// What does not change while the process runs.
+#[derive(Clone, Debug)]
+pub struct TableSettings {
+    pub node_name: String,
+    /// Empty: the node's own address with `snat_ports`.
+    pub snat_addresses: Vec<Ipv4Addr>,
+    pub snat_ports: PortRange,
+    pub pod_delivery: PodDelivery,
+    pub announce: bool,
+    pub rw1_ifindex: u32,
+    pub rw1_mac: [u8; 6],
+}
+
+/// The pieces of the next snapshot.
+#[derive(Debug)]
+pub struct Tables {
+    settings: TableSettings,
+    snapshot: Snapshot,
+    pub filter: Filter,
+    vips: BTreeMap<Ipv4Addr, Vip>,
+    addresses: Arc<Vec<netlink::LocalAddress>>,
+}
+
+impl TableSettings {
+    pub fn new(config: &Config, rw1_ifindex: u32, rw1_mac: [u8; 6]) -> TableSettings {
+        TableSettings {
+            node_name: config.node_name.clone(),
+            snat_addresses: config.snat_addresses.clone(),
+            snat_ports: config.snat_ports,
+            pod_delivery: config.pod_delivery,
+            announce: config.announce,
+            rw1_ifindex,
+            rw1_mac,
+        }
+    }
+}
+
+impl Tables {
+    /// `filter` holds what the pinned maps hold.
+    pub fn new(settings: TableSettings, filter: Filter) -> Tables {
+        Tables { settings, snapshot: Snapshot::default(), filter, vips: BTreeMap::new(), addresses: Arc::default() }
+    }
+
+    /// The snapshot to publish now; its pieces are shared with the earlier ones.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.clone()
+    }
+
+    pub fn node(&self) -> &NodeTables {
+        &self.snapshot.node
+    }
+
+    /// Addresses of services; each has a route into the hostlink.
+    pub fn vips(&self) -> &BTreeMap<Ipv4Addr, Vip> {
+        &self.vips
+    }
+
+    /// Takes in what the model made of changed objects. Returns the VIPs that are announced from now on.
+    pub fn apply_model(&mut self, update: ringway_model::Update) -> Vec<Ipv4Addr> {
+        let mut seen = FxHashMap::default();
+        for (key, frontend) in &update.frontends {
+            let value = frontend.as_ref().map(|frontend| FilterValue::Frontend { here: self.has_backend_here(frontend, &mut seen) });
+            self.filter.want(FilterKey::Frontend(*key), value);
+        }
+        if !update.frontends.is_empty() {
+            self.snapshot.frontends = self.snapshot.frontends.with(update.frontends);
+        }
+        for (address, vip) in update.vips {
+            let value = vip.map(|vip| FilterValue::Vip { announced: self.settings.announce && vip.announced });
+            self.filter.want(FilterKey::Vip(address), value);
+            match vip {
+                Some(vip) => self.vips.insert(address, vip),
+                None => self.vips.remove(&address),
+            };
+        }
+        let announced = self.vips.iter().filter(|(_, vip)| self.settings.announce && vip.announced).map(|(address, _)| *address);
+        let announced: FxHashSet<Ipv4Addr> = announced.collect();
+        let new = announced.difference(&self.snapshot.announced).copied().collect();
+        if announced != *self.snapshot.announced {
+            self.snapshot.announced = Arc::new(announced);
+        }
+        new
+    }
+
+    /// Takes in what changed in the kernel.
+    pub fn apply_netlink(&mut self, update: &netlink::Update) {
+        if let Some(devices) = &update.devices {
+            self.want_device_macs(&devices.by_index);
+            self.snapshot.devices = Arc::clone(devices);
+        }
+        if let Some(neighbors) = &update.neighbors {
+            self.snapshot.neighbors = Arc::clone(neighbors);
+        }
+        if let Some(addresses) = &update.addresses {
+            self.addresses = Arc::clone(addresses);
+        }
+        if let Some(fib) = &update.fib {
+            self.snapshot.fib = Arc::clone(fib);
+            self.look_for_backends_here();
+        }
+    }
+
+    /// Decides about the node's own address and its SNAT addresses. `internal_ips` are those of its Node object.
+    pub fn set_node(&mut self, uplinks: Vec<Uplink>, internal_ips: &[Ipv4Addr]) {
+        let address = self.node_address(&uplinks, internal_ips);
+        let snat = match (&self.settings.snat_addresses[..], address) {
+            ([], Some(address)) => {
+                let ports = self.settings.snat_ports;
+                vec![SnatAddress { address, ports: (ports.first, ports.last) }]
+            }
+            (dedicated, _) => {
+                let ports = (SNAT_PORTS_DEDICATED.first, SNAT_PORTS_DEDICATED.last);
+                dedicated.iter().map(|address| SnatAddress { address: *address, ports }).collect()
+            }
+        };
+        let node = NodeTables {
+            name: self.settings.node_name.clone(),
+            address,
+            snat,
+            uplinks,
+            rw1_ifindex: self.settings.rw1_ifindex,
+            rw1_mac: self.settings.rw1_mac,
+            pod_delivery: self.settings.pod_delivery,
+        };
+        if node == *self.snapshot.node {
+            return;
+        }
+        for before in &self.snapshot.node.snat {
+            self.filter.want(FilterKey::Snat(before.address), None);
+        }
+        for snat in &node.snat {
+            self.filter.want(FilterKey::Snat(snat.address), Some(FilterValue::Ports(snat.ports.0, snat.ports.1)));
+        }
+        self.snapshot.node = Arc::new(node);
+    }
+
+    /// The node's device addresses for the model: the uplinks' first, in their order.
+    pub fn device_addresses(&self, uplinks: &[Uplink]) -> Vec<Ipv4Addr> {
+        let rank = |ifindex: u32| uplinks.iter().position(|uplink| uplink.ifindex == ifindex).unwrap_or(usize::MAX);
+        let mut addresses: Vec<_> = self.addresses.iter().filter(|local| !local.address.is_loopback()).collect();
+        addresses.sort_by_key(|local| (rank(local.ifindex), local.secondary, local.ifindex, local.address));
+        let mut unique = Vec::new();
+        for local in addresses {
+            if !unique.contains(&local.address) {
+                unique.push(local.address);
+            }
+        }
+        unique
+    }
+
+    /// What Kubernetes calls the node's address if the node has it, else what its first uplink has.
+    fn node_address(&self, uplinks: &[Uplink], internal_ips: &[Ipv4Addr]) -> Option<Ipv4Addr> {
+        let here = self.device_addresses(uplinks);
+        internal_ips.iter().copied().find(|address| here.contains(address)).or_else(|| here.first().copied())
+    }
+
+    fn want_device_macs(&mut self, devices: &FxHashMap<u32, Device>) {
+        for ifindex in self.snapshot.devices.by_index.keys().filter(|ifindex| !devices.contains_key(ifindex)) {
+            self.filter.want(FilterKey::DeviceMac(*ifindex), None);
+        }
+        for (ifindex, device) in devices.iter().filter(|(_, device)| device.mac != [0; 6]) {
+            self.filter.want(FilterKey::DeviceMac(*ifindex), Some(FilterValue::Mac(device.mac)));
+        }
+    }
+
+    /// A route may have appeared that leads to a backend by a device of this node.
+    fn look_for_backends_here(&mut self) {
+        let mut seen = FxHashMap::default();
+        let mut here: Vec<FrontendKey> = Vec::new();
+        for (key, frontend) in self.snapshot.frontends.iter() {
+            let known = self.filter.wanted(&FilterKey::Frontend(*key)) == Some(FilterValue::Frontend { here: true });
+            if !known && self.has_backend_here(frontend, &mut seen) {
+                here.push(*key);
+            }
+        }
+        for key in here {
+            self.filter.want(FilterKey::Frontend(key), Some(FilterValue::Frontend { here: true }));
+        }
+    }
+
+    /// Whether packets from outside may have to be handed to `edge`. `seen` saves asking twice for one address.
+    fn has_backend_here(&self, frontend: &Frontend, seen: &mut FxHashMap<Ipv4Addr, bool>) -> bool {
+        let is_here = |backend: &Backend| {
+            let by_route = |address| is_here(&self.snapshot.fib, &self.snapshot.devices.by_index, address);
+            backend.local || *seen.entry(backend.address).or_insert_with(|| by_route(backend.address))
+        };
+        match &frontend.outside {
+            Target::Backends(set) => set.backends.iter().any(is_here),
+            Target::NoBackend | Target::PolicyLocal => false,
+        }
+    }
+}
+
+/// Whether the kernel delivers packets for the address on this node, or through a device that leads to a pod.
+fn is_here(fib: &Fib, devices: &FxHashMap<u32, Device>, address: Ipv4Addr) -> bool {
+    match fib.lookup(Ipv4Addr::UNSPECIFIED, address, None, 0) {
+        FibResult::Local => true,
+        FibResult::Via { ifindex, .. } => {
+            devices.get(&ifindex).is_some_and(|device| matches!(device.kind, DeviceKind::Pod | DeviceKind::Bridge))
+        }
+        FibResult::None => false,
+    }
+}
+
+/// The IPv4 InternalIPs of the Node object of this name.
+pub fn internal_ips(compiler: &Compiler, node_name: &str) -> Vec<Ipv4Addr> {
+    let addresses = compiler.cluster().node(node_name).map(|node| node.internal_ips.as_slice()).unwrap_or_default();
+    addresses.iter().filter_map(|address| if let std::net::IpAddr::V4(v4) = address { Some(*v4) } else { None }).collect()
+}
