@@ -120,6 +120,13 @@ fn uplinks_go_change_and_come_back() {
         let events = known.take_events();
         assert!(!events.is_empty() && events.iter().all(|event| *event == Event::UplinkChanged { uplink: 1 }), "{events:?}");
 
+        // Another device of the same name, between two updates.
+        ip("link del up1");
+        ip(&format!("link add up1 type veth peer name w1 netns {}", wire.path()));
+        let again = ifindex("up1");
+        known.until("up1 is another", |now| uplink(now, 1).is_some_and(|up| up.ifindex == again)).await;
+        assert_eq!(known.take_events(), [Event::UplinkGone { uplink: 1 }, Event::UplinkBack { uplink: 1 }]);
+
         ip("link del up1");
         known.until("up1 is gone", |now| uplink(now, 1).is_none()).await;
         assert_eq!(known.take_events(), [Event::UplinkGone { uplink: 1 }]);
@@ -192,6 +199,11 @@ fn what_did_not_change_is_not_told() {
         add_device("d0");
         let mut known = Known::start(uplinks(&[])).await;
         known.settle().await;
+        // The carrier goes: routes are read anew, and are the same.
+        ip("link set d0-p down");
+        let none = tokio::time::timeout(std::time::Duration::from_millis(300), known.follower.changed()).await;
+        assert!(none.is_err(), "an update without a change: {none:?}");
+        ip("link set d0-p up");
         ip("neigh add 10.1.0.7 dev d0 lladdr 02:00:00:00:00:07 nud reachable");
         let update = known.follower.changed().await.unwrap();
         assert!(update.neighbors.is_some());

@@ -2,7 +2,7 @@
 
 use ringway_agent::netlink::{Hostlink, HostlinkAction, HostlinkConfig, cleanup};
 
-use crate::namespace::{Namespace, command, ip};
+use crate::namespace::{Namespace, command, ip, ip_batch};
 
 const CONFIG: HostlinkConfig = HostlinkConfig { queues: 2, mtu: 1500 };
 
@@ -59,10 +59,16 @@ fn made_kept_repaired_made_anew_and_removed() {
 
 #[test]
 fn a_device_of_others_with_our_name_is_an_error_and_stays() {
-    let cases = ["link add rw1 type bridge", "link add other type veth peer name rw1", "link add rw0 type veth peer name rw2"];
+    let cases = [
+        "link add rw1 type bridge",
+        "link add other type veth peer name rw1",
+        "link add rw0 type veth peer name rw2",
+        "link add rw0 type bridge\nlink add rw1 type bridge",
+        "link add rw0 type veth peer name a\nlink add rw1 type veth peer name b",
+    ];
     for case in cases {
         Namespace::new().run(async || {
-            ip(case);
+            assert_eq!(ip_batch(case), "");
             let before = ip("-o link show");
             let error = Hostlink::ensure(CONFIG).await.unwrap_err().to_string();
             assert!(error.contains("rename or remove it"), "{error}");
