@@ -13,6 +13,7 @@ mod eventfd;
 #[cfg(test)]
 mod fake;
 mod hold;
+mod kick;
 mod mapping;
 mod packet_engine;
 mod publisher;

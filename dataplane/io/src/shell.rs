@@ -11,6 +11,7 @@ use ringway_engine::verdict::{DropReason, Verdict};
 
 use crate::config::{BindMode, Port};
 use crate::hold::{Held, HoldList, neighbor};
+use crate::kick::kick;
 use crate::packet_engine::PacketEngine;
 use crate::rings::Rings;
 use crate::shared::{NeighborRequest, Shared, WorkerShared};
@@ -52,8 +53,6 @@ impl<S> PortState<S> {
 
 /// Injected frames per round: a bound, not a rate.
 const INJECTED_PER_ROUND: usize = 16;
-/// Kicks without any progress in copy mode before the rest is left to the next round.
-const FRUITLESS_KICKS_MAX: u32 = 2;
 
 pub(crate) struct Shell<S> {
     umem: Umem,
@@ -277,11 +276,7 @@ impl<S: Socket> Shell<S> {
             if state.rings.tx_pending() == 0 {
                 continue;
             }
-            let kicked = match state.socket.mode() {
-                BindMode::ZeroCopy => kick_zero_copy(state),
-                BindMode::Copy => kick_copy(state, &self.umem, &mut self.pool),
-            };
-            match kicked {
+            match kick(state, &self.umem, &mut self.pool) {
                 Ok(left) => pending |= left,
                 Err(error) => self.fail(index, &error),
             }
@@ -365,42 +360,4 @@ impl<S: Socket> Shell<S> {
     pub fn to_transmit(&self) -> u32 {
         self.ports.iter().filter(|state| !state.failed).map(|state| state.rings.to_transmit()).sum()
     }
-}
-
-/// The driver takes frames by itself, and says when it wants to be asked.
-fn kick_zero_copy<S: Socket>(state: &mut PortState<S>) -> io::Result<bool> {
-    if !state.rings.tx_needs_wakeup() {
-        return Ok(false);
-    }
-    state.counters.kicks += 1;
-    match state.socket.kick() {
-        Err(error) if !is_backpressure(&error) => Err(error),
-        _ => Ok(state.rings.tx_pending() > 0),
-    }
-}
-
-/// Each system call copies and transmits some of the ring: 32 frames by default, fewer when the device or the socket's buffer is full.
-fn kick_copy<S: Socket>(state: &mut PortState<S>, umem: &Umem, pool: &mut Pool) -> io::Result<bool> {
-    let mut pending = state.rings.tx_pending();
-    let mut fruitless = 0;
-    while pending > 0 && fruitless < FRUITLESS_KICKS_MAX {
-        state.counters.kicks += 1;
-        match state.socket.kick() {
-            Err(error) if !is_backpressure(&error) => return Err(error),
-            _ => {}
-        }
-        let left = state.rings.tx_pending();
-        if left == pending {
-            // A full completion ring stops the kernel too.
-            state.rings.reap(umem, pool);
-            fruitless += 1;
-        }
-        pending = left;
-    }
-    Ok(pending > 0)
-}
-
-/// The descriptors stay in the ring, and nothing is lost. ENETDOWN: the link is down now, and may come back.
-fn is_backpressure(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR | libc::ENETDOWN))
 }
