@@ -37,7 +37,7 @@ pub struct FrontendView {
     pub outside: TargetView,
     pub inside: TargetView,
     /// Clients that may use a load-balancer address; empty: all.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub source_ranges: Vec<String>,
     /// Another service holds this address, protocol and port (`namespace/name`), so this is not in force.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -74,5 +74,5 @@ fn a_refused_object_is_known_by_name_unless_the_name_is_wrong() {
     let refused = |text| only(text).expect_err("breaks a rule").object;
     let web = ObjectRef { kind: Kind::Service, namespace: "default".into(), name: "web".into() };
     assert_eq!(refused("{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 10.96.0.1}}"), Some(web));
-    assert_eq!(refused("{apiVersion: v1, kind: Service, metadata: {name: -}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}"), None);
+    assert_eq!(refused("{apiVersion: v1, kind: Service, metadata: {name: '-'}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}"), None);
 }

@@ -42,6 +42,8 @@ struct Step {
     /// Checked where given.
     vips: Option<Vec<String>>,
     #[serde(default)]
+    stopped: Vec<String>,
+    #[serde(default)]
     problems: Vec<String>,
 }
 
@@ -51,6 +53,8 @@ struct Run {
     compiler: Compiler,
     frontends: BTreeMap<FrontendKey, Frontend>,
     vips: BTreeMap<Ipv4Addr, bool>,
+    /// Of the last step.
+    stopped: Vec<String>,
 }
 
 impl Run {
@@ -61,10 +65,17 @@ impl Run {
                 NodePortAddresses::Within(nets.iter().map(|net| net.parse().unwrap()).collect())
             }),
         };
-        Run { folder: Folder::default(), compiler: Compiler::new(settings), frontends: BTreeMap::new(), vips: BTreeMap::new() }
+        Run {
+            folder: Folder::default(),
+            compiler: Compiler::new(settings),
+            frontends: BTreeMap::new(),
+            vips: BTreeMap::new(),
+            stopped: Vec::new(),
+        }
     }
 
     fn take(&mut self, step: &Step) {
+        self.stopped.clear();
         if let Some(addresses) = &step.device_addresses {
             let update = self.compiler.set_device_addresses(addresses.clone());
             self.follow(update);
@@ -82,6 +93,7 @@ impl Run {
 
     /// Every published change must be one: the cost follows the change.
     fn follow(&mut self, update: Update) {
+        self.stopped.extend(update.stopped.iter().map(|(key, backend)| format!("{} {backend}", address(key))));
         for (key, frontend) in update.frontends {
             assert_ne!(self.frontends.get(&key), frontend.as_ref(), "{key:?} is published without a change");
             match frontend {
@@ -109,6 +121,7 @@ impl Run {
                 self.vips.iter().map(|(address, announced)| format!("{address}{}", if *announced { " announced" } else { "" })).collect();
             compare("vips", expected, &vips, faults);
         }
+        compare("stopped", &step.stopped, &self.stopped, faults);
         let problems: Vec<String> = self
             .folder
             .problems()
@@ -135,7 +148,6 @@ fn text(content: &Value) -> Option<String> {
 
 /// `192.0.2.1:80/TCP LoadBalancerIP default/web:http maglev from 10.0.0.0/8 -> 10.1.0.1:8080*, 10.1.1.1:8080`
 fn line(key: &FrontendKey, frontend: &Frontend) -> String {
-    let protocol = if key.protocol == 6 { "TCP" } else { "UDP" };
     let kind = match frontend.kind {
         FrontendKind::ClusterIp => "ClusterIP",
         FrontendKind::NodePort => "NodePort",
@@ -143,7 +155,7 @@ fn line(key: &FrontendKey, frontend: &Frontend) -> String {
         FrontendKind::ExternalIp => "ExternalIP",
     };
     let service = &frontend.service;
-    let mut line = format!("{}:{}/{protocol} {kind} {}/{}:{}", key.address, key.port, service.namespace, service.name, service.port);
+    let mut line = format!("{} {kind} {}/{}:{}", address(key), service.namespace, service.name, service.port);
     if let Some(ranges) = &frontend.source_ranges {
         let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
         write!(line, " from {}", ranges.join(",")).unwrap();
@@ -154,6 +166,10 @@ fn line(key: &FrontendKey, frontend: &Frontend) -> String {
         write!(line, " outside -> {} inside -> {}", target(&frontend.outside), target(&frontend.inside)).unwrap();
     }
     line
+}
+
+fn address(key: &FrontendKey) -> String {
+    format!("{}:{}/{}", key.address, key.port, if key.protocol == 6 { "TCP" } else { "UDP" })
 }
 
 fn target(target: &Target) -> String {

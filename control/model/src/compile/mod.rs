@@ -7,7 +7,7 @@ mod view;
 mod vips;
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
@@ -49,6 +49,9 @@ pub struct Update {
     pub frontends: Vec<(FrontendKey, Option<Frontend>)>,
     /// VIPs that appeared, changed, or (`None`) went.
     pub vips: Vec<(Ipv4Addr, Option<Vip>)>,
+    /// UDP frontends and backends that stopped serving them: their flows must go at once, for UDP has no end of its own and clients
+    /// would send into a black hole (contract §2, existing flows). TCP flows go on while their pod lives.
+    pub stopped: Vec<(FrontendKey, SocketAddrV4)>,
 }
 
 /// Holds the objects in force and what was last made of them.
@@ -62,6 +65,8 @@ pub struct Compiler {
     compiled: HashMap<ServiceName, Compiled>,
     claims: Claims,
     published: HashMap<FrontendKey, Frontend>,
+    /// Of the UDP frontends in `published`.
+    serving: HashMap<FrontendKey, Arc<BTreeSet<SocketAddrV4>>>,
     vips: Vips,
 }
 
@@ -136,7 +141,12 @@ impl Compiler {
 
     /// Whether nothing is left: for tests that end in "everything is empty".
     pub fn is_empty(&self) -> bool {
-        self.cluster.is_empty() && self.compiled.is_empty() && self.claims.is_empty() && self.published.is_empty() && self.vips.is_empty()
+        self.cluster.is_empty()
+            && self.compiled.is_empty()
+            && self.claims.is_empty()
+            && self.published.is_empty()
+            && self.serving.is_empty()
+            && self.vips.is_empty()
     }
 
     fn zone(&self) -> Option<Arc<str>> {
@@ -176,20 +186,32 @@ impl Compiler {
         for name in services {
             self.compile_service(&name, &mut keys);
         }
-        let mut frontends = Vec::new();
+        let mut update = Update { vips: self.vips.publish(), ..Update::default() };
         for key in keys {
-            let holder = self.claims.holder(&key).and_then(|service| self.compiled.get(service));
-            let frontend = holder.and_then(|compiled| compiled.frontends.get(&key));
-            if frontend == self.published.get(&key) {
-                continue;
-            }
-            frontends.push((key, frontend.cloned()));
+            self.publish(key, &mut update);
+        }
+        update
+    }
+
+    /// Adds to `update` what is different for one key since it was last published.
+    fn publish(&mut self, key: FrontendKey, update: &mut Update) {
+        let holder = self.claims.holder(&key).and_then(|service| self.compiled.get(service));
+        let frontend = holder.and_then(|compiled| compiled.frontends.get(&key));
+        if frontend != self.published.get(&key) {
+            update.frontends.push((key, frontend.cloned()));
             match frontend {
                 Some(frontend) => self.published.insert(key, frontend.clone()),
                 None => self.published.remove(&key),
             };
         }
-        Update { frontends, vips: self.vips.publish() }
+        let serving = holder.and_then(|compiled| compiled.serving.get(&key));
+        let before = match serving {
+            Some(serving) => self.serving.insert(key, Arc::clone(serving)),
+            None => self.serving.remove(&key),
+        };
+        let stopped =
+            before.iter().flat_map(|before| before.iter()).filter(|backend| serving.is_none_or(|serving| !serving.contains(backend)));
+        update.stopped.extend(stopped.map(|backend| (key, *backend)));
     }
 
     /// Compiles one service (or takes it out) and adds the keys whose frontend may have changed.

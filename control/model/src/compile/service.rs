@@ -1,7 +1,7 @@
 //! One Service and its EndpointSlices to frontends.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -9,7 +9,7 @@ use ringway_engine::maglev::Maglev;
 use ringway_engine::tables::{Backend, BackendSet, Frontend, FrontendKey, FrontendKind, ServicePortName, Target};
 
 use crate::cluster::Cluster;
-use crate::model::{ServiceModel, ServicePort, TrafficPolicy};
+use crate::model::{Protocol, ServiceModel, ServicePort, TrafficPolicy};
 use crate::select::{Location, PortEndpoint, Selected, merge, select};
 
 /// The same on every node and in every version, or nodes that announce the same address would not agree on backends.
@@ -19,6 +19,8 @@ const MAGLEV_TABLE_SEED: u64 = 0x5269_6e67_7761_7900;
 #[derive(Debug, Default)]
 pub(super) struct Compiled {
     pub frontends: BTreeMap<FrontendKey, Frontend>,
+    /// By UDP frontend: the endpoints that serve, wherever they are. A flow to any other is a black hole.
+    pub serving: BTreeMap<FrontendKey, Arc<BTreeSet<SocketAddrV4>>>,
     /// The Service's own addresses, each with whether it is a candidate for announcement.
     pub vips: BTreeMap<Ipv4Addr, bool>,
     /// Every set that the frontends share; the next version takes over those that are equal, with their Maglev tables.
@@ -51,6 +53,7 @@ pub(super) fn compile(cluster: &Cluster, service: &ServiceModel, here: Here<'_>,
             name: service.name.name.to_string(),
             port: port.name.clone(),
         });
+        let serving = Arc::new(serving(&endpoints));
         for (kind, address, number) in addresses(service, port, here.node_port_addresses) {
             let (outside, inside) = targets.of(service, kind);
             let frontend = Frontend {
@@ -63,6 +66,9 @@ pub(super) fn compile(cluster: &Cluster, service: &ServiceModel, here: Here<'_>,
             let key = FrontendKey { address, port: number, protocol: port.protocol.number() };
             // The same address as two kinds (an externalIP that is also an LB IP): the first, for it is the stricter one.
             compiled.frontends.entry(key).or_insert(frontend);
+            if port.protocol == Protocol::Udp {
+                compiled.serving.entry(key).or_insert_with(|| Arc::clone(&serving));
+            }
         }
     }
     compiled
@@ -79,6 +85,11 @@ pub(super) fn endpoints_of<'a>(
     location: Location<'_>,
 ) -> Vec<PortEndpoint<'a>> {
     merge(cluster.slices(&service.name), &port.name, port.protocol, false, location)
+}
+
+fn serving(endpoints: &[PortEndpoint<'_>]) -> BTreeSet<SocketAddrV4> {
+    let serving = endpoints.iter().filter(|endpoint| endpoint.endpoint.serving || endpoint.endpoint.ready);
+    serving.filter_map(backend).map(|backend| SocketAddrV4::new(backend.address, backend.port)).collect()
 }
 
 /// All that clients may address for one service port; where two kinds have the same address and port, the first counts.

@@ -25,7 +25,7 @@ pub(super) fn documents(text: &str) -> Vec<Document<'_>> {
         } else if is_marker(line, "...") {
             found.extend(current.close(text, offset));
             current = Open::at(offset + line.len(), number + 1);
-        } else if !(line.starts_with('%') && !current.started) {
+        } else if current.started || !line.starts_with('%') {
             current.content |= has_content(line);
         }
         offset += line.len();

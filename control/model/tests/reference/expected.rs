@@ -33,6 +33,9 @@ pub struct ExpectedFrontend {
     pub ranges: Option<BTreeSet<String>>,
 }
 
+/// The lowest holds: (no time of creation, time, name).
+type Rank = (bool, Option<u8>, usize);
+
 type Endpoints = BTreeMap<(Ipv4Addr, u16), Endpoint>;
 
 fn ready(ep: &Endpoint) -> bool {
@@ -146,7 +149,7 @@ impl World {
     }
 
     pub fn frontends(&self) -> BTreeMap<FrontendKey, ExpectedFrontend> {
-        let mut held: BTreeMap<FrontendKey, ((bool, Option<u8>, usize), ExpectedFrontend)> = BTreeMap::new();
+        let mut held: BTreeMap<FrontendKey, (Rank, ExpectedFrontend)> = BTreeMap::new();
         for (index, service) in self.ours() {
             let rank = (service.created.is_none(), service.created, index);
             for port in service.ports.iter().filter(|port| port.proto != Proto::Sctp) {
@@ -160,6 +163,17 @@ impl World {
             }
         }
         held.into_iter().map(|(key, (_, frontend))| (key, frontend)).collect()
+    }
+
+    /// §2, existing flows: the backends that the flows of each UDP frontend may go on with.
+    pub fn serving(&self, frontends: &BTreeMap<FrontendKey, ExpectedFrontend>) -> BTreeSet<(FrontendKey, (Ipv4Addr, u16))> {
+        let udp = frontends.iter().filter(|(key, _)| key.protocol == 17);
+        udp.flat_map(|(key, frontend)| {
+            let (index, service) = self.ours().find(|(index, _)| service_name(*index) == frontend.service).unwrap();
+            let port = service.ports.iter().find(|port| port.name == frontend.port).unwrap();
+            keys(&self.endpoints(index, port), |ep| ready(ep) || serving(ep)).into_iter().map(|backend| (*key, backend))
+        })
+        .collect()
     }
 
     /// Address → whether it is a candidate for announcement.
