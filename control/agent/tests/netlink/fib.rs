@@ -97,7 +97,7 @@ impl Random {
             _ => {
                 write!(line, "lookup {} ", self.table()).unwrap();
                 if self.chance(4) {
-                    write!(line, "suppress_prefixlength {}", self.of(&["0", "8", "16", "31"])).unwrap();
+                    write!(line, "suppress_prefixlength {}", self.of(&["0", "15", "16", "24"])).unwrap();
                 }
             }
         }
