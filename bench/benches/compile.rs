@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use ringway_engine::tables::Frontends;
+use ringway_model::manifest::ManifestFile;
 use ringway_model::{
     Change, Compiler, Endpoint, EndpointSliceModel, Folder, Model, Protocol, ServiceModel, ServiceName, ServicePort, ServiceType,
-    SessionAffinity, Settings, SlicePort, TrafficPolicy, manifest,
+    SessionAffinity, Settings, SlicePort, TrafficPolicy,
 };
 
 const SERVICES: u32 = 10_000;
@@ -121,14 +122,28 @@ fn slice_text(index: u32) -> String {
     )
 }
 
+fn file(text: &str) -> ManifestFile {
+    ManifestFile { file: "a.yaml".into(), text: text.into() }
+}
+
 /// Files of a manifests folder, up to the changes for the compiler.
 fn parse(c: &mut Criterion) {
     let one = slice_text(1);
     let all: String = (0..SERVICES).map(slice_text).collect();
+    let edited = all.replacen("ready: true", "ready: false", 1);
     let mut group = c.benchmark_group("manifest");
-    group.bench_function("one_slice", |b| b.iter(|| Folder::default().update(manifest::parse("a.yaml", black_box(&one)))));
+    group.bench_function("one_slice", |b| b.iter(|| Folder::default().update(file(black_box(&one)))));
     group.sample_size(10);
-    group.bench_function("file_of_10k_slices", |b| b.iter(|| Folder::default().update(manifest::parse("a.yaml", black_box(&all)))));
+    group.bench_function("file_of_10k_slices", |b| b.iter(|| Folder::default().update(file(black_box(&all)))));
+    let mut folder = Folder::default();
+    folder.update(file(&all));
+    let mut turn = 0;
+    group.bench_function("one_edit_in_a_file_of_10k_slices", |b| {
+        b.iter(|| {
+            turn += 1;
+            folder.update(file(if turn % 2 == 0 { &all } else { &edited }))
+        });
+    });
     group.finish();
 }
 

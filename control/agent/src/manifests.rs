@@ -10,18 +10,15 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use ringway_model::manifest::{self, ParsedFile};
+use ringway_model::manifest::{FILE_BYTES_MAX, ManifestFile};
 use ringway_model::{Problem, Severity};
 
 pub use watch::Watch;
 
-/// Larger files are refused: 100 000 endpoints are about 20 MiB of YAML.
-const FILE_BYTES_MAX: u64 = 64 << 20;
-
 /// What changed since the last look.
 #[derive(Debug, Default, PartialEq)]
 pub struct Scan {
-    pub updated: Vec<ParsedFile>,
+    pub updated: Vec<ManifestFile>,
     /// Names of files that are gone.
     pub removed: Vec<String>,
 }
@@ -58,7 +55,7 @@ impl Manifests {
         Manifests { dir: dir.to_owned(), files: BTreeMap::new(), folder_problem: None }
     }
 
-    /// Looks at every `*.yaml`, `*.yml` and `*.json` in the folder (not below it) and parses those whose text changed.
+    /// Looks at every `*.yaml`, `*.yml` and `*.json` in the folder (not below it) and reads those whose text changed.
     ///
     /// A folder or file that cannot be read is a problem, and what it said last stays in force: a volume that is remounted must not
     /// tear services down. Only a file that is gone from a folder that can be listed is removed.
@@ -80,7 +77,8 @@ impl Manifests {
         self.files.retain(|name, _| names.contains(name));
         for name in names {
             if let Some(text) = self.read(&name) {
-                scan.updated.push(manifest::parse(&name, text));
+                let text = text.to_owned();
+                scan.updated.push(ManifestFile { file: name, text });
             }
         }
         scan
@@ -97,7 +95,7 @@ impl Manifests {
         let file = self.files.entry(name.to_owned()).or_insert(KnownFile { stamp: None, text: String::new(), problem: None });
         let stamp = match stamp(&path) {
             Ok(stamp) if file.stamp == Some(stamp) => return None,
-            Ok(stamp) if stamp.bytes > FILE_BYTES_MAX => {
+            Ok(stamp) if stamp.bytes > FILE_BYTES_MAX as u64 => {
                 file.problem = Some(problem(
                     Some(name),
                     format!("the file has {} bytes, at most {FILE_BYTES_MAX} are read; what it said last stays in force", stamp.bytes),

@@ -3,12 +3,16 @@
 //! The last good version of an object stays in force while its file, its document or itself is broken; what is gone from a readable file is
 //! gone. If two files hold the same object, the file whose name sorts first wins.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+//!
+//! A document whose text did not change is not parsed again: one edit in a file of thousands of objects costs little more than the edit.
 
-use crate::convert::{Converted, convert};
-use crate::manifest::{ParsedFile, Place};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, btree_map};
+use std::sync::Arc;
+
+use crate::manifest::{FILE_BYTES_MAX, ManifestFile, documents};
 use crate::model::{Change, Kind, Model, ObjectRef};
 use crate::problem::{Problem, Severity};
+use crate::reading::Reading;
 
 /// What each file of the folder last said, and which object of which file is in force.
 #[derive(Debug, Default)]
@@ -23,6 +27,8 @@ pub struct Folder {
 
 #[derive(Debug, Default)]
 struct FileState {
+    /// By the text of the document.
+    readings: HashMap<Box<str>, Arc<Reading>>,
     objects: BTreeMap<ObjectRef, Entry>,
     problems: Vec<Problem>,
 }
@@ -30,17 +36,26 @@ struct FileState {
 /// The last good version of an object in a file.
 #[derive(Clone, Debug)]
 struct Entry {
-    /// `None`: it asks for nothing that we serve (headless, another proxy's, …), which is also a version.
+    /// `None`: nothing that we serve.
     model: Option<Model>,
     place: Place,
 }
 
+/// Where an object stands in its file.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Number of the document, from 1. Empty documents are not counted.
+    document: usize,
+    /// Line on which the document begins, from 1.
+    line: u64,
+}
+
 impl Folder {
-    /// The file is new or has changed.
-    pub fn update(&mut self, parsed: ParsedFile) -> Vec<Change> {
-        let before = self.files.remove(&parsed.file).unwrap_or_default();
-        let after = FileState::read(&parsed, &before);
-        self.replace(parsed.file, before, Some(after))
+    /// The file is new or has changed. Never fails as a whole: what cannot be read is a problem, the rest counts.
+    pub fn update(&mut self, ManifestFile { file, text }: ManifestFile) -> Vec<Change> {
+        let before = self.files.remove(&file).unwrap_or_default();
+        let after = FileState::read(&file, &text, &before);
+        self.replace(file, before, Some(after))
     }
 
     /// The file is gone.
@@ -128,29 +143,23 @@ fn duplicate(object: &ObjectRef, file: &str, place: Place, winner: &str) -> Prob
 
 impl FileState {
     /// What a file says now, given what it said `before`.
-    fn read(parsed: &ParsedFile, before: &FileState) -> FileState {
-        let mut file = FileState { objects: BTreeMap::new(), problems: parsed.problems.clone() };
-        let mut refused = parsed.refused.clone();
-        let mut unreadable = parsed.unreadable;
-        for (place, object) in &parsed.objects {
-            let (object, model, problems) = match convert(object) {
-                Ok(Converted::Ours(model, problems)) => (Some(model.object_ref()), Some(model), problems),
-                Ok(Converted::NotOurs(object, problems)) => (Some(object), None, problems),
-                Err(refusal) => {
-                    unreadable |= refusal.object.is_none();
-                    refused.extend(refusal.object);
-                    (None, None, refusal.problems)
-                }
-            };
-            let at_place =
-                |problem| Problem { file: Some(parsed.file.clone()), document: Some(place.document), line: Some(place.line), ..problem };
-            file.problems.extend(problems.into_iter().map(at_place));
-            let Some(object) = object else { continue };
-            if let Some(first) = file.objects.get(&object) {
-                let winner = format!("document {}", first.place.document);
-                file.problems.push(duplicate(&object, &parsed.file, *place, &winner));
-            } else {
-                file.objects.insert(object, Entry { model, place: *place });
+    fn read(name: &str, text: &str, before: &FileState) -> FileState {
+        let mut file = FileState::default();
+        let mut unreadable = false;
+        let mut refused = HashSet::new();
+        if text.len() > FILE_BYTES_MAX {
+            let message = format!("the file has {} bytes, more than the {FILE_BYTES_MAX} that are read: split it", text.len());
+            file.problems.push(Problem { file: Some(name.to_owned()), ..Problem::new(Severity::Error, message) });
+            unreadable = true;
+        } else {
+            for (index, document) in documents(text).into_iter().enumerate() {
+                let place = Place { document: index + 1, line: document.line };
+                let known = before.readings.get(document.text).or_else(|| file.readings.get(document.text));
+                let reading = known.map_or_else(|| Arc::new(Reading::of(document.text)), Arc::clone);
+                unreadable |= reading.unreadable;
+                refused.extend(reading.refused.iter().cloned());
+                file.take(name, place, &reading);
+                file.readings.insert(document.text.into(), reading);
             }
         }
         for (object, entry) in &before.objects {
@@ -159,5 +168,25 @@ impl FileState {
             }
         }
         file
+    }
+
+    fn take(&mut self, name: &str, place: Place, reading: &Reading) {
+        self.problems.extend(reading.problems.iter().cloned().map(|problem| Problem {
+            file: Some(name.to_owned()),
+            document: Some(place.document),
+            line: problem.line.map(|line| place.line + line - 1),
+            ..problem
+        }));
+        for (object, model) in &reading.objects {
+            match self.objects.entry(object.clone()) {
+                btree_map::Entry::Vacant(vacant) => {
+                    vacant.insert(Entry { model: model.clone(), place });
+                }
+                btree_map::Entry::Occupied(first) => {
+                    let winner = format!("document {}", first.get().place.document);
+                    self.problems.push(duplicate(object, name, place, &winner));
+                }
+            }
+        }
     }
 }

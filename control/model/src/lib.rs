@@ -1,17 +1,18 @@
 //! Kubernetes objects to tables, pure: no I/O, no clock, no thread.
 //!
 //! ```text
-//! text of a file ─▶ manifest::parse ─▶ Folder ─▶ changes ─┐
+//! text of a file ─▶ Folder (parse, convert) ─▶ changes ───┐
 //!                                                          ├▶ Compiler ─▶ Update (what to publish)
 //! (later) watch of an apiserver ─▶ convert ─▶ changes ─────┘
 //! ```
 //!
 //! ```
-//! use ringway_model::{Compiler, Folder, Settings, manifest};
+//! use ringway_model::manifest::ManifestFile;
+//! use ringway_model::{Compiler, Folder, Settings};
 //!
 //! let mut folder = Folder::default();
 //! let mut compiler = Compiler::new(Settings { node_name: "node-a".into(), ..Settings::default() });
-//! let changes = folder.update(manifest::parse("a.yaml", "kind: Service\n"));
+//! let changes = folder.update(ManifestFile { file: "a.yaml".into(), text: "kind: Service\n".into() });
 //! let update = compiler.apply(changes);
 //! assert!(update.frontends.is_empty());
 //! assert_eq!(folder.problems().len(), 1, "a Service without apiVersion is named");
@@ -25,6 +26,7 @@ mod folder;
 pub mod manifest;
 mod model;
 mod problem;
+mod reading;
 mod select;
 mod view;
 

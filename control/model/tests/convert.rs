@@ -4,7 +4,7 @@ use ringway_model::convert::{Converted, convert};
 use ringway_model::{Kind, Model, NodeModel, ObjectRef, Problem, ServiceModel, SessionAffinity, manifest};
 
 fn only(text: &str) -> Result<Converted, ringway_model::convert::Refused> {
-    let parsed = manifest::parse("a.yaml", text);
+    let parsed = manifest::parse(text);
     assert_eq!(parsed.problems, []);
     convert(&parsed.objects[0].1)
 }

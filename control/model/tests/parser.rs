@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use ringway_model::manifest::{self, ParsedFile};
-use ringway_model::{Compiler, Folder, Settings};
+use ringway_model::manifest::{FILE_BYTES_MAX, ManifestFile};
+use ringway_model::{Compiler, Folder, Problem, Settings};
 
 const SEED: &str = r#"
 apiVersion: v1
@@ -79,17 +79,24 @@ const TOKENS: [&str; 36] = [
     "99999999999999999999999999",
 ];
 
-fn take(text: &str) -> ParsedFile {
-    let parsed = manifest::parse("a.yaml", text);
+struct Taken {
+    changes: usize,
+    problems: Vec<Problem>,
+}
+
+/// Takes the text as a file, looks at all that is made of it, and takes it away again.
+fn take(text: &str) -> Taken {
     let mut folder = Folder::default();
     let mut compiler = Compiler::new(Settings { node_name: "node-a".into(), ..Settings::default() });
-    compiler.apply(folder.update(parsed.clone()));
-    let shown: usize = folder.problems().iter().chain(&compiler.problems()).map(|problem| problem.to_string().len()).sum();
-    assert_eq!(shown == 0, folder.problems().is_empty() && compiler.problems().is_empty());
+    let changes = folder.update(ManifestFile { file: "a.yaml".into(), text: text.into() });
+    let taken = Taken { changes: changes.len(), problems: folder.problems() };
+    compiler.apply(changes);
+    let shown = taken.problems.iter().chain(&compiler.problems()).all(|problem| !problem.to_string().is_empty());
+    assert!(shown);
     compiler.view();
     compiler.apply(folder.remove("a.yaml"));
     assert!(compiler.is_empty());
-    parsed
+    taken
 }
 
 fn config() -> ProptestConfig {
@@ -124,8 +131,8 @@ proptest! {
 
 #[test]
 fn the_seed_is_right() {
-    let parsed = take(SEED);
-    assert_eq!((parsed.objects.len(), parsed.problems.len()), (3, 0));
+    let taken = take(SEED);
+    assert_eq!((taken.changes, taken.problems.len()), (3, 0));
 }
 
 #[test]
@@ -136,31 +143,47 @@ fn an_alias_bomb_is_refused_at_once() {
         text += &format!("a{level}: &a{level} [{}]\n", vec![format!("*a{before}"); 10].join(", "));
     }
     let begin = Instant::now();
-    let parsed = take(&text);
-    assert!(parsed.unreadable && parsed.objects.is_empty());
+    let taken = take(&text);
+    assert_eq!((taken.changes, taken.problems.len()), (0, 1));
+    assert!(taken.problems[0].message.contains("YAML"), "{}", taken.problems[0]);
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
 }
 
 #[test]
 fn deep_nesting_is_refused() {
     for text in ["[".repeat(100_000), "{a: ".repeat(100_000), "- ".repeat(100_000), format!("kind: {}", "[".repeat(100_000))] {
-        let parsed = take(&text);
-        assert!(parsed.unreadable && parsed.problems.len() == 1);
+        let taken = take(&text);
+        assert_eq!((taken.changes, taken.problems.len()), (0, 1));
     }
 }
 
 #[test]
-fn a_huge_file_is_refused() {
-    let parsed = take(&"#".repeat(manifest::FILE_BYTES_MAX + 1));
-    assert!(parsed.unreadable);
-    assert!(parsed.problems[0].to_string().contains("split it"), "{}", parsed.problems[0]);
+fn a_huge_file_is_refused_and_what_it_said_stays() {
+    let mut folder = Folder::default();
+    folder.update(ManifestFile { file: "a.yaml".into(), text: SEED.into() });
+    assert_eq!(folder.update(ManifestFile { file: "a.yaml".into(), text: "#".repeat(FILE_BYTES_MAX + 1) }), []);
+    assert!(folder.problems()[0].to_string().contains("split it"), "{}", folder.problems()[0]);
 }
 
 /// The documents of a file are parsed one by one: their number costs no more than their size.
 #[test]
 fn many_documents_cost_linear_time() {
-    let text = "---\nkind: Other\n".repeat(20_000);
+    let text: String = (0..20_000).map(|number| format!("---\nkind: Other{number}\n")).collect();
     let begin = Instant::now();
-    assert_eq!(manifest::parse("a.yaml", &text).problems.len(), 20_000);
+    assert_eq!(take(&text).problems.len(), 20_000);
     assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+}
+
+/// Documents that stay are found again by their text; their places and problems move with them.
+#[test]
+fn documents_that_move_keep_their_objects_and_problems() {
+    let wrong = "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {clusterIP: 10.96.0.2, ports: [{port: 0}]}\n";
+    let mut folder = Folder::default();
+    let mut file = |text: String| {
+        let changes = folder.update(ManifestFile { file: "a.yaml".into(), text });
+        (changes.len(), folder.problems().iter().map(|problem| problem.line).collect::<Vec<_>>())
+    };
+    assert_eq!(file(format!("{SEED}---\n{wrong}")), (3, vec![Some(SEED.lines().count() as u64 + 1)]));
+    assert_eq!(file(format!("---\n{wrong}---{SEED}")), (0, vec![Some(1)]));
+    assert_eq!(file(format!("# moved\n\n---\n{wrong}---{SEED}")), (0, vec![Some(3)]));
 }

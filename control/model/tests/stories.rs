@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use ringway_engine::tables::{Backend, Frontend, FrontendKey, FrontendKind, Target};
-use ringway_model::{Compiler, Folder, NodePortAddresses, Settings, Update, manifest};
+use ringway_model::manifest::ManifestFile;
+use ringway_model::{Compiler, Folder, NodePortAddresses, Settings, Update};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -83,7 +84,7 @@ impl Run {
         let mut changes = Vec::new();
         for (name, content) in &step.files {
             changes.extend(match text(content) {
-                Some(text) => self.folder.update(manifest::parse(name, &text)),
+                Some(text) => self.folder.update(ManifestFile { file: name.clone(), text }),
                 None => self.folder.remove(name),
             });
         }

@@ -14,8 +14,18 @@ use crate::model::{Kind, ObjectRef};
 use crate::problem::{Problem, Severity};
 use typed::typed;
 
-/// A larger file is refused: it would take gigabytes as values. 100 000 endpoints take about 20 MB.
+pub use split::{Document, documents};
+
+/// A larger file is refused: as one document it would take gigabytes. 100 000 endpoints take about 20 MB.
 pub const FILE_BYTES_MAX: usize = 64 << 20;
+
+/// One file of the manifests folder, as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestFile {
+    /// Name in the folder.
+    pub file: String,
+    pub text: String,
+}
 
 /// Mappings, sequences and scalars of one document, aliases expanded. 4 Mi are 100 000 endpoints with all their fields.
 const DOCUMENT_NODES_MAX: usize = 4 << 20;
@@ -31,45 +41,29 @@ pub enum Object {
     Node(Box<Node>),
 }
 
-/// Where an object stands in its file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// Number of the document, from 1. Empty documents are not counted.
-    pub document: usize,
-    /// Line on which the document begins, from 1.
-    pub line: u64,
-}
-
-/// What [`parse`] made of one file.
+/// What [`parse`] made of one document. Never nothing: what cannot be read is a problem.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct ParsedFile {
-    pub file: String,
-    pub objects: Vec<(Place, Object)>,
-    /// Objects that are in the file by name, but could not be read: their last good versions stay.
+pub struct ParsedDocument {
+    /// Each with its path in the document: empty, or `items[3].` in a List.
+    pub objects: Vec<(String, Object)>,
+    /// Objects that are there by name, but could not be read: their last good versions stay.
     pub refused: Vec<ObjectRef>,
-    /// Something in the file could not be read that may have been any object: all that the file had before stays.
+    /// Something could not be read that may have been any object: all that the file had before stays.
     pub unreadable: bool,
+    /// Lines count within the document, from 1.
     pub problems: Vec<Problem>,
 }
 
-/// Parses the multi-document YAML `text` of `file`. Never fails as a whole: what cannot be read is a problem, the rest counts.
-pub fn parse(file: &str, text: &str) -> ParsedFile {
-    let mut parsed = ParsedFile { file: file.to_owned(), ..ParsedFile::default() };
-    if text.len() > FILE_BYTES_MAX {
-        let size = format!("the file has {} bytes, more than the {FILE_BYTES_MAX} that are read: split it", text.len());
-        return parsed.refuse_file(size);
-    }
-    for (index, document) in split::documents(text).into_iter().enumerate() {
-        let place = Place { document: index + 1, line: document.line };
-        match serde_saphyr::from_str_with_options::<Value>(document.text, options()) {
-            Ok(Value::Null) => {}
-            Ok(value) => parsed.take_document(place, value),
-            Err(error) => {
-                let within = error.location().map_or(1, |location| location.line().max(1));
-                let problem = Problem { line: Some(document.line + within - 1), ..parsed.problem(place, yaml_message(&error)) };
-                parsed.problems.push(problem);
-                parsed.unreadable = true;
-            }
+/// Parses one document: an object, or a List of them.
+pub fn parse(text: &str) -> ParsedDocument {
+    let mut parsed = ParsedDocument::default();
+    match serde_saphyr::from_str_with_options::<Value>(text, options()) {
+        Ok(Value::Null) => {}
+        Ok(value) => parsed.take_document(value),
+        Err(error) => {
+            let line = error.location().map_or(1, |location| location.line().max(1));
+            parsed.problems.push(Problem { line: Some(line), ..problem(yaml_message(&error)) });
+            parsed.unreadable = true;
         }
     }
     parsed
@@ -98,38 +92,25 @@ fn yaml_message(error: &serde_saphyr::Error) -> String {
     format!("the document is no valid YAML: {message}")
 }
 
-impl ParsedFile {
-    fn refuse_file(mut self, message: String) -> ParsedFile {
-        let problem = Problem { file: Some(self.file.clone()), ..Problem::new(Severity::Error, message) };
-        self.problems.push(problem);
-        self.unreadable = true;
-        self
-    }
+fn problem(message: impl Into<String>) -> Problem {
+    Problem { line: Some(1), ..Problem::new(Severity::Error, message) }
+}
 
-    fn problem(&self, place: Place, message: impl Into<String>) -> Problem {
-        Problem {
-            file: Some(self.file.clone()),
-            document: Some(place.document),
-            line: Some(place.line),
-            ..Problem::new(Severity::Error, message)
-        }
-    }
-
-    fn take_document(&mut self, place: Place, value: Value) {
+impl ParsedDocument {
+    fn take_document(&mut self, value: Value) {
         if text_at(&value, &["kind"]) != Some("List") || text_at(&value, &["apiVersion"]) != Some("v1") {
-            return self.take_object(place, value, "");
+            return self.take_object(value, "");
         }
         let mut value = value;
         match value.get_mut("items").map(Value::take) {
             Some(Value::Array(items)) => {
                 for (index, item) in items.into_iter().enumerate() {
-                    self.take_object(place, item, &format!("items[{index}]."));
+                    self.take_object(item, &format!("items[{index}]."));
                 }
             }
             None | Some(Value::Null) => {}
             Some(_) => {
-                let problem =
-                    Problem { kind: Some("List".into()), field: Some("items".into()), ..self.problem(place, "must be a list of objects") };
+                let problem = Problem { kind: Some("List".into()), field: Some("items".into()), ..problem("must be a list of objects") };
                 self.problems.push(problem);
                 self.unreadable = true;
             }
@@ -137,14 +118,14 @@ impl ParsedFile {
     }
 
     /// `within` is the path of the object in its document: empty or `items[3].`.
-    fn take_object(&mut self, place: Place, value: Value, within: &str) {
+    fn take_object(&mut self, value: Value, within: &str) {
         let Some(kind) = text_at(&value, &["kind"]).filter(|kind| !kind.is_empty()).map(str::to_owned) else {
             let message = if value.is_object() {
                 "missing: every object has a kind"
             } else {
                 "no Kubernetes object: a mapping with a kind is expected"
             };
-            let problem = Problem { field: Some(format!("{within}kind")), ..self.problem(place, message) };
+            let problem = Problem { field: Some(format!("{within}kind")), ..problem(message) };
             self.problems.push(problem);
             self.unreadable = true;
             return;
@@ -156,7 +137,7 @@ impl ParsedFile {
             ("Service", "v1") => Kind::Service,
             ("EndpointSlice", "discovery.k8s.io/v1") => Kind::EndpointSlice,
             ("Node", "v1") => Kind::Node,
-            _ => return self.skip(place, &kind, &api_version, namespace, name, within),
+            _ => return self.skip(&kind, &api_version, namespace, name, within),
         };
         let namespace = (known != Kind::Node).then(|| namespace.unwrap_or_else(|| "default".into()));
         let mut unknown = Vec::new();
@@ -165,13 +146,13 @@ impl ParsedFile {
             Kind::EndpointSlice => typed(value, &mut unknown).map(|slice| Object::EndpointSlice(Box::new(slice))),
             Kind::Node => typed(value, &mut unknown).map(|node| Object::Node(Box::new(node))),
         };
-        let about = Problem { kind: Some(kind), namespace, name, ..self.problem(place, "") };
+        let about = Problem { kind: Some(kind), namespace, name, ..problem("") };
         for path in unknown {
             let message = "has no effect: Kubernetes has no such field here".to_owned();
             self.problems.push(Problem { severity: Severity::Notice, field: Some(format!("{within}{path}")), message, ..about.clone() });
         }
         match object {
-            Ok(object) => self.objects.push((place, object)),
+            Ok(object) => self.objects.push((within.to_owned(), object)),
             Err((path, message)) => {
                 self.refuse(known, &about);
                 self.problems.push(Problem { field: Some(format!("{within}{path}")), message, ..about });
@@ -194,7 +175,7 @@ impl ParsedFile {
     }
 
     /// Kinds of others are no error: people keep all of an application in one file. A misspelt apiVersion of ours is one.
-    fn skip(&mut self, place: Place, kind: &str, api_version: &str, namespace: Option<String>, name: Option<String>, within: &str) {
+    fn skip(&mut self, kind: &str, api_version: &str, namespace: Option<String>, name: Option<String>, within: &str) {
         let ours = match kind {
             "Service" => Some((Kind::Service, "v1")),
             "Node" => Some((Kind::Node, "v1")),
@@ -202,7 +183,7 @@ impl ParsedFile {
             _ => None,
         };
         let group = |api_version: &str| api_version.split_once('/').map(|(group, _)| group.to_owned());
-        let about = Problem { kind: Some(kind.to_owned()), namespace, name, ..self.problem(place, "") };
+        let about = Problem { kind: Some(kind.to_owned()), namespace, name, ..problem("") };
         // The same word in another API group (serving.knative.dev/v1 Service) is another kind.
         let problem = match ours.filter(|(_, ours)| group(api_version).is_none() || group(api_version) == group(ours)) {
             Some((known, ours)) => {

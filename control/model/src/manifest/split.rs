@@ -2,14 +2,14 @@
 
 /// The text of one document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Document<'a> {
+pub struct Document<'a> {
     pub text: &'a str,
     /// Line of the file on which `text` begins, from 1.
     pub line: u64,
 }
 
 /// The documents that hold more than comments and markers.
-pub(super) fn documents(text: &str) -> Vec<Document<'_>> {
+pub fn documents(text: &str) -> Vec<Document<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut found = Vec::new();
     let mut current = Open::at(0, 1);

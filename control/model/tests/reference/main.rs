@@ -10,7 +10,8 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 use ringway_engine::tables::{Frontend, FrontendKey, Target};
-use ringway_model::{Change, Compiler, Folder, Settings, Severity, Update, manifest};
+use ringway_model::manifest::ManifestFile;
+use ringway_model::{Change, Compiler, Folder, Settings, Severity, Update};
 use serde_json::Value;
 
 use describe::{Event, HERE, history};
@@ -185,7 +186,7 @@ impl Run {
 
 fn write(folder: &mut Folder, file: &str, content: Option<Value>) -> Vec<Change> {
     match content {
-        Some(object) => folder.update(manifest::parse(file, &object.to_string())),
+        Some(object) => folder.update(ManifestFile { file: file.into(), text: object.to_string() }),
         None => folder.remove(file),
     }
 }
