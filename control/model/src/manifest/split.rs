@@ -16,8 +16,8 @@ pub fn documents(text: &str) -> Vec<Document<'_>> {
     let (mut offset, mut number) = (0, 1);
     for line in text.split_inclusive('\n') {
         if is_marker(line, "---") {
-            if current.started || current.content {
-                found.extend(current.close(text, offset));
+            found.extend(current.close(text, offset));
+            if current.started || current.content || !current.directive {
                 current = Open::at(offset, number);
             }
             current.started = true;
@@ -25,7 +25,9 @@ pub fn documents(text: &str) -> Vec<Document<'_>> {
         } else if is_marker(line, "...") {
             found.extend(current.close(text, offset));
             current = Open::at(offset + line.len(), number + 1);
-        } else if current.started || !line.starts_with('%') {
+        } else if !current.started && line.starts_with('%') {
+            current.directive = true;
+        } else {
             current.content |= has_content(line);
         }
         offset += line.len();
@@ -41,12 +43,14 @@ struct Open {
     line: u64,
     /// Its `---` was seen: the next one begins another document.
     started: bool,
+    /// It has directives, which stand before its `---`.
+    directive: bool,
     content: bool,
 }
 
 impl Open {
     fn at(offset: usize, line: u64) -> Open {
-        Open { offset, line, started: false, content: false }
+        Open { offset, line, started: false, directive: false, content: false }
     }
 
     fn close<'a>(&self, text: &'a str, end: usize) -> Option<Document<'a>> {
@@ -88,6 +92,11 @@ mod tests {
             lines("%YAML 1.2\n---\na: 1\n...\n%YAML 1.2\n---\nb: 2\n"),
             [(1, "%YAML 1.2\n---\na: 1\n"), (5, "%YAML 1.2\n---\nb: 2\n")]
         );
+    }
+
+    #[test]
+    fn words_before_a_marker_belong_to_no_document() {
+        assert_eq!(lines("# words\n\n---\na: 1\n"), [(3, "---\na: 1\n")]);
     }
 
     #[test]
