@@ -1,1 +1,2 @@
-//! stub
+//! Nothing but benches: see `benches/` and the README.
+#![forbid(unsafe_code)]

@@ -113,30 +113,4 @@ mod tests {
             ownership.ripen(0, cleared + GRACE_TICKS);
         }
     }
-
-    #[test]
-    fn each_slot_is_claimed_and_taken_by_one() {
-        // The threads meet before every few slots, to be at the same slot at the same time.
-        const SLOTS: usize = 10_000;
-        let (ownership, barrier) = (Ownership::new(SLOTS), std::sync::Barrier::new(2));
-        let race = |win: &(dyn Fn(usize) -> bool + Sync)| -> usize {
-            let wins = || {
-                let mut count = 0;
-                for slot in 0..SLOTS {
-                    if slot % 10 == 0 {
-                        barrier.wait();
-                    }
-                    count += usize::from(win(slot));
-                }
-                count
-            };
-            std::thread::scope(|scope| {
-                let other = scope.spawn(wins);
-                wins() + other.join().expect("the other thread panicked")
-            })
-        };
-        assert_eq!(race(&|slot| ownership.claim(slot, 0)), SLOTS);
-        (0..SLOTS).for_each(|slot| ownership.publish(slot));
-        assert_eq!(race(&|slot| ownership.take(slot)), SLOTS);
-    }
 }

@@ -1,11 +1,13 @@
 //! Several workers, and a reader like the BPF programs, at the same time.
 
+use std::hint::spin_loop;
 use std::sync::Barrier;
-use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::{Acquire, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use std::thread;
 use std::time::Duration;
 
+use super::super::ownership::Ownership;
 use super::*;
 
 const WORKERS: usize = 4;
@@ -148,23 +150,59 @@ fn a_flow_is_created_and_removed_once() {
     assert!(table.slots.iter().all(|slot| slot.meta.load(Relaxed) == 0));
 }
 
+/// Two threads meet without sleeping, so that what follows happens within nanoseconds.
+#[derive(Default)]
+struct Meeting(AtomicUsize);
+
+impl Meeting {
+    fn wait(&self) {
+        let round = self.0.fetch_add(1, SeqCst) / 2;
+        let mut spins = 0;
+        while self.0.load(SeqCst) < 2 * (round + 1) {
+            spins += 1;
+            // The other one may wait for this very CPU.
+            if spins % 1000 == 0 { thread::yield_now() } else { spin_loop() }
+        }
+    }
+}
+
+/// Both threads try each of the rounds at the same time; how many tries succeed in all. `after` runs between rounds.
+fn duel(rounds: usize, attempt: impl Fn(usize, usize) -> bool + Sync, after: impl Fn(usize) + Sync) -> usize {
+    let meeting = Meeting::default();
+    let fight = |thread| {
+        let mut successes = 0;
+        for round in 0..rounds {
+            meeting.wait();
+            let success = attempt(thread, round);
+            meeting.wait();
+            if success {
+                successes += 1;
+                after(thread);
+            }
+        }
+        successes
+    };
+    thread::scope(|scope| {
+        let other = scope.spawn(|| fight(1));
+        fight(0) + other.join().expect("the other thread panicked")
+    })
+}
+
+#[test]
+fn each_slot_is_claimed_and_taken_by_one() {
+    const SLOTS: usize = 10_000;
+    let ownership = Ownership::new(SLOTS);
+    assert_eq!(duel(SLOTS, |_, slot| ownership.claim(slot, 0), |_| ()), SLOTS);
+    (0..SLOTS).for_each(|slot| ownership.publish(slot));
+    assert_eq!(duel(SLOTS, |_, slot| ownership.take(slot), |_| ()), SLOTS);
+}
+
 #[test]
 fn the_limit_holds_for_all_workers_together() {
-    const FLOWS_MAX: usize = 1;
-    let table = FlowTable::in_memory(FLOWS_MAX, WORKERS, 5);
-    let held = AtomicUsize::new(0);
-    let reserved = race(|worker| {
-        let reserve = || {
-            let reserved = table.reserve(worker);
-            if reserved {
-                assert!(held.fetch_add(1, Relaxed) < FLOWS_MAX, "above the limit");
-                held.fetch_sub(1, Relaxed);
-                table.unreserve(worker);
-            }
-            reserved
-        };
-        (0..50_000).filter(|_| reserve()).count()
-    });
-    assert!(reserved > 0);
+    const ROUNDS: usize = 10_000;
+    let table = FlowTable::in_memory(1, 2, 5);
+    // None of two may get the last place when both want it, but not both.
+    let reserved = duel(ROUNDS, |worker, _| table.reserve(worker), |worker| table.unreserve(worker));
+    assert!((1..=ROUNDS).contains(&reserved), "{reserved} of {ROUNDS}");
     assert!(table.is_empty());
 }

@@ -32,7 +32,7 @@ pub fn flow_of(number: u32, protocol: u8) -> NewFlow {
             FlowKey::new(backend, snat, 0, Hook::UplinkIn, protocol),
             Rewrite { tuple: Tuple::new(vip, client), op: FlowOp::Neigh, ifindex: !number, dmac: [4, 0, 0, d, e, f] },
         ),
-        snat: number % 2 == 0,
+        snat: number.is_multiple_of(2),
     }
 }
 

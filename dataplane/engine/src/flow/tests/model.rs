@@ -192,7 +192,7 @@ impl Both {
 }
 
 fn protocol_of(number: u32) -> u8 {
-    if number % 3 == 0 { UDP } else { TCP }
+    if number.is_multiple_of(3) { UDP } else { TCP }
 }
 
 proptest! {

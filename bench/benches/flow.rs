@@ -1,0 +1,115 @@
+//! Nanoseconds per lookup in the flow table, beside loads from as much plain memory; and per flow made and removed.
+//!
+//! `one_by_one` looks up 64 keys in turn; `prefetched` hashes and prefetches 64 keys first, as the engine does with a batch.
+//! The keys are visited in random order, so beyond the caches each visit is a miss.
+
+use std::hint::black_box;
+use std::net::Ipv4Addr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use prefetch_index::prefetch_index;
+use ringway_engine::engine::BATCH_MAX;
+use ringway_engine::flow::{FlowKey, FlowOp, FlowTable, Hook, NewFlow, Rewrite, SlotIndex, Tuple};
+
+const FLOWS: [usize; 3] = [64, 32_768, 1_000_000];
+const TCP: u8 = 6;
+
+/// A client's flow through a VIP with SNAT; 100 backends, each with its own 64 k ports.
+fn flow_of(number: u32) -> NewFlow {
+    let client = (Ipv4Addr::from(0x0a00_0000 + number / 50_000), (number % 50_000) as u16 + 10_000);
+    let vip = (Ipv4Addr::new(192, 0, 2, 1), 80);
+    let snat = (Ipv4Addr::new(10, 255, 0, 1), (number / 100) as u16);
+    let backend = (Ipv4Addr::from(0x0b00_0000 + number % 100), 8080);
+    let rewrite = |src, dst| Rewrite { tuple: Tuple::new(src, dst), op: FlowOp::Worker, ifindex: 0, dmac: [0; 6] };
+    NewFlow {
+        forward: (FlowKey::new(client, vip, 0, Hook::UplinkIn, TCP), rewrite(snat, backend)),
+        reverse: (FlowKey::new(backend, snat, 0, Hook::UplinkIn, TCP), rewrite(vip, client)),
+        snat: true,
+    }
+}
+
+/// The numbers below `count` in random order: a full-period generator (Hull and Dobell) over the next power of two.
+fn shuffled(count: usize) -> Vec<u32> {
+    let mask = count.next_power_of_two() as u64 - 1;
+    let mut state = 1u64;
+    let mut numbers = Vec::with_capacity(count);
+    while numbers.len() < count {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f) & mask;
+        // The low bits of the state have short periods, so spread them by a bijection of the same range.
+        let spread = (state ^ (state >> 7) ^ (state >> 13)) & mask;
+        if spread < count as u64 {
+            numbers.push(spread as u32);
+        }
+    }
+    numbers
+}
+
+/// Runs `work` on one batch of items after the other, going round.
+fn bench_batches<T>(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, items: &[T], mut work: impl FnMut(&[T]) -> u32) {
+    group.bench_function(BenchmarkId::new(name, items.len()), |bencher| {
+        let mut batches = items.chunks_exact(BATCH_MAX).cycle();
+        bencher.iter(|| work(batches.next().expect("there is a batch")));
+    });
+}
+
+fn lookup(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("flow");
+    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(20);
+    group.throughput(Throughput::Elements(BATCH_MAX as u64));
+    for flows in FLOWS {
+        let table = FlowTable::in_memory(flows, 1, 0x5eed);
+        let failed = (0..flows as u32).filter(|&number| table.insert(0, &flow_of(number), 0).is_err()).count();
+        if failed > 0 {
+            eprintln!("{failed} of {flows} flows found both buckets full");
+        }
+        let keys: Vec<FlowKey> = shuffled(flows).into_iter().map(|number| flow_of(number).forward.0).collect();
+        let rewrite = |slot: Option<SlotIndex>| slot.map_or(0, |slot| table.slot(slot).new_daddr.load(Relaxed));
+        bench_batches(&mut group, "lookup_one_by_one", &keys, |keys| {
+            keys.iter().map(|key| rewrite(table.lookup(key, table.hash(key)))).fold(0, u32::wrapping_add)
+        });
+        bench_batches(&mut group, "lookup_prefetched", &keys, |keys| {
+            let mut hashes = [0; BATCH_MAX];
+            for (hash, key) in hashes.iter_mut().zip(keys) {
+                *hash = table.hash(key);
+                table.prefetch(*hash);
+            }
+            hashes.iter().zip(keys).map(|(&hash, key)| rewrite(table.lookup(key, hash))).fold(0, u32::wrapping_add)
+        });
+
+        // The same number of entries of the same size in a plain array; `black_box` hides the sum of the indices from the optimizer.
+        let plain: Vec<[u32; 16]> = (0..2 * flows as u32).map(|number| [number; 16]).collect();
+        let indices: Vec<u32> = shuffled(flows).into_iter().map(|number| 2 * number).collect();
+        bench_batches(&mut group, "plain_memory_one_by_one", &indices, |indices| {
+            indices.iter().map(|&index| black_box(plain[index as usize][5])).fold(0, u32::wrapping_add)
+        });
+        bench_batches(&mut group, "plain_memory_prefetched", &indices, |indices| {
+            for &index in indices {
+                prefetch_index(&plain, index as usize);
+            }
+            indices.iter().map(|&index| black_box(plain[index as usize][5])).fold(0, u32::wrapping_add)
+        });
+
+        // Room for one below the limit.
+        if let Some(slot) = table.lookup(&keys[0], table.hash(&keys[0])) {
+            table.remove(0, slot, 0);
+        }
+        let (mut number, mut now) = (2_000_000u32, 0u32);
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(BenchmarkId::new("insert_and_remove", flows), |bencher| {
+            bencher.iter(|| {
+                // A tick for each flow, so that few slots rest at a time.
+                (number, now) = (number.wrapping_add(1), now.wrapping_add(1));
+                let removed = table.insert(0, &flow_of(number), now).map(|slot| table.remove(0, slot, now));
+                black_box(removed.is_ok())
+            });
+        });
+        group.throughput(Throughput::Elements(BATCH_MAX as u64));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, lookup);
+criterion_main!(benches);
