@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -127,7 +128,12 @@ fn init_log(level: Option<String>) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(directives).map_err(|error| {
         anyhow::anyhow!("log level `{directives}`: {error}; use error, warn, info, debug, trace or a filter such as ringway=debug")
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     Ok(())
 }
 

@@ -76,6 +76,12 @@ pub fn holder(state_dir: &Path) -> Option<u32> {
     }
 }
 
+/// Whether a process holds the lock of this network namespace now, with whatever state directory.
+pub fn namespace_held() -> bool {
+    let ending = format!(" @{NAMESPACE_LOCK}");
+    std::fs::read_to_string("/proc/net/unix").is_ok_and(|sockets| sockets.lines().any(|line| line.ends_with(&ending)))
+}
+
 fn read_pid(file: &mut File) -> Option<u32> {
     let mut text = String::new();
     file.read_to_string(&mut text).ok()?;

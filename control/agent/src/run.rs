@@ -14,8 +14,10 @@ mod notices;
 mod packets;
 mod plan;
 mod probe;
+mod rework;
 mod sources;
 mod start;
+mod stopped;
 
 use std::process::ExitCode;
 

@@ -83,20 +83,40 @@ impl Tables {
             self.snapshot.frontends = self.snapshot.frontends.with(update.frontends);
         }
         for (address, vip) in update.vips {
-            let value = vip.map(|vip| FilterValue::Vip { announced: self.settings.announce && vip.announced });
-            self.filter.want(FilterKey::Vip(address), value);
             match vip {
                 Some(vip) => self.vips.insert(address, vip),
                 None => self.vips.remove(&address),
             };
+            self.want_vip(address);
         }
-        let announced = self.vips.iter().filter(|(_, vip)| self.settings.announce && vip.announced).map(|(address, _)| *address);
-        let announced: FxHashSet<Ipv4Addr> = announced.collect();
+        self.follow_announced()
+    }
+
+    /// Addresses for which this node answers: the VIPs if it is told to, and SNAT addresses that no device has. Returns those that are
+    /// new.
+    fn follow_announced(&mut self) -> Vec<Ipv4Addr> {
+        let candidates = self.vips.keys().chain(&self.settings.snat_addresses);
+        let announced: FxHashSet<Ipv4Addr> = candidates.filter(|address| self.is_announced(address)).copied().collect();
         let new = announced.difference(&self.snapshot.announced).copied().collect();
         if announced != *self.snapshot.announced {
             self.snapshot.announced = Arc::new(announced);
         }
         new
+    }
+
+    fn is_announced(&self, address: &Ipv4Addr) -> bool {
+        self.is_homeless_snat(address) || self.settings.announce && self.vips.get(address).is_some_and(|vip| vip.announced)
+    }
+
+    /// A dedicated SNAT address for which the kernel would not answer ARP.
+    fn is_homeless_snat(&self, address: &Ipv4Addr) -> bool {
+        self.settings.snat_addresses.contains(address) && !self.addresses.iter().any(|local| local.address == *address)
+    }
+
+    fn want_vip(&mut self, address: Ipv4Addr) {
+        let is_vip = self.vips.contains_key(&address) || self.is_homeless_snat(&address);
+        let announced = self.is_announced(&address);
+        self.filter.want(FilterKey::Vip(address), is_vip.then_some(FilterValue::Vip { announced }));
     }
 
     /// Takes in what changed in the kernel.
@@ -110,6 +130,9 @@ impl Tables {
         }
         if let Some(addresses) = &update.addresses {
             self.addresses = Arc::clone(addresses);
+            for address in self.settings.snat_addresses.clone() {
+                self.want_vip(address);
+            }
         }
         if let Some(fib) = &update.fib {
             self.snapshot.fib = Arc::clone(fib);
@@ -224,3 +247,6 @@ pub fn internal_ips(compiler: &Compiler, node_name: &str) -> Vec<Ipv4Addr> {
     let addresses = compiler.cluster().node(node_name).map(|node| node.internal_ips.as_slice()).unwrap_or_default();
     addresses.iter().filter_map(|address| if let std::net::IpAddr::V4(v4) = address { Some(*v4) } else { None }).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! When to look at the folder: inotify by the crate `notify`, with bursts of notifications joined.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,8 +27,11 @@ pub struct Watch {
     watcher: RecommendedWatcher,
     events: mpsc::UnboundedReceiver<notify::Result<Event>>,
     /// What inotify watches now: the folder, and the nearest parent that exists, for the folder may appear or be replaced.
-    watched: HashSet<PathBuf>,
+    watched: HashMap<PathBuf, Identity>,
 }
+
+/// Device and inode: inotify follows the inode, not the name.
+type Identity = (u64, u64);
 
 impl Watch {
     /// Starts to watch before the first look, so that no change falls between.
@@ -41,7 +45,7 @@ impl Watch {
             .with_context(|| format!("cannot watch the folder {} by inotify; raise fs.inotify.max_user_instances", dir.display()))?;
         let dir =
             std::path::absolute(dir).with_context(|| format!("cannot find the current directory, below which {} is", dir.display()))?;
-        let mut watch = Watch { dir, watcher, events, watched: HashSet::new() };
+        let mut watch = Watch { dir, watcher, events, watched: HashMap::new() };
         watch.arm();
         Ok(watch)
     }
@@ -72,13 +76,19 @@ impl Watch {
     fn arm(&mut self) {
         let parent = self.dir.ancestors().skip(1).find(|path| path.is_dir()).map_or_else(|| PathBuf::from("."), Path::to_path_buf);
         let parent = if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent };
-        for path in self.watched.drain() {
-            // Fails if the directory is gone, and its watch with it.
-            let _ = self.watcher.unwatch(&path);
+        let identity = |path: &Path| std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+        let wanted: HashMap<PathBuf, Identity> =
+            [self.dir.clone(), parent].into_iter().filter_map(|path| identity(&path).map(|identity| (path, identity))).collect();
+        for (path, identity) in &self.watched {
+            if wanted.get(path) != Some(identity) {
+                // Fails if the directory is gone, and its watch with it.
+                let _ = self.watcher.unwatch(path);
+            }
         }
-        for path in [self.dir.clone(), parent] {
-            if self.watcher.watch(&path, RecursiveMode::NonRecursive).is_ok() {
-                self.watched.insert(path);
+        self.watched.retain(|path, identity| wanted.get(path) == Some(identity));
+        for (path, identity) in wanted {
+            if !self.watched.contains_key(&path) && self.watcher.watch(&path, RecursiveMode::NonRecursive).is_ok() {
+                self.watched.insert(path, identity);
             }
         }
     }

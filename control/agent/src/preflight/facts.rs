@@ -46,6 +46,8 @@ pub struct Facts {
     pub manifests_error: Option<String>,
     /// The process that runs with this state directory.
     pub running_pid: Option<u32>,
+    /// A process runs in this network namespace, with this state directory or another.
+    pub namespace_held: bool,
     /// What a crashed process has left, in words.
     pub leftovers: Vec<String>,
 }
@@ -100,7 +102,8 @@ pub async fn gather(config: &Config) -> anyhow::Result<Facts> {
     let status = std::fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let running_pid = lock::holder(&config.state_dir);
-    let leftovers = if running_pid.is_some() { Vec::new() } else { leftovers(config, &devices) };
+    let namespace_held = lock::namespace_held();
+    let leftovers = if namespace_held { Vec::new() } else { leftovers(config, &devices) };
     Ok(Facts {
         capabilities: capabilities(&status),
         kernel: kernel_version(&release),
@@ -116,6 +119,7 @@ pub async fn gather(config: &Config) -> anyhow::Result<Facts> {
         manifests_error: std::fs::read_dir(&config.manifests).err().map(|error| error.to_string()),
         leftovers,
         running_pid,
+        namespace_held,
     })
 }
 

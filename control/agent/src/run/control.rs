@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use ringway_io::{WorkerState, ethtool};
+use ringway_io::WorkerState;
 use ringway_model::{Compiler, Folder};
 use rustc_hash::FxHashSet;
-use xdp_redirect::Programs;
+use xdp_redirect::{LoadOptions, Programs};
 
 use super::announce::{Announcer, Stations};
 use super::hops::Hops;
 use super::node::Node;
 use super::packets::{Packets, Parts};
 use super::sources::{Event, Sources};
-use super::start::{attach_uplinks, plan_uplinks};
+use super::stopped;
 use crate::config::Config;
 use crate::filter::FilterKey;
 use crate::manifests::Manifests;
@@ -29,9 +29,13 @@ use crate::{cleanup, netlink};
 pub struct Control {
     pub config: Config,
     pub started: Instant,
+    /// How the programs were loaded.
+    pub load: LoadOptions,
     pub programs: Programs,
     pub parts: Parts,
     pub packets: Packets,
+    /// Why the workers could not be replaced; tried again.
+    pub workers_missing: Option<String>,
     pub node: Node,
     pub tables: Tables,
     pub compiler: Compiler,
@@ -84,22 +88,24 @@ impl Control {
     async fn apply_kernel(&mut self, update: &Update) -> anyhow::Result<()> {
         self.tables.apply_netlink(update);
         let devices = Arc::clone(&self.tables.snapshot().devices);
+        if devices.get(self.node.hostlink.rw1_ifindex).is_none() {
+            anyhow::bail!("the hostlink was removed by somebody else: start again");
+        }
         let change = self.node.apply(&self.programs, update, &devices);
+        let mut announced = Vec::new();
         if change.addresses_changed {
             let addresses = self.tables.device_addresses(&self.node.uplinks);
-            let update = self.compiler.set_device_addresses(addresses);
-            self.tables.apply_model(update);
+            announced = self.tables.apply_model(self.compiler.set_device_addresses(addresses));
         }
-        if change.uplinks_replaced {
-            self.replace_workers()?;
-        }
+        let reworked = update.devices.is_some() && self.rework().await;
         self.publish().await;
         if change.addresses_changed {
             self.add_routes().await;
         }
-        if change.macs_changed || change.uplinks_replaced {
-            self.announcer.announce(self.tables.snapshot().announced.iter().copied().collect());
+        if change.macs_changed || reworked {
+            announced = self.tables.snapshot().announced.iter().copied().collect();
         }
+        self.announcer.announce(announced);
         Ok(())
     }
 
@@ -113,10 +119,12 @@ impl Control {
             changes.extend(self.folder.update(file));
         }
         if !changes.is_empty() {
-            let update = self.compiler.apply(changes);
+            let mut update = self.compiler.apply(changes);
             let backends_changed = !update.frontends.is_empty();
+            let stopped = std::mem::take(&mut update.stopped);
             let announced = self.tables.apply_model(update);
-            self.publish().await;
+            let generation = self.publish().await;
+            stopped::remove_flows(&self.parts.flows, self.packets.dataplane.publisher(), generation, stopped);
             self.announcer.announce(announced);
             if backends_changed {
                 self.hops.follow_backends(&self.tables.snapshot()).await;
@@ -125,9 +133,10 @@ impl Control {
         self.log_problems();
     }
 
-    /// Publishes what the tables have become: removals before, the snapshot, additions after.
-    async fn publish(&mut self) {
-        self.tables.set_node(self.node.uplinks.clone(), &internal_ips(&self.compiler, &self.config.node_name));
+    /// Publishes what the tables have become: removals before, the snapshot, additions after. Returns the generation.
+    async fn publish(&mut self) -> u64 {
+        let internal_ips = self.internal_ips();
+        self.tables.set_node(self.node.uplinks.clone(), &internal_ips);
         self.remove_routes().await;
         self.tables.filter.before_snapshot(&mut KernelMaps(&self.programs));
         let generation = self.packets.dataplane.publisher().publish(self.tables.snapshot());
@@ -137,9 +146,10 @@ impl Control {
         }
         self.announcer.set_stations(self.stations());
         tracing::debug!("generation {generation} published");
+        generation
     }
 
-    fn stations(&self) -> Stations {
+    pub fn stations(&self) -> Stations {
         let announced = Arc::clone(&self.tables.snapshot().announced);
         Stations { dataplane: Arc::clone(&self.packets.dataplane), macs: self.node.macs(), announced }
     }
@@ -174,54 +184,22 @@ impl Control {
 
     async fn look_at_workers(&mut self) {
         self.hops.resolve_requests(&self.packets.dataplane).await;
-        self.log_problems();
+        if !self.worker_problems().is_empty() {
+            self.log_problems();
+        }
     }
 
     async fn refresh(&mut self) {
         self.hops.refresh(&self.tables.snapshot()).await;
-        let queues = self.queues();
-        let changed = queues.iter().zip(&self.packets.shape.uplinks).any(|(queues, plan)| *queues != plan.queues);
-        if changed && self.node.present.iter().all(|present| *present) {
-            tracing::info!("the number of queues of an uplink has changed");
-            if let Err(error) = self.replace_workers() {
-                tracing::error!("{error:#}");
-            }
+        if self.rework().await {
             self.publish().await;
+            self.announcer.announce(self.tables.snapshot().announced.iter().copied().collect());
         }
         self.log_problems();
     }
 
-    /// Queues of each uplink that receive now; of one that is gone, what it had.
-    fn queues(&self) -> Vec<u32> {
-        let plans = self.packets.shape.uplinks.iter();
-        plans.map(|plan| ethtool::channels(&plan.name).map_or(plan.queues, |channels| channels.receiving())).collect()
-    }
-
-    /// New workers for other devices or queues. Flows and the programs on other devices stay as they are.
-    ///
-    /// # Errors
-    /// The new devices cannot be served. Everything stays for the next start.
-    fn replace_workers(&mut self) -> anyhow::Result<()> {
-        if !self.node.present.iter().all(|present| *present) {
-            return Ok(());
-        }
-        tracing::warn!("the uplinks have changed: new workers");
-        self.packets.dataplane.stop();
-        let mut plans = plan_uplinks(&self.node.uplinks, &self.queues(), self.config.mode)?;
-        for (plan, before) in plans.iter_mut().zip(&self.packets.shape.uplinks) {
-            (plan.xdp, plan.bind) = (before.xdp, before.bind);
-            if plan.ifindex != before.ifindex {
-                self.programs.detach_uplink(before.ifindex)?;
-            }
-        }
-        if !attach_uplinks(&self.programs, &mut plans, self.config.mode)? {
-            anyhow::bail!("an uplink that was native is generic now: start again");
-        }
-        self.tables.set_node(self.node.uplinks.clone(), &internal_ips(&self.compiler, &self.config.node_name));
-        let shape = super::packets::Shape { uplinks: plans, ..self.packets.shape.clone() };
-        self.packets = Packets::start(shape, &self.parts, self.tables.snapshot()).context("cannot serve the changed uplinks")?;
-        self.announcer.set_stations(self.stations());
-        Ok(())
+    pub fn internal_ips(&self) -> Vec<Ipv4Addr> {
+        internal_ips(&self.compiler, &self.config.node_name)
     }
 
     /// Everything that is wrong now, as sentences.
@@ -236,6 +214,13 @@ impl Control {
         if self.tables.node().address.is_none() {
             problems.push("the node has no IPv4 address: it cannot be a client of VIPs, nor SNAT without --snat-address".into());
         }
+        problems.extend(self.workers_missing.clone());
+        problems.extend(self.worker_problems());
+        problems
+    }
+
+    fn worker_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
         for worker in self.packets.dataplane.status() {
             if let WorkerState::Failed(reason) = worker.state {
                 problems.push(format!("worker {} has failed: {reason}", worker.worker));

@@ -21,8 +21,6 @@ pub struct Node {
 /// What a change of devices asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeChange {
-    /// Workers and programs have to be made for other devices.
-    pub uplinks_replaced: bool,
     /// Stations have to learn a new MAC.
     pub macs_changed: bool,
     pub addresses_changed: bool,
@@ -38,24 +36,21 @@ impl Node {
         self.uplinks.iter().map(|uplink| uplink.mac).collect()
     }
 
-    /// Attaches `edge` to all pods' devices of the first update and returns them.
-    ///
-    /// # Errors
-    /// None: a device that vanishes meanwhile, or whose hook refuses, is logged; its packets go on as the kernel has it.
-    pub fn attach_first(&self, programs: &Programs, update: &Update) -> anyhow::Result<BTreeSet<u32>> {
-        let pods: BTreeSet<u32> = update.devices.as_ref().map(|devices| pods(devices)).unwrap_or_default();
+    /// Attaches `edge` to all pods' devices and returns them. A device that vanishes meanwhile, or whose hook refuses, is logged; its
+    /// packets go on as the kernel has it.
+    pub fn attach_pods(&self, programs: &Programs, devices: &Devices) -> BTreeSet<u32> {
+        let pods = devices.by_index.iter().filter(|(_, device)| device.kind == DeviceKind::Pod);
+        let pods: BTreeSet<u32> = pods.map(|(ifindex, _)| *ifindex).collect();
         for ifindex in &pods {
-            attach_pod(programs, update.devices.as_deref(), *ifindex);
+            attach_pod(programs, devices, *ifindex);
         }
-        Ok(pods)
+        pods
     }
 
     /// Follows an update: programs on pods' devices at once, before their first packet if possible. The caller does the rest.
     pub fn apply(&mut self, programs: &Programs, update: &Update, devices: &Devices) -> NodeChange {
         let mut change = NodeChange::default();
         let before = self.macs();
-        let ifindexes = |uplinks: &[Uplink]| uplinks.iter().map(|uplink| uplink.ifindex).collect::<Vec<_>>();
-        let indexes_before = ifindexes(&self.uplinks);
         for (number, uplink) in update.uplinks.iter().flat_map(|uplinks| uplinks.iter()).enumerate().take(self.uplinks.len()) {
             self.present[number] = uplink.is_some();
             if let Some(uplink) = uplink {
@@ -64,17 +59,14 @@ impl Node {
         }
         for event in &update.events {
             match *event {
-                Event::PodAppeared { ifindex } => attach_pod(programs, Some(devices), ifindex),
+                Event::PodAppeared { ifindex } => attach_pod(programs, devices, ifindex),
                 Event::PodVanished { ifindex } => {
                     if let Err(error) = programs.detach_pod(ifindex) {
                         tracing::warn!("{error}");
                     }
                 }
                 Event::UplinkGone { uplink } => tracing::error!("uplink {} is gone: its traffic stops until it is back", self.name(uplink)),
-                Event::UplinkBack { uplink } => {
-                    tracing::info!("uplink {} is back", self.name(uplink));
-                    change.uplinks_replaced = true;
-                }
+                Event::UplinkBack { uplink } => tracing::info!("uplink {} is back", self.name(uplink)),
                 Event::UplinkChanged { uplink } => {
                     tracing::info!("uplink {} has changed: {:?}", self.name(uplink), self.uplinks.get(uplink))
                 }
@@ -82,7 +74,6 @@ impl Node {
             }
         }
         change.macs_changed = before != self.macs();
-        change.uplinks_replaced |= indexes_before != ifindexes(&self.uplinks);
         change
     }
 
@@ -91,17 +82,13 @@ impl Node {
     }
 }
 
-fn attach_pod(programs: &Programs, devices: Option<&Devices>, ifindex: u32) {
-    let name = devices.and_then(|devices| devices.get(ifindex)).map_or_else(|| format!("device {ifindex}"), |device| device.name.clone());
+fn attach_pod(programs: &Programs, devices: &Devices, ifindex: u32) {
+    let name = devices.get(ifindex).map_or_else(|| format!("device {ifindex}"), |device| device.name.clone());
     match programs.attach_edge_pod(ifindex) {
         Ok(attachment) => programs::log_attachment("edge", &name, &attachment),
         // A pod that lives for a moment only.
         Err(error) => tracing::warn!("{name}: {error}"),
     }
-}
-
-fn pods(devices: &Devices) -> BTreeSet<u32> {
-    devices.by_index.iter().filter(|(_, device)| device.kind == DeviceKind::Pod).map(|(ifindex, _)| *ifindex).collect()
 }
 
 /// The clock of the flow table: `CLOCK_MONOTONIC` in ticks.

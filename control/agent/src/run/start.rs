@@ -23,12 +23,12 @@ use super::sources::Sources;
 use crate::config::{Config, Mode};
 use crate::filter::Filter;
 use crate::manifests::{Manifests, Watch};
-use crate::netlink::{Follower, FollowerConfig, Hostlink, HostlinkConfig, Update, VipRoutes};
-use crate::preflight::facts::Facts;
+use crate::netlink::{Follower, FollowerConfig, Hostlink, HostlinkConfig, RW0, RW1, Update, VipRoutes};
+use crate::preflight::facts::{DeviceFacts, Facts};
 use crate::programs;
 use crate::tables::{TableSettings, Tables};
 
-/// The largest MTU of a veth with XDP that is not told of frames in parts.
+/// The largest MTU of a veth whose XDP program takes frames in one part, rounded down.
 pub const HOSTLINK_MTU_MAX: u32 = 3_500;
 
 /// Starts everything; the preflight has found no error and the lock is held.
@@ -42,10 +42,9 @@ pub async fn start(config: Config, facts: &Facts) -> anyhow::Result<(Control, So
     }
     let queues = config.uplinks.iter().map(|name| Ok(ethtool::channels(name)?.receiving())).collect::<anyhow::Result<Vec<u32>>>()?;
     let workers = config.workers.unwrap_or_else(|| plan::workers_default(queues.iter().copied(), facts.cpus));
-    let mtu = facts.devices.iter().filter(|device| !device.loopback && device.ethernet).map(|device| device.mtu).max().unwrap_or(1_500);
-    let hostlink = Hostlink::ensure(HostlinkConfig { queues: workers as u32, mtu: mtu.min(HOSTLINK_MTU_MAX) })
-        .await
-        .context("cannot make the hostlink")?;
+    // Before the follower starts, so that the first tables have it.
+    let hostlink_config = HostlinkConfig { queues: workers as u32, mtu: hostlink_mtu(&config, facts) };
+    let hostlink = Hostlink::ensure(hostlink_config).await.context("cannot make the hostlink")?;
 
     // Watch before reading, so that no change falls between.
     let watch = Watch::new(&config.manifests)?;
@@ -53,26 +52,25 @@ pub async fn start(config: Config, facts: &Facts) -> anyhow::Result<(Control, So
     let mut follower = Follower::start(follower_config).await.context("cannot read the kernel's tables")?;
     let update = follower.changed().await.context("cannot read the kernel's tables")?;
     let uplinks = present_uplinks(&config, &update)?;
-
-    let load = |generic| {
-        programs::load(LoadOptions {
-            pin_dir: bpffs.path.clone(),
-            flow_slots: FlowTable::slots_for(config.flows_max as usize),
-            rw1_ifindex: hostlink.rw1_ifindex,
-            workers: workers as u32,
-            generic_uplinks: generic,
-        })
-    };
     let mut plans = plan_uplinks(&uplinks, &queues, config.mode)?;
-    let mut loaded = load(plans.iter().any(|plan| plan.xdp == XdpMode::Generic))?;
+    let mut load = LoadOptions {
+        pin_dir: bpffs.path.clone(),
+        flow_slots: FlowTable::slots_for(config.flows_max as usize),
+        rw1_ifindex: hostlink.rw1_ifindex,
+        workers: workers as u32,
+        generic_uplinks: plans.iter().any(|plan| plan.xdp == XdpMode::Generic),
+    };
+    let mut loaded = programs::load(load.clone())?;
     let node = Node::new(hostlink, uplinks, update.uplinks.as_deref().map_or(&[], Vec::as_slice));
     attach_hostlink(&loaded, &hostlink)?;
-    let pods = node.attach_first(&loaded, &update)?;
+    let devices = update.devices.clone().unwrap_or_default();
+    let pods = node.attach_pods(&loaded, &devices);
     while !attach_uplinks(&loaded, &mut plans, config.mode)? {
         // The programs have to know that some uplink is generic; those that are attached are replaced in place.
-        loaded = load(true)?;
+        load.generic_uplinks = true;
+        loaded = programs::load(load.clone())?;
         attach_hostlink(&loaded, &hostlink)?;
-        node.attach_first(&loaded, &update)?;
+        node.attach_pods(&loaded, &devices);
     }
     let ifindexes: Vec<u32> = plans.iter().map(|plan| plan.ifindex).collect();
     programs::drop_stale_links(&loaded, &ifindexes, &pods, [hostlink.rw0_ifindex, hostlink.rw1_ifindex])?;
@@ -104,6 +102,8 @@ pub async fn start(config: Config, facts: &Facts) -> anyhow::Result<(Control, So
     let stations =
         Stations { dataplane: Arc::clone(&packets.dataplane), macs: node.macs(), announced: Arc::clone(&tables.snapshot().announced) };
     let mut control = Control {
+        load,
+        workers_missing: None,
         routes: VipRoutes::new(hostlink.rw1_ifindex)?,
         routed: Default::default(),
         route_conflicts: Vec::new(),
@@ -124,6 +124,15 @@ pub async fn start(config: Config, facts: &Facts) -> anyhow::Result<(Control, So
     let sources = Sources::new(&control.config.state_dir, follower, watch)?;
     control.finish_start(announced).await;
     Ok((control, sources))
+}
+
+/// The MTU for the packets of uplinks and of what may be pods' devices, see [`super::rework`] for later ones.
+fn hostlink_mtu(config: &Config, facts: &Facts) -> u32 {
+    let carries =
+        |device: &&DeviceFacts| config.uplinks.contains(&device.name) || matches!(device.kind.as_deref(), Some("veth" | "bridge"));
+    let ours = |device: &&DeviceFacts| [RW0, RW1].contains(&device.name.as_str());
+    let mtus = facts.devices.iter().filter(carries).filter(|device| !ours(device)).map(|device| device.mtu);
+    mtus.max().unwrap_or(1_500).min(HOSTLINK_MTU_MAX)
 }
 
 /// All uplinks; the preflight has seen them, but they may have gone since.
@@ -148,7 +157,7 @@ pub fn plan_uplinks(uplinks: &[Uplink], queues: &[u32], mode: Mode) -> anyhow::R
         .collect())
 }
 
-fn attach_hostlink(programs: &Programs, hostlink: &Hostlink) -> anyhow::Result<()> {
+pub fn attach_hostlink(programs: &Programs, hostlink: &Hostlink) -> anyhow::Result<()> {
     programs::log_attachment("hostlink", "rw0", &programs.attach_hostlink(hostlink.rw0_ifindex)?);
     programs::log_attachment("deliver", "rw1", &programs.attach_deliver(hostlink.rw1_ifindex)?);
     programs::log_attachment("edge", "rw1", &programs.attach_edge_node(hostlink.rw1_ifindex)?);

@@ -80,7 +80,7 @@ pub fn limits(compiler: &Compiler, snapshot: &Snapshot, vips: usize, flows: &Flo
         vips: limit(vips, crate::programs::VIPS_MAX),
         backends: limit(backends.len(), 0),
         flows: limit(flows.len(), flows.flows_max()),
-        frames: Limit { count: frames.total - frames.pool.min(frames.total), max: frames.total },
+        frames: Limit { count: frames.total.saturating_sub(frames.pool + frames.fill), max: frames.total },
     }
 }
 

@@ -76,7 +76,7 @@ pub struct LimitsDocument {
     pub vips: Limit,
     pub backends: Limit,
     pub flows: Limit,
-    /// Frames of all workers that are not free to receive into or to send from.
+    /// Frames of all workers that hold a packet.
     pub frames: Limit,
 }
 

@@ -1,0 +1,193 @@
+use xdp_redirect::probe::XdpFeatures;
+
+use super::super::facts::XdpFacts;
+use super::*;
+use crate::config::{Mode, Settings};
+use crate::netlink::NetworkFacts;
+
+fn config(more: &str) -> Config {
+    let yaml = format!("uplink: [eth1]\nnode-name: n1\nmanifests: /m\n{more}");
+    Settings::from_yaml(&yaml).unwrap().resolve().unwrap()
+}
+
+fn eth1() -> DeviceFacts {
+    DeviceFacts {
+        name: "eth1".into(),
+        ifindex: 2,
+        up: true,
+        carrier: true,
+        ethernet: true,
+        rx_queues: 2,
+        mtu: 1500,
+        driver: Some("ixgbe".into()),
+        features: Some(XdpFeatures { native: true, zero_copy: true, fragments: true }),
+        ..DeviceFacts::default()
+    }
+}
+
+/// A node on which everything is well.
+fn facts() -> Facts {
+    Facts {
+        capabilities: u64::MAX,
+        kernel: (6, 18),
+        bpffs: true,
+        veth: Some(true),
+        tcx: Some(true),
+        cpus: 4,
+        memory_bytes: 8 << 30,
+        network: NetworkFacts { ip_forward: true, rp_filter: Vec::new(), local_port_range: (32_768, 60_999), reserved_ports: Vec::new() },
+        devices: vec![eth1()],
+        ..Facts::default()
+    }
+}
+
+/// The findings but for notes, as `severity: what`.
+fn found(config: &Config, facts: &Facts) -> Vec<String> {
+    let findings = judge(config, facts);
+    findings.iter().filter(|f| f.severity != Note).map(|f| format!("{}: {}", f.severity, f.what)).collect()
+}
+
+/// What a change of the good node leads to.
+fn after(change: impl FnOnce(&mut Facts)) -> Vec<String> {
+    let mut facts = facts();
+    change(&mut facts);
+    found(&config(""), &facts)
+}
+
+fn with_device(change: impl FnOnce(&mut DeviceFacts)) -> Vec<String> {
+    after(|facts| change(&mut facts.devices[0]))
+}
+
+fn assert_one(found: &[String], expected: &str) {
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with(expected), "{found:?} should start with {expected}");
+}
+
+#[test]
+fn a_good_node() {
+    assert_eq!(found(&config(""), &facts()), Vec::<String>::new());
+    let notes = judge(&config(""), &facts());
+    assert!(notes[0].what.contains("zero-copy"), "the mode to come is said: {notes:?}");
+}
+
+#[test]
+fn everything_is_said_at_once_and_each_has_a_remedy() {
+    let devices = vec![DeviceFacts { name: "other".into(), ethernet: true, ..DeviceFacts::default() }];
+    let facts = Facts { devices, ..Facts::default() };
+    let findings = judge(&config(""), &facts);
+    let whats: Vec<&str> = findings.iter().map(|finding| finding.what.as_str()).collect();
+    for expected in ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF", "CAP_SYS_ADMIN", "tcx", "bpffs", "eth1 does not exist", "ip_forward"] {
+        assert!(whats.iter().any(|what| what.contains(expected)), "{expected} in {whats:?}");
+    }
+    assert!(findings.iter().all(|finding| !finding.why.is_empty() && !finding.remedy.is_empty()));
+    assert!(findings.is_sorted_by_key(|finding| finding.severity));
+}
+
+#[test]
+fn capabilities_can_be_fine_grained() {
+    let bits = |list: &[u32]| list.iter().fold(0u64, |bits, bit| bits | 1 << bit);
+    let all = bits(&[CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN, CAP_IPC_LOCK]);
+    assert!(after(|facts| facts.capabilities = all).is_empty());
+    assert_one(&after(|facts| facts.capabilities = all & !(1 << CAP_NET_RAW)), "error: the capability CAP_NET_RAW");
+    let without_admin = bits(&[CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF, CAP_PERFMON, CAP_IPC_LOCK]);
+    assert_one(&after(|facts| facts.capabilities = without_admin), "error: the capability CAP_SYS_ADMIN");
+}
+
+#[test]
+fn old_kernels() {
+    let old = |facts: &mut Facts| (facts.kernel, facts.tcx) = ((6, 1), Some(false));
+    assert_one(&after(old), "error: the kernel (6.1) has no tcx");
+    assert!(after(|facts| (facts.kernel, facts.tcx) = ((6, 12), None)).is_empty(), "may not ask, but new enough");
+    assert_one(&after(|facts| facts.af_xdp_error = Some("EAFNOSUPPORT".into())), "error: an AF_XDP socket");
+    assert_one(&after(|facts| facts.veth = Some(false)), "error: the kernel has no veth");
+    assert!(after(|facts| facts.veth = None).is_empty(), "unknown is no problem");
+}
+
+#[test]
+fn memory() {
+    assert_one(&after(|facts| facts.memory_bytes = 100 << 20), "error: the flow table takes 64 MiB");
+    let unprivileged = !(1 << CAP_IPC_LOCK);
+    let low = |facts: &mut Facts| (facts.capabilities, facts.memlock_bytes) = (unprivileged, Some(8 << 20));
+    assert_one(&after(low), "error: the limit of locked memory is 8 MiB");
+    assert!(after(|facts| facts.memlock_bytes = Some(8 << 20)).is_empty(), "CAP_IPC_LOCK lifts the limit");
+}
+
+#[test]
+fn devices_that_cannot_be_uplinks() {
+    assert_one(&with_device(|d| d.name = "eth9".into()), "error: uplink eth1 does not exist");
+    assert_one(&with_device(|d| d.up = false), "error: uplink eth1 is down");
+    assert_one(&with_device(|d| d.carrier = false), "warning: uplink eth1 has no carrier");
+    assert_one(&with_device(|d| d.ethernet = false), "error: uplink eth1 is no Ethernet");
+    assert_one(&with_device(|d| d.kind = Some("macvlan".into())), "error: uplink eth1 is a macvlan");
+    assert_one(&with_device(|d| d.kind = Some("bond".into())), "error: uplink eth1 is a bond");
+    assert_one(&with_device(|d| d.mtu = 9_000), "error: uplink eth1 has an MTU of 9000");
+    let in_bridge = after(|facts| {
+        facts.devices[0].controller = Some(9);
+        facts.devices.push(DeviceFacts { name: "br0".into(), ifindex: 9, kind: Some("bridge".into()), ..DeviceFacts::default() });
+    });
+    assert_one(&in_bridge, "error: uplink eth1 is a port of the bridge br0");
+}
+
+#[test]
+fn other_xdp_programs_are_named() {
+    let xdp = |ours| XdpFacts { program_id: 42, program_name: "firewall".into(), ours };
+    assert_one(&with_device(|d| d.xdp = Some(xdp(false))), "error: uplink eth1 carries the XDP program 42 `firewall`");
+    assert!(with_device(|d| d.xdp = Some(xdp(true))).is_empty());
+}
+
+#[test]
+fn duplicate_uplinks() {
+    let mut config = config("");
+    config.uplinks.push("eth1".into());
+    assert_one(&found(&config, &facts()), "error: uplink eth1 is given twice");
+}
+
+#[test]
+fn modes_that_the_driver_does_not_have() {
+    let mut facts = facts();
+    facts.devices[0].features = Some(XdpFeatures { native: false, zero_copy: false, fragments: false });
+    assert_one(&found(&config("mode: zero-copy\n"), &facts), "error: uplink eth1 (ixgbe) has no zero-copy");
+    assert_one(&found(&config(""), &facts), "warning: uplink eth1 (ixgbe) has no native XDP");
+    assert!(found(&config("mode: generic\n"), &facts).is_empty());
+    assert_eq!(config("mode: generic\n").mode, Mode::Generic);
+}
+
+#[test]
+fn workers_against_queues_and_cpus() {
+    assert_one(&found(&config("workers: 8\n"), &facts()), "warning: 8 workers on 4 CPUs");
+    let notes = judge(&config("workers: 4\n"), &facts());
+    assert!(notes.iter().any(|note| note.what.contains("2 receive queues for 4 workers")), "{notes:?}");
+}
+
+#[test]
+fn snat_ports_of_the_node() {
+    let overlapping = "snat-ports: 20000-40000\n";
+    let all = found(&config(overlapping), &facts());
+    assert!(all[0].contains("ephemeral ports 32768-60999") && all[1].contains("NodePorts 30000-32767"), "{all:?}");
+    let mut reserved = facts();
+    reserved.network.reserved_ports = vec![(33_000, 34_000)];
+    assert!(found(&config("snat-ports: 33000-34000\n"), &reserved).is_empty(), "reserved by ip_local_reserved_ports");
+    assert!(
+        found(&config("snat-ports: 20000-40000\nsnat-address: [192.0.2.7]\n"), &facts()).is_empty(),
+        "a dedicated address has no other user"
+    );
+}
+
+#[test]
+fn settings_of_the_node() {
+    assert_one(&after(|facts| facts.network.ip_forward = false), "error: net.ipv4.ip_forward is 0");
+    assert_one(&after(|facts| facts.manifests_error = Some("not found".into())), "warning: the folder /m cannot be read");
+    let mut strict = facts();
+    strict.network.rp_filter = vec![("eth1".into(), 1), ("eth2".into(), 1)];
+    let notes = judge(&config(""), &strict);
+    assert!(notes.iter().any(|note| note.what == "strict reverse-path filtering on eth1"), "{notes:?}");
+}
+
+#[test]
+fn other_processes_and_leftovers() {
+    assert_one(&after(|facts| (facts.running_pid, facts.namespace_held) = (Some(7), true)), "error: a ringway with process id 7");
+    assert_one(&after(|facts| facts.namespace_held = true), "error: a ringway runs in this network namespace with another");
+    let mut crashed = facts();
+    crashed.leftovers = vec!["device rw0".into()];
+    assert!(judge(&config(""), &crashed).iter().any(|note| note.what.contains("device rw0") && note.severity == Note));
+}

@@ -1,0 +1,159 @@
+//! What the facts about the uplinks mean. Pure.
+
+use ringway_io::FrameSize;
+
+use super::super::facts::{DeviceFacts, Facts};
+use super::super::{Finding, Severity};
+use crate::config::{Config, Mode};
+
+use Severity::{Error, Note, Warning};
+
+/// Kinds of device that have no queue of their own or hand frames to another namespace before XDP could see them all.
+const KINDS_REFUSED: [(&str, &str); 7] = [
+    ("macvlan", "it is a view of its parent device and cannot carry native XDP"),
+    ("macvtap", "it is a view of its parent device and cannot carry native XDP"),
+    ("ipvlan", "it is a view of its parent device and cannot carry native XDP"),
+    ("bridge", "XDP belongs on the NICs that are its ports; the bridge itself sees frames too late"),
+    ("vxlan", "it is an overlay device; frames from the wire arrive on the NIC below"),
+    ("geneve", "it is an overlay device; frames from the wire arrive on the NIC below"),
+    ("ipip", "it is an overlay device; frames from the wire arrive on the NIC below"),
+];
+
+/// A name that is no device's.
+pub fn missing(name: &str, facts: &Facts) -> Finding {
+    let candidates: Vec<&str> =
+        facts.devices.iter().filter(|device| device.ethernet && device.controller.is_none()).map(|device| device.name.as_str()).collect();
+    Finding::new(
+        Error,
+        format!("uplink {name} does not exist in this network namespace"),
+        "packets of clients arrive there",
+        format!(
+            "give a device of `ip link`; Ethernet devices here: {}",
+            if candidates.is_empty() { "none".into() } else { candidates.join(", ") }
+        ),
+    )
+}
+
+/// Everything about one uplink.
+pub fn judge(device: &DeviceFacts, config: &Config, facts: &Facts) -> Vec<Finding> {
+    let name = &device.name;
+    let mut findings = Vec::new();
+    if device.loopback || !device.ethernet {
+        findings.push(Finding::new(
+            Error,
+            format!("uplink {name} is no Ethernet device"),
+            "frames are parsed from an Ethernet header on",
+            "give the NIC",
+        ));
+    }
+    let kind = device.kind.as_deref().unwrap_or("");
+    if let Some((_, why)) = KINDS_REFUSED.iter().find(|(refused, _)| *refused == kind) {
+        findings.push(Finding::new(Error, format!("uplink {name} is a {kind}"), *why, "give the NIC below it"));
+    }
+    if kind == "bond" {
+        findings.push(Finding::new(
+            Error,
+            format!("uplink {name} is a bond"),
+            "AF_XDP sockets bind to the queues of its members",
+            "give each member as --uplink",
+        ));
+    }
+    let controller = device.controller.and_then(|index| facts.devices.iter().find(|device| device.ifindex == index));
+    if let Some(bridge) = controller.filter(|controller| controller.kind.as_deref() == Some("bridge")) {
+        findings.push(Finding::new(
+            Error,
+            format!("uplink {name} is a port of the bridge {}", bridge.name),
+            "what goes back to the kernel would be switched, not routed, and the addresses stand on the bridge",
+            format!("take {name} out of the bridge, or give another NIC"),
+        ));
+    }
+    if !device.up {
+        findings.push(Finding::new(Error, format!("uplink {name} is down"), "no packet arrives", format!("ip link set {name} up")));
+    } else if !device.carrier {
+        findings.push(Finding::new(
+            Warning,
+            format!("uplink {name} has no carrier"),
+            "no packet arrives until the link is there",
+            "check the cable or the peer",
+        ));
+    }
+    if let Some(xdp) = device.xdp.as_ref().filter(|xdp| !xdp.ours && !facts.namespace_held) {
+        findings.push(Finding::new(
+            Error,
+            format!("uplink {name} carries the XDP program {} `{}`, which is not ours", xdp.program_id, xdp.program_name),
+            "a device has one XDP program",
+            format!("stop its owner, or remove it: ip link set {name} xdp off (xdpgeneric off)"),
+        ));
+    }
+    if FrameSize::for_mtu(device.mtu).is_none() {
+        let most = FrameSize::Bytes4096.mtu_max();
+        findings.push(Finding::new(
+            Error,
+            format!("uplink {name} has an MTU of {}", device.mtu),
+            format!("a frame holds packets of at most {most} bytes"),
+            format!("ip link set {name} mtu {most}"),
+        ));
+    }
+    findings.extend(queues(device, config, facts));
+    findings.extend(driver(device, config));
+    findings
+}
+
+fn queues(device: &DeviceFacts, config: &Config, facts: &Facts) -> Option<Finding> {
+    let workers = config.workers?;
+    if workers > facts.cpus {
+        return Some(Finding::new(
+            Warning,
+            format!("{workers} workers on {} CPUs", facts.cpus),
+            "workers are pinned; two on one CPU take turns",
+            format!("--workers {}", facts.cpus),
+        ));
+    }
+    let queues = device.rx_queues as usize;
+    (workers > queues).then(|| {
+        Finding::new(
+            Note,
+            format!("uplink {} has {queues} receive queues for {workers} workers", device.name),
+            "a queue belongs to one worker: the others only carry upcalls and other uplinks",
+            format!("ethtool -L {} combined {workers}, or fewer --workers", device.name),
+        )
+    })
+}
+
+fn driver(device: &DeviceFacts, config: &Config) -> Option<Finding> {
+    let what = device.kind.as_deref().or(device.driver.as_deref()).unwrap_or("device");
+    let features = device.features?;
+    if config.mode == Mode::ZeroCopy && !features.zero_copy {
+        return Some(Finding::new(
+            Error,
+            format!("uplink {} ({what}) has no zero-copy", device.name),
+            "its driver does not hand out its own buffers",
+            "--mode auto or --mode copy",
+        ));
+    }
+    // A veth says so only while its peer is up, so this is no proof.
+    if !features.native && config.mode != Mode::Generic && what != "veth" {
+        return Some(Finding::new(
+            Warning,
+            format!("uplink {} ({what}) has no native XDP", device.name),
+            "generic XDP works after the kernel has built an skb and is slower",
+            "give the NIC below it, or --mode generic to say that this is wished",
+        ));
+    }
+    if config.mode == Mode::Auto {
+        let mode = if features.zero_copy {
+            "zero-copy"
+        } else if features.native {
+            "copy"
+        } else {
+            return None;
+        };
+        return Some(Finding::new(
+            Note,
+            format!("uplink {} ({what}) will be driven in mode {mode}", device.name),
+            "the best that its driver offers",
+            "",
+        ));
+    }
+    None
+}

@@ -1,0 +1,110 @@
+//! New workers while the process runs: for an uplink that was made anew, other queues, larger packets. Flows stay where they are.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use ringway_engine::tables::{DeviceKind, Devices};
+use ringway_io::{FrameSize, ethtool};
+use xdp_redirect::XdpMode;
+
+use super::control::Control;
+use super::packets::{Packets, Shape};
+use super::start::{HOSTLINK_MTU_MAX, attach_hostlink, attach_uplinks, plan_uplinks};
+use crate::netlink::{Hostlink, HostlinkConfig};
+use crate::programs;
+
+/// The MTU that the hostlink needs for the packets of these devices.
+fn hostlink_mtu(devices: &Devices) -> u32 {
+    let carries = |kind: DeviceKind| matches!(kind, DeviceKind::Uplink(_) | DeviceKind::Pod | DeviceKind::Bridge);
+    let mtus = devices.by_index.values().filter(|device| carries(device.kind)).map(|device| device.mtu);
+    mtus.max().unwrap_or(1_500).min(HOSTLINK_MTU_MAX)
+}
+
+impl Control {
+    /// Replaces the workers if they no longer fit the devices. What fails is logged and tried again with the next event: a device that
+    /// was just made is often not up yet.
+    ///
+    /// Returns whether there are new workers.
+    pub async fn rework(&mut self) -> bool {
+        if let Err(error) = self.follow_hostlink_mtu().await {
+            tracing::error!("{error:#}");
+        }
+        if !self.node.present.iter().all(|present| *present) || !self.is_misfit() {
+            return false;
+        }
+        tracing::warn!("the uplinks have changed: new workers");
+        self.packets.dataplane.stop();
+        self.workers_missing = None;
+        match self.replace_workers().await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!("{error:#}; tried again later");
+                self.workers_missing = Some(format!("{error:#}"));
+                false
+            }
+        }
+    }
+
+    /// Whether the workers run for other devices, queues or packets than there are.
+    fn is_misfit(&self) -> bool {
+        let plans = &self.packets.shape.uplinks;
+        let moved = plans.iter().zip(&self.node.uplinks).any(|(plan, uplink)| plan.ifindex != uplink.ifindex);
+        let requeued = plans.iter().zip(self.queues()).any(|(plan, queues)| plan.queues != queues);
+        moved || requeued || self.frame_size() != self.packets.shape.frame_size || self.workers_missing.is_some()
+    }
+
+    /// Queues of each uplink that receive now; of one that does not tell, what it had.
+    fn queues(&self) -> Vec<u32> {
+        let plans = self.packets.shape.uplinks.iter();
+        plans.map(|plan| ethtool::channels(&plan.name).map_or(plan.queues, |channels| channels.receiving())).collect()
+    }
+
+    /// The frames that uplinks and hostlink need. What does not fit the largest frame is dropped by the kernel and counted.
+    fn frame_size(&self) -> FrameSize {
+        let uplinks = self.node.uplinks.iter().map(|uplink| uplink.mtu);
+        let mtu = uplinks.chain([self.node.hostlink.mtu]).max().unwrap_or(0);
+        match FrameSize::for_mtu(mtu) {
+            // Frames that are larger than needed do no harm; new workers would.
+            Some(size) if size.bytes() < self.packets.shape.frame_size.bytes() => self.packets.shape.frame_size,
+            Some(size) => size,
+            None => FrameSize::Bytes4096,
+        }
+    }
+
+    async fn replace_workers(&mut self) -> anyhow::Result<()> {
+        let mut plans = plan_uplinks(&self.node.uplinks, &self.queues(), self.config.mode)?;
+        for (plan, before) in plans.iter_mut().zip(&self.packets.shape.uplinks) {
+            (plan.xdp, plan.bind) = (before.xdp, before.bind);
+            if plan.ifindex != before.ifindex {
+                self.programs.detach_uplink(before.ifindex)?;
+            }
+        }
+        while !attach_uplinks(&self.programs, &mut plans, self.config.mode)? {
+            // The programs have to know that some uplink is generic; those that are attached are replaced in place.
+            self.load.generic_uplinks = true;
+            self.programs = programs::load(self.load.clone())?;
+            attach_hostlink(&self.programs, &self.node.hostlink)?;
+            self.node.attach_pods(&self.programs, &self.tables.snapshot().devices);
+        }
+        self.load.generic_uplinks = plans.iter().any(|plan| plan.xdp == XdpMode::Generic);
+        let internal_ips = self.internal_ips();
+        self.tables.set_node(self.node.uplinks.clone(), &internal_ips);
+        let shape = Shape { uplinks: plans, frame_size: self.frame_size(), ..self.packets.shape.clone() };
+        self.packets = Packets::start(shape, &self.parts, self.tables.snapshot()).context("cannot serve the changed uplinks")?;
+        self.announcer.set_stations(self.stations());
+        Ok(())
+    }
+
+    /// A pod or uplink with larger packets has come: the hostlink must carry them.
+    async fn follow_hostlink_mtu(&mut self) -> anyhow::Result<()> {
+        let devices = Arc::clone(&self.tables.snapshot().devices);
+        let mtu = hostlink_mtu(&devices);
+        if mtu <= self.node.hostlink.mtu {
+            return Ok(());
+        }
+        tracing::info!("the hostlink's MTU grows to {mtu}");
+        let config = HostlinkConfig { queues: self.packets.shape.workers as u32, mtu };
+        self.node.hostlink = Hostlink::ensure(config).await.context("cannot enlarge the hostlink")?;
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! UDP flows to backends that stopped serving are removed at once: the client's next datagram finds another backend. UDP has no end of
+//! its own, so the client would send into a black hole until it falls silent.
+
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringway_engine::flow::{FlowKey, FlowRecord, FlowTable};
+use ringway_engine::tables::FrontendKey;
+use ringway_io::Publisher;
+use rustc_hash::FxHashSet;
+
+use super::node::now_ticks;
+
+/// Workers act on a new snapshot within a batch; one that sleeps is woken.
+const ACTING_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Removes them on another thread, once no worker decides by the snapshot before `generation` any more: it would make them again.
+pub fn remove_flows(flows: &Arc<FlowTable>, publisher: Publisher, generation: u64, stopped: Vec<(FrontendKey, SocketAddrV4)>) {
+    if stopped.is_empty() {
+        return;
+    }
+    let flows = Arc::clone(flows);
+    tokio::task::spawn_blocking(move || {
+        if !publisher.wait_acting(generation, ACTING_PATIENCE) {
+            tracing::warn!("a worker does not act on generation {generation} yet: flows to backends that stopped may be made once more");
+        }
+        let stopped: FxHashSet<_> = stopped.into_iter().collect();
+        let now = now_ticks();
+        let gone = flows.records(now).into_iter().filter(|record| stopped.contains(&ends(record)));
+        // Removals are counted with the first worker's; it does not matter whose.
+        let removed = gone.filter(|record| flows.remove(0, record.slot, now)).count();
+        tracing::debug!("{removed} flows removed whose backends stopped serving");
+    });
+}
+
+/// The frontend that the client addressed, and the backend.
+fn ends(record: &FlowRecord) -> (FrontendKey, SocketAddrV4) {
+    let (key, rewrite): &(FlowKey, _) = &record.forward;
+    let (address, port) = key.tuple().dst();
+    let (backend, backend_port) = rewrite.tuple.dst();
+    (FrontendKey { address, port, protocol: key.protocol() }, SocketAddrV4::new(backend, backend_port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringway_engine::flow::{FlowOp, Hook, NewFlow, Rewrite, Tuple};
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn frontend_and_backend_of_a_flow() {
+        let table = FlowTable::in_memory(64, 1, 7);
+        let (client, vip, backend) =
+            ((Ipv4Addr::new(10, 0, 0, 1), 40_000), (Ipv4Addr::new(192, 0, 2, 1), 53), (Ipv4Addr::new(10, 1, 0, 9), 5353));
+        let rewrite = |tuple| Rewrite { tuple, op: FlowOp::Pass, ifindex: 0, dmac: [0; 6] };
+        let flow = NewFlow {
+            forward: (FlowKey::new(client, vip, 0, Hook::UplinkIn, 17), rewrite(Tuple::new(client, backend))),
+            reverse: (FlowKey::new(backend, client, 0, Hook::UplinkOut, 17), rewrite(Tuple::new(vip, client))),
+            snat: false,
+        };
+        table.insert(0, &flow, 1).unwrap();
+        let key = FrontendKey { address: vip.0, port: vip.1, protocol: 17 };
+        assert_eq!(ends(&table.records(1)[0]), (key, SocketAddrV4::new(backend.0, backend.1)));
+    }
+}

@@ -1,0 +1,174 @@
+use std::sync::Arc;
+
+use ringway_engine::tables::{BackendSet, Devices, FibBuilder, FrontendKind, NextHop, Route, RouteKind, Rule, RuleAction, ServicePortName};
+
+use super::*;
+
+const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const POD: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 9);
+const KEY: FrontendKey = FrontendKey { address: VIP, port: 80, protocol: 6 };
+
+fn settings() -> TableSettings {
+    TableSettings {
+        node_name: "n1".into(),
+        snat_addresses: Vec::new(),
+        snat_ports: PortRange { first: 10_000, last: 29_999 },
+        pod_delivery: PodDelivery::Edge,
+        announce: true,
+        rw1_ifindex: 9,
+        rw1_mac: [2; 6],
+    }
+}
+
+fn tables() -> Tables {
+    Tables::new(settings(), Filter::default())
+}
+
+fn frontend(backend: Ipv4Addr, local: bool) -> Frontend {
+    let backends = Box::new([Backend { address: backend, port: 8080, local }]);
+    let target = Target::Backends(Arc::new(BackendSet { backends, maglev: None }));
+    Frontend {
+        service: Arc::new(ServicePortName { namespace: "default".into(), name: "web".into(), port: String::new() }),
+        kind: FrontendKind::LoadBalancerIp,
+        outside: target.clone(),
+        inside: target,
+        source_ranges: None,
+    }
+}
+
+fn model(frontend: Option<Frontend>, vip: Option<Vip>) -> ringway_model::Update {
+    ringway_model::Update { frontends: vec![(KEY, frontend)], vips: vec![(VIP, vip)], ..ringway_model::Update::default() }
+}
+
+fn uplink(mac: u8) -> Uplink {
+    Uplink { name: "eth0".into(), ifindex: 2, mac: [mac; 6], mtu: 1500, partial_checksums: false }
+}
+
+fn device(kind: DeviceKind) -> Device {
+    Device { name: "d".into(), kind, mac: [3; 6], mtu: 1500, bridge: None }
+}
+
+/// The node's address on the uplink; 10.1.0.0/16 behind a device of this kind with ifindex 5.
+fn kernel(kind: DeviceKind) -> netlink::Update {
+    let mut devices = Devices::default();
+    devices.by_index.insert(2, device(DeviceKind::Uplink(0)));
+    devices.by_index.insert(5, device(kind));
+    let mut fib = FibBuilder::default();
+    let any = "0.0.0.0/0".parse().unwrap();
+    fib.add_rule(Rule {
+        priority: 0,
+        from: any,
+        to: any,
+        invert: false,
+        iif: None,
+        suppress_prefix_len: None,
+        action: RuleAction::Lookup(254),
+    });
+    let ways = Box::new([NextHop { ifindex: 5, gateway: None, weight: 1 }]);
+    fib.add_route(254, "10.1.0.0/16".parse().unwrap(), Route { kind: RouteKind::Unicast(ways), mtu: None, metric: 0 });
+    let local = |ifindex, address, secondary| netlink::LocalAddress { ifindex, address, prefix_len: 24, secondary };
+    netlink::Update {
+        devices: Some(Arc::new(devices)),
+        fib: Some(Arc::new(fib.build())),
+        addresses: Some(Arc::new(vec![
+            local(1, Ipv4Addr::LOCALHOST, false),
+            local(1, Ipv4Addr::new(10, 255, 0, 1), false),
+            local(2, Ipv4Addr::new(192, 0, 2, 3), true),
+            local(2, NODE, false),
+        ])),
+        ..netlink::Update::default()
+    }
+}
+
+fn here(tables: &Tables) -> Option<FilterValue> {
+    tables.filter.wanted(&FilterKey::Frontend(KEY))
+}
+
+#[test]
+fn a_service_comes_and_goes() {
+    let mut tables = tables();
+    let new = tables.apply_model(model(Some(frontend(POD, true)), Some(Vip { announced: true })));
+    assert_eq!(new, [VIP]);
+    assert!(tables.snapshot().frontends.lookup(&KEY).is_some() && tables.snapshot().announced.contains(&VIP));
+    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: true }));
+    assert_eq!(tables.filter.wanted(&FilterKey::Vip(VIP)), Some(FilterValue::Vip { announced: true }));
+    assert!(tables.apply_model(ringway_model::Update::default()).is_empty(), "announced already");
+    tables.apply_model(model(None, None));
+    assert!(tables.snapshot().frontends.is_empty() && tables.snapshot().announced.is_empty());
+    assert_eq!((here(&tables), tables.filter.wanted(&FilterKey::Vip(VIP))), (None, None));
+}
+
+#[test]
+fn nothing_is_announced_unasked() {
+    let mut tables = Tables::new(TableSettings { announce: false, ..settings() }, Filter::default());
+    assert!(tables.apply_model(model(Some(frontend(POD, true)), Some(Vip { announced: true }))).is_empty());
+    assert_eq!(tables.filter.wanted(&FilterKey::Vip(VIP)), Some(FilterValue::Vip { announced: false }));
+}
+
+#[test]
+fn backends_behind_a_pods_device_are_here_whatever_their_node_name() {
+    let mut tables = tables();
+    tables.apply_model(model(Some(frontend(POD, false)), None));
+    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: false }));
+    tables.apply_netlink(&kernel(DeviceKind::Other));
+    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: false }), "an overlay leads elsewhere");
+    tables.apply_netlink(&kernel(DeviceKind::Bridge));
+    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: true }), "the route appeared later");
+    tables.apply_model(model(Some(frontend(POD, false)), None));
+    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: true }), "the route was there before");
+}
+
+#[test]
+fn the_nodes_address() {
+    let mut tables = tables();
+    tables.apply_netlink(&kernel(DeviceKind::Pod));
+    let uplinks = vec![uplink(4)];
+    let addresses = tables.device_addresses(&uplinks);
+    assert_eq!(addresses, [NODE, Ipv4Addr::new(192, 0, 2, 3), Ipv4Addr::new(10, 255, 0, 1)], "the uplink's first, no loopback");
+    tables.set_node(uplinks.clone(), &[]);
+    assert_eq!(tables.node().address, Some(NODE));
+    tables.set_node(uplinks.clone(), &[Ipv4Addr::new(203, 0, 113, 1), Ipv4Addr::new(10, 255, 0, 1)]);
+    assert_eq!(tables.node().address, Some(Ipv4Addr::new(10, 255, 0, 1)), "an InternalIP that the node has");
+    assert_eq!(tables.filter.wanted(&FilterKey::Snat(NODE)), None, "the address before is given back");
+    assert_eq!(tables.filter.wanted(&FilterKey::Snat(Ipv4Addr::new(10, 255, 0, 1))), Some(FilterValue::Ports(10_000, 29_999)));
+}
+
+#[test]
+fn dedicated_snat_addresses_are_answered_for_unless_a_device_has_them() {
+    let (dedicated, present) = (Ipv4Addr::new(192, 0, 2, 50), NODE);
+    let settings = TableSettings { snat_addresses: vec![dedicated, present], announce: false, ..settings() };
+    let mut tables = Tables::new(settings, Filter::default());
+    tables.apply_netlink(&kernel(DeviceKind::Pod));
+    assert_eq!(tables.apply_model(ringway_model::Update::default()), [dedicated]);
+    tables.set_node(vec![uplink(4)], &[]);
+    assert_eq!(tables.node().snat.len(), 2);
+    assert_eq!(tables.node().snat[0], SnatAddress { address: dedicated, ports: (1_024, 65_535) });
+    assert_eq!(tables.filter.wanted(&FilterKey::Vip(dedicated)), Some(FilterValue::Vip { announced: true }));
+    assert_eq!(tables.filter.wanted(&FilterKey::Vip(present)), None);
+}
+
+#[test]
+fn macs_of_devices_follow() {
+    let mut tables = tables();
+    tables.apply_netlink(&kernel(DeviceKind::Pod));
+    assert_eq!(tables.filter.wanted(&FilterKey::DeviceMac(5)), Some(FilterValue::Mac([3; 6])));
+    let mut next = kernel(DeviceKind::Pod);
+    let mut devices = Devices::default();
+    devices.by_index.insert(2, device(DeviceKind::Uplink(0)));
+    next.devices = Some(Arc::new(devices));
+    tables.apply_netlink(&next);
+    assert_eq!(tables.filter.wanted(&FilterKey::DeviceMac(5)), None);
+    assert_eq!(tables.filter.wanted(&FilterKey::DeviceMac(2)), Some(FilterValue::Mac([3; 6])));
+}
+
+#[test]
+fn the_uplinks_mac_reaches_the_snapshot() {
+    let mut tables = tables();
+    tables.set_node(vec![uplink(4)], &[]);
+    let before = tables.snapshot().node;
+    tables.set_node(vec![uplink(4)], &[]);
+    assert!(Arc::ptr_eq(&before, &tables.snapshot().node), "nothing changed, nothing new");
+    tables.set_node(vec![uplink(5)], &[]);
+    assert_eq!(tables.node().uplinks[0].mac, [5; 6]);
+}
