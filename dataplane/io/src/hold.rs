@@ -19,8 +19,9 @@ const HELD_MAX: usize = BATCH_MAX;
 const PATIENCE_NS: u64 = 1_000_000_000;
 /// Pause between two attempts while no new snapshot came.
 pub(crate) const RETRY_NS: u64 = 50_000_000;
-/// The same neighbor is not asked for more often.
-const ASK_AGAIN_NS: u64 = 1_000_000_000;
+/// The same neighbor is not asked for more often. Two attempts: a neighbor that was known a moment ago and was forgotten is asked
+/// for again long before TCP repeats a SYN, after a second.
+const ASK_AGAIN_NS: u64 = 2 * RETRY_NS;
 /// Neighbors asked for lately, to know which not to ask for again.
 const ASKED_MAX: usize = 64;
 
@@ -175,14 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn the_same_neighbor_is_asked_for_once_a_second() {
+    fn the_same_neighbor_is_asked_for_once_in_a_while() {
         let mut list = HoldList::default();
         let one = neighbor(3, Ipv4Addr::new(10, 0, 0, 1));
         assert!(list.asks(one, 0));
-        assert!(!list.asks(one, SECOND - 1));
-        assert!(list.asks(one, SECOND));
+        assert!(!list.asks(one, ASK_AGAIN_NS - 1));
+        assert!(list.asks(one, ASK_AGAIN_NS));
         list.unask(one);
-        assert!(list.asks(one, SECOND + 1), "the queue was full: ask again");
+        assert!(list.asks(one, ASK_AGAIN_NS + 1), "the queue was full: ask again");
         for i in 0..=255 {
             list.asks(neighbor(4, Ipv4Addr::new(10, 0, 1, i)), SECOND);
         }
