@@ -230,10 +230,14 @@ impl Net {
     pub fn add_pod(&mut self, node: usize, link: PodLink, serve: bool) -> Result<()> {
         let host = [Some(&self.node1), Some(&self.node2), self.node3.as_ref()][node].context("the topology has no node3")?.clone();
         let number = self.pods_of(node).count() + 1;
-        ensure!(number < 250, "a node has at most 250 pods");
+        ensure!(number <= 120, "a node has at most 120 pods");
         let name = format!("{}{number}", ["a", "b", "c"][node]);
         let subnet = format!("10.244.{}", node + 1);
-        let address = format!("{subnet}.{}", number + 1);
+        // Bridged pods have the upper half: they would ask for routed ones of their own subnet by ARP.
+        let address = match link {
+            PodLink::Routed => format!("{subnet}.{}", number + 1),
+            PodLink::Bridge => format!("{subnet}.{}", number + 129),
+        };
         let device = format!("veth-{name}");
         let namespace = self.lab.namespace(&name)?;
         host.ip(&format!("link add {device} type veth peer name eth0 netns {}", namespace.name()))?;
@@ -249,10 +253,11 @@ impl Net {
             }
             PodLink::Bridge => {
                 if host.ip("link show dev cni0").is_err() {
-                    host.ip_batch(&format!("link add cni0 type bridge\naddress add {subnet}.1/24 dev cni0\nlink set cni0 up\n"))?;
+                    host.ip_batch(&format!("link add cni0 type bridge\naddress add {subnet}.129/25 dev cni0\nlink set cni0 up\n"))?;
                 }
                 host.ip_batch(&format!("link set {device} master cni0\nlink set {device} up\n"))?;
-                namespace.ip_batch(&format!("address add {address}/24 dev eth0\nlink set eth0 up\nroute add default via {subnet}.1\n"))?;
+                namespace
+                    .ip_batch(&format!("address add {address}/25 dev eth0\nlink set eth0 up\nroute add default via {subnet}.129\n"))?;
             }
         }
         if serve {

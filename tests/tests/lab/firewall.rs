@@ -12,12 +12,12 @@ const SHORT: Duration = Duration::from_millis(500);
 /// A rule in FORWARD as an administrator or a network policy would have it.
 fn deny(net: &Net, source: &str, destination: &str) -> Result<()> {
     net.node1.nft(&format!(
-        "table ip policy {{ chain forward {{ type filter hook forward priority 0; ip saddr {source} ip daddr {destination} counter drop; }} }}"
+        "table ip denied {{\n chain forward {{ type filter hook forward priority 0;\n ip saddr {source} ip daddr {destination} counter drop\n }}\n}}\n"
     ))
 }
 
 fn allow_again(net: &Net) -> Result<()> {
-    net.node1.nft("delete table ip policy")
+    net.node1.nft("delete table ip denied")
 }
 
 #[test]
@@ -97,8 +97,11 @@ fn stateful_firewall_breaks_nothing_bridged() -> Result<()> {
 fn masquerade_of_pods_stays_for_the_outside_only() -> Result<()> {
     serving("firewall_masquerade", Topology::new(), RingwayOptions::default(), &["a2", "b1"], |net, _| {
         net.node1.nft(
-            "table ip cni { chain postrouting { type nat hook postrouting priority srcnat;
-                ip saddr 10.244.1.0/24 ip daddr != 10.244.0.0/16 masquerade; } }",
+            "table ip cni {
+                chain postrouting { type nat hook postrouting priority srcnat;
+                    ip saddr 10.244.1.0/24 ip daddr != 10.244.0.0/16 masquerade
+                }
+            }",
         )?;
         net.lab.adopt(net.start_server(&net.client, "outside", 8080)?);
         let a1 = &net.pod("a1")?.namespace;

@@ -107,7 +107,7 @@ fn garbage_stops_nobody() -> Result<()> {
 #[test]
 fn ip_options_are_served() -> Result<()> {
     serving("garbage_ip_options", Topology::new(), RingwayOptions::default(), &["b1"], |net, ringway| {
-        for pod in ["b1", "a1"] {
+        for (pod, source_port) in [("b1", 6200), ("a1", 6201)] {
             ringway.publish(&[web(net, &[pod])?])?;
             std::thread::sleep(Duration::from_millis(150));
             net.client.curl(crate::VIP_URL)?;
@@ -118,7 +118,10 @@ fn ip_options_are_served() -> Result<()> {
             // Four no-operations (RFC 791 section 3.1).
             header.options = [1u8, 1, 1, 1].into();
             let ip = etherparse::IpHeaders::Ipv4(header, Default::default());
-            PacketBuilder::ethernet2(net.router.mac("lan0")?, net.node1.mac("eth0")?).ip(ip).udp(6200, 80).write(&mut frame, b"options")?;
+            PacketBuilder::ethernet2(net.router.mac("lan0")?, net.node1.mac("eth0")?)
+                .ip(ip)
+                .udp(source_port, 80)
+                .write(&mut frame, b"options")?;
             net.router.send_frames(PORT, &[frame])?;
             capture.wait_frame("the datagram with options", Duration::from_secs(2), |frame| frame.bytes.ends_with(b"options"))?;
         }

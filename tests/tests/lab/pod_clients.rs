@@ -5,18 +5,16 @@ use ringway_tests::lab::{PodLink, RingwayOptions, Topology, address};
 
 use crate::{CLUSTER_IP_80, CLUSTER_IP_URL, VIP_80, VIP_URL, ensure_served, serving};
 
-const A1: &str = "10.244.1.2";
-
 fn a1_is_served_by(name: &str, links: &[PodLink], servers: &[&str]) -> Result<()> {
     serving(name, Topology::new().node1_pods(links), RingwayOptions::default(), servers, |net, _| {
-        let a1 = &net.pod("a1")?.namespace;
+        let (a1, address) = (&net.pod("a1")?.namespace, &net.pod("a1")?.address);
         for url in [VIP_URL, CLUSTER_IP_URL] {
             let answer = a1.curl(url)?;
-            ensure!(answer.contains(A1), "{url}: {answer}");
+            ensure!(answer.contains(&format!(" {address}:")), "{url}: {answer}");
         }
         for target in [VIP_80, CLUSTER_IP_80] {
-            ensure_served(&a1.requests("tcp", target, 4, 200)?, servers, A1)?;
-            ensure_served(&a1.requests("udp", target, 4, 200)?, servers, A1)?;
+            ensure_served(&a1.requests("tcp", target, 4, 200)?, servers, address)?;
+            ensure_served(&a1.requests("udp", target, 4, 200)?, servers, address)?;
         }
         Ok(())
     })
@@ -78,7 +76,7 @@ fn pod_reaches_a_backend_in_the_host_network() -> Result<()> {
         ringway.publish(&[service])?;
         let a1 = &net.pod("a1")?.namespace;
         a1.until("answer", VIP_80, std::time::Duration::from_secs(2), || Ok(()))?;
-        ensure_served(&a1.requests("tcp", VIP_80, 2, 100)?, &["host1", "host2"], A1)
+        ensure_served(&a1.requests("tcp", VIP_80, 2, 100)?, &["host1", "host2"], &net.pod("a1")?.address)
     })
 }
 

@@ -72,7 +72,8 @@ fn traces(net: &Net, ringway: &Ringway) -> Result<String> {
         }
     }
     found += &net.node1.ip("route show table all proto 82")?;
-    found += &net.node1.ip("rule show protocol 82")?;
+    let rules = net.node1.ip("-d rule show")?;
+    found += &rules.lines().filter(|rule| rule.contains("proto 82")).map(|rule| format!("rule {rule}\n")).collect::<String>();
     if net.node1.ip("-d link show dev eth0")?.contains("xdp") {
         found += "XDP on eth0\n";
     }
