@@ -188,10 +188,15 @@ impl Tables {
         unique
     }
 
-    /// What Kubernetes calls the node's address if the node has it, else what its first uplink has.
+    /// What Kubernetes calls the node's address if the node has it, else what its first uplink has. Gateways of pods are often
+    /// link-local; nobody else can answer to such.
     fn node_address(&self, uplinks: &[Uplink], internal_ips: &[Ipv4Addr]) -> Option<Ipv4Addr> {
         let here = self.device_addresses(uplinks);
-        internal_ips.iter().copied().find(|address| here.contains(address)).or_else(|| here.first().copied())
+        internal_ips
+            .iter()
+            .copied()
+            .find(|address| here.contains(address))
+            .or_else(|| here.into_iter().find(|address| !address.is_link_local()))
     }
 
     fn want_device_macs(&mut self, devices: &FxHashMap<u32, Device>) {

@@ -70,6 +70,8 @@ impl VipRoutes {
         for (removed, vip) in remove(&mut self.requests, surplus).await?.into_iter().zip(vips) {
             match removed {
                 Ok(()) => result.removed += 1,
+                // The kernel was faster: it removes routes whose source address goes.
+                Err(error) if error.errno() == Some(libc::ESRCH) => result.removed += 1,
                 Err(error) => result.conflicts.push(VipConflict { vip, reason: error.to_string() }),
             }
         }

@@ -76,5 +76,6 @@ pub fn summary(findings: &[Finding]) -> String {
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let (errors, warnings, notes) = (count(Severity::Error), count(Severity::Warning), count(Severity::Note));
     let verdict = if errors == 0 { "ringway can run here" } else { "ringway cannot run here" };
-    format!("{verdict}: {errors} errors, {warnings} warnings, {notes} notes")
+    let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    format!("{verdict}: {}, {}, {}", plural(errors, "error"), plural(warnings, "warning"), plural(notes, "note"))
 }

@@ -98,7 +98,8 @@ fn kernel(facts: &Facts) -> Vec<Finding> {
             "boot Linux 6.6 or newer",
         ));
     }
-    if let Some(error) = &facts.af_xdp_error {
+    // Without the capability it fails, too, but that is said already.
+    if let Some(error) = facts.af_xdp_error.as_ref().filter(|_| facts.capabilities >> CAP_NET_RAW & 1 == 1) {
         findings.push(Finding::new(
             Error,
             format!("an AF_XDP socket cannot be opened: {error}"),
@@ -217,9 +218,9 @@ fn settings(config: &Config, facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     if !facts.network.ip_forward {
         findings.push(Finding::new(
-            Error,
+            Warning,
             "net.ipv4.ip_forward is 0",
-            "the kernel forwards between the uplink and the pods of this node",
+            "the kernel forwards between uplinks and pods: only backends on other nodes are reached without it",
             "sysctl -w net.ipv4.ip_forward=1 (ringway changes no setting itself)",
         ));
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
+use ringway_engine::tables::FibResult;
 use ringway_io::WorkerState;
 use ringway_model::{Compiler, Folder};
 use rustc_hash::FxHashSet;
@@ -97,9 +98,12 @@ impl Control {
             let addresses = self.tables.device_addresses(&self.node.uplinks);
             announced = self.tables.apply_model(self.compiler.set_device_addresses(addresses));
         }
+        if update.neighbors.is_some() || update.devices.is_some() {
+            self.repair_hostlink().await;
+        }
         let reworked = update.devices.is_some() && self.rework().await;
         self.publish().await;
-        if change.addresses_changed {
+        if change.addresses_changed || update.fib.is_some() && self.misses_routes() {
             self.add_routes().await;
         }
         if change.macs_changed || reworked {
@@ -166,6 +170,18 @@ impl Control {
         }
     }
 
+    /// Whether somebody, or the kernel when `rw1` was down, has removed a route of ours.
+    fn misses_routes(&self) -> bool {
+        let (node, fib) = (&self.tables.node(), &self.tables.snapshot().fib);
+        let Some(source) = node.address else { return false };
+        let is_there = |vip: &Ipv4Addr| match fib.lookup(source, *vip, None, 0) {
+            FibResult::Via { ifindex, .. } => ifindex == node.rw1_ifindex,
+            FibResult::Local => true,
+            FibResult::None => false,
+        };
+        !self.routed.iter().all(is_there)
+    }
+
     async fn add_routes(&mut self) {
         self.reconcile_routes(self.vips()).await;
     }
@@ -190,6 +206,7 @@ impl Control {
     }
 
     async fn refresh(&mut self) {
+        self.repair_hostlink().await;
         self.hops.refresh(&self.tables.snapshot()).await;
         if self.rework().await {
             self.publish().await;

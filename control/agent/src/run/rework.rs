@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use ringway_engine::tables::{DeviceKind, Devices};
-use ringway_io::{FrameSize, ethtool};
+use ringway_io::{FrameSize, WorkerState, ethtool};
 use xdp_redirect::XdpMode;
 
 use super::control::Control;
 use super::packets::{Packets, Shape};
 use super::start::{HOSTLINK_MTU_MAX, attach_hostlink, attach_uplinks, plan_uplinks};
-use crate::netlink::{Hostlink, HostlinkConfig};
+use crate::netlink::{HOSTLINK_GATEWAY, Hostlink, HostlinkConfig, RW0, RW1};
 use crate::programs;
 
 /// The MTU that the hostlink needs for the packets of these devices.
@@ -50,7 +50,16 @@ impl Control {
         let plans = &self.packets.shape.uplinks;
         let moved = plans.iter().zip(&self.node.uplinks).any(|(plan, uplink)| plan.ifindex != uplink.ifindex);
         let requeued = plans.iter().zip(self.queues()).any(|(plan, queues)| plan.queues != queues);
-        moved || requeued || self.frame_size() != self.packets.shape.frame_size || self.workers_missing.is_some()
+        moved || requeued || self.frame_size() != self.packets.shape.frame_size || self.workers_missing.is_some() || self.is_broken()
+    }
+
+    /// Whether a worker or socket has failed whose device works: a device that was down, or a worker that panicked.
+    fn is_broken(&self) -> bool {
+        self.packets.dataplane.status().iter().any(|worker| {
+            let usable = |name: &str| ethtool::link(name).is_ok_and(|link| link.up);
+            let failed = worker.sockets.iter().filter(|socket| socket.failed.is_some());
+            matches!(worker.state, WorkerState::Failed(_)) || failed.into_iter().any(|socket| usable(&socket.ifname))
+        })
     }
 
     /// Queues of each uplink that receive now; of one that does not tell, what it had.
@@ -93,6 +102,21 @@ impl Control {
         self.packets = Packets::start(shape, &self.parts, self.tables.snapshot()).context("cannot serve the changed uplinks")?;
         self.announcer.set_stations(self.stations());
         Ok(())
+    }
+
+    /// When somebody sets the hostlink down, the kernel forgets its permanent neighbor: both are set again.
+    pub async fn repair_hostlink(&mut self) {
+        let hostlink = self.node.hostlink;
+        let is_up = |name| ethtool::link(name).is_ok_and(|link| link.up);
+        if is_up(RW0) && is_up(RW1) && self.tables.snapshot().neighbors.lookup(hostlink.rw1_ifindex, HOSTLINK_GATEWAY).is_some() {
+            return;
+        }
+        tracing::warn!("the hostlink is down or has lost its neighbor: it is set up again");
+        let config = HostlinkConfig { queues: self.packets.shape.workers as u32, mtu: hostlink.mtu };
+        match Hostlink::ensure(config).await {
+            Ok(hostlink) => self.node.hostlink = hostlink,
+            Err(error) => tracing::error!("cannot set up the hostlink: {error}"),
+        }
     }
 
     /// A pod or uplink with larger packets has come: the hostlink must carry them.

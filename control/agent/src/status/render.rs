@@ -88,7 +88,8 @@ fn status(document: &StatusDocument) -> String {
         text += &format!("\nannounced: {}\n", announced.join(", "));
     }
     if !document.problems.is_empty() {
-        text += &format!("\n{} problems:\n", document.problems.len());
+        let plural = if document.problems.len() == 1 { "" } else { "s" };
+        text += &format!("\n{} problem{plural}:\n", document.problems.len());
         for problem in &document.problems {
             text += &format!("  {problem}\n");
         }

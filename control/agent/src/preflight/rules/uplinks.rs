@@ -39,12 +39,8 @@ pub fn judge(device: &DeviceFacts, config: &Config, facts: &Facts) -> Vec<Findin
     let name = &device.name;
     let mut findings = Vec::new();
     if device.loopback || !device.ethernet {
-        findings.push(Finding::new(
-            Error,
-            format!("uplink {name} is no Ethernet device"),
-            "frames are parsed from an Ethernet header on",
-            "give the NIC",
-        ));
+        let what = format!("uplink {name} is no Ethernet device");
+        return vec![Finding::new(Error, what, "frames are parsed from an Ethernet header on", "give the NIC")];
     }
     let kind = device.kind.as_deref().unwrap_or("");
     if let Some((_, why)) = KINDS_REFUSED.iter().find(|(refused, _)| *refused == kind) {
