@@ -31,18 +31,15 @@ fn flow_of(number: u32) -> NewFlow {
     }
 }
 
-/// The numbers below `count` in random order: a full-period generator (Hull and Dobell) over the next power of two.
+/// The numbers below `count` in random order (Fisher and Yates, with xorshift).
 fn shuffled(count: usize) -> Vec<u32> {
-    let mask = count.next_power_of_two() as u64 - 1;
-    let mut state = 1u64;
-    let mut numbers = Vec::with_capacity(count);
-    while numbers.len() < count {
-        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f) & mask;
-        // The low bits of the state have short periods, so spread them by a bijection of the same range.
-        let spread = (state ^ (state >> 7) ^ (state >> 13)) & mask;
-        if spread < count as u64 {
-            numbers.push(spread as u32);
-        }
+    let mut state = 0x0139_408d_cbbf_7a44u64;
+    let mut numbers: Vec<u32> = (0..count as u32).collect();
+    for last in (1..count).rev() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        numbers.swap(last, (state % (last as u64 + 1)) as usize);
     }
     numbers
 }
