@@ -19,17 +19,17 @@ use crate::reading::Reading;
 pub struct Folder {
     files: BTreeMap<String, FileState>,
     /// Files that hold an object, the winner first.
-    holders: HashMap<ObjectRef, BTreeSet<String>>,
+    holders: HashMap<Arc<ObjectRef>, BTreeSet<String>>,
     /// Objects that more than one file holds.
-    contested: BTreeSet<ObjectRef>,
-    in_force: HashMap<ObjectRef, Model>,
+    contested: BTreeSet<Arc<ObjectRef>>,
+    in_force: HashMap<Arc<ObjectRef>, Model>,
 }
 
 #[derive(Debug, Default)]
 struct FileState {
     /// By the text of the document.
     readings: HashMap<Box<str>, Arc<Reading>>,
-    objects: BTreeMap<ObjectRef, Entry>,
+    objects: BTreeMap<Arc<ObjectRef>, Entry>,
     problems: Vec<Problem>,
 }
 
@@ -53,15 +53,17 @@ struct Place {
 impl Folder {
     /// The file is new or has changed. Never fails as a whole: what cannot be read is a problem, the rest counts.
     pub fn update(&mut self, ManifestFile { file, text }: ManifestFile) -> Vec<Change> {
-        let before = self.files.remove(&file).unwrap_or_default();
-        let after = FileState::read(&file, &text, &before);
-        self.replace(file, before, Some(after))
+        let mut before = self.files.remove(&file).unwrap_or_default();
+        let after = FileState::read(&file, &text, &mut before);
+        self.replace(file, &before, after)
     }
 
     /// The file is gone.
     pub fn remove(&mut self, file: &str) -> Vec<Change> {
-        let before = self.files.remove(file).unwrap_or_default();
-        self.replace(file.to_owned(), before, None)
+        let Some(before) = self.files.remove(file) else { return Vec::new() };
+        let changes = self.replace(file.to_owned(), &before, FileState::default());
+        self.files.remove(file);
+        changes
     }
 
     /// Names of the files that are known, to find those that are gone.
@@ -76,29 +78,33 @@ impl Folder {
         problems
     }
 
-    fn replace(&mut self, name: String, before: FileState, after: Option<FileState>) -> Vec<Change> {
-        let present = |object: &ObjectRef| after.as_ref().is_some_and(|file| file.objects.contains_key(object));
-        for object in before.objects.keys().filter(|object| !present(object)) {
+    fn replace(&mut self, name: String, before: &FileState, after: FileState) -> Vec<Change> {
+        let mut touched: BTreeSet<Arc<ObjectRef>> = BTreeSet::new();
+        for object in before.objects.keys().filter(|object| !after.objects.contains_key(*object)) {
             if let Some(holders) = self.holders.get_mut(object) {
                 holders.remove(&name);
             }
+            touched.insert(Arc::clone(object));
         }
-        for object in after.iter().flat_map(|file| file.objects.keys()) {
-            self.holders.entry(object.clone()).or_default().insert(name.clone());
+        for (object, entry) in &after.objects {
+            match before.objects.get(object) {
+                Some(known) if known.model == entry.model => continue,
+                Some(_) => {}
+                None => {
+                    self.holders.entry(Arc::clone(object)).or_default().insert(name.clone());
+                }
+            }
+            touched.insert(Arc::clone(object));
         }
-        let touched: BTreeSet<ObjectRef> =
-            before.objects.into_keys().chain(after.iter().flat_map(|file| file.objects.keys().cloned())).collect();
-        if let Some(after) = after {
-            self.files.insert(name, after);
-        }
+        self.files.insert(name, after);
         touched.into_iter().filter_map(|object| self.decide(object)).collect()
     }
 
     /// Brings `in_force` up to date for one object.
-    fn decide(&mut self, object: ObjectRef) -> Option<Change> {
+    fn decide(&mut self, object: Arc<ObjectRef>) -> Option<Change> {
         let holders = self.holders.get(&object).map_or(0, BTreeSet::len);
         if holders > 1 {
-            self.contested.insert(object.clone());
+            self.contested.insert(Arc::clone(&object));
         } else {
             self.contested.remove(&object);
         }
@@ -113,7 +119,7 @@ impl Folder {
                 self.in_force.insert(object, model.clone());
                 Some(Change::Upsert(model))
             }
-            None => self.in_force.remove(&object).map(|_| Change::Delete(object)),
+            None => self.in_force.remove(&object).map(|_| Change::Delete((*object).clone())),
         }
     }
 
@@ -143,7 +149,7 @@ fn duplicate(object: &ObjectRef, file: &str, place: Place, winner: &str) -> Prob
 
 impl FileState {
     /// What a file says now, given what it said `before`.
-    fn read(name: &str, text: &str, before: &FileState) -> FileState {
+    fn read(name: &str, text: &str, before: &mut FileState) -> FileState {
         let mut file = FileState::default();
         let mut unreadable = false;
         let mut refused = HashSet::new();
@@ -154,20 +160,28 @@ impl FileState {
         } else {
             for (index, document) in documents(text).into_iter().enumerate() {
                 let place = Place { document: index + 1, line: document.line };
-                let known = before.readings.get(document.text).or_else(|| file.readings.get(document.text));
-                let reading = known.map_or_else(|| Arc::new(Reading::of(document.text)), Arc::clone);
+                let reading = file.reading(document.text, before);
                 unreadable |= reading.unreadable;
                 refused.extend(reading.refused.iter().cloned());
                 file.take(name, place, &reading);
-                file.readings.insert(document.text.into(), reading);
             }
         }
         for (object, entry) in &before.objects {
-            if unreadable || refused.contains(object) {
+            if unreadable || refused.contains(&**object) {
                 file.objects.entry(object.clone()).or_insert_with(|| entry.clone());
             }
         }
         file
+    }
+
+    /// What a document says: known from its other copy in this file, or from what the file said before, or read now.
+    fn reading(&mut self, text: &str, before: &mut FileState) -> Arc<Reading> {
+        if let Some(reading) = self.readings.get(text) {
+            return Arc::clone(reading);
+        }
+        let (text, reading) = before.readings.remove_entry(text).unwrap_or_else(|| (text.into(), Arc::new(Reading::of(text))));
+        self.readings.insert(text, Arc::clone(&reading));
+        reading
     }
 
     fn take(&mut self, name: &str, place: Place, reading: &Reading) {

@@ -1,5 +1,7 @@
 //! One document of a file, parsed and converted: what can be used again while its text stays the same.
 
+use std::sync::Arc;
+
 use crate::convert::{Converted, convert};
 use crate::manifest;
 use crate::model::{Model, ObjectRef};
@@ -9,7 +11,7 @@ use crate::problem::Problem;
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
     /// Each object with its model; `None`: it asks for nothing that we serve (headless, another proxy's, …), which is also a version.
-    pub objects: Vec<(ObjectRef, Option<Model>)>,
+    pub objects: Vec<(Arc<ObjectRef>, Option<Model>)>,
     /// Objects that are there by name, but wrong: their last good versions stay.
     pub refused: Vec<ObjectRef>,
     /// Something is wrong that may have been any object: all that the file had before stays.
@@ -26,11 +28,11 @@ impl Reading {
         for (within, object) in &parsed.objects {
             let problems = match convert(object) {
                 Ok(Converted::Ours(model, problems)) => {
-                    reading.objects.push((model.object_ref(), Some(model)));
+                    reading.objects.push((Arc::new(model.object_ref()), Some(model)));
                     problems
                 }
                 Ok(Converted::NotOurs(object, problems)) => {
-                    reading.objects.push((object, None));
+                    reading.objects.push((Arc::new(object), None));
                     problems
                 }
                 Err(refusal) => {
