@@ -247,3 +247,6 @@ fn socket_document(worker: usize, socket: &SocketStatus) -> SocketDocument {
         tx_invalid: counters.tx_invalid,
     }
 }
+
+#[cfg(test)]
+mod tests;
