@@ -9,11 +9,15 @@ mod watch;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringway_model::manifest::{FILE_BYTES_MAX, ManifestFile};
 use ringway_model::{Problem, Severity};
 
 pub use watch::Watch;
+
+/// A jiffy is 10 ms at most.
+const SETTLED_NS: i128 = 50_000_000;
 
 /// What changed since the last look.
 #[derive(Debug, Default, PartialEq)]
@@ -32,10 +36,10 @@ pub struct Manifests {
     folder_problem: Option<Problem>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct KnownFile {
+    /// Of the last reading; nothing if the next look has to read it again whatever it is.
     stamp: Option<Stamp>,
-    text: String,
     /// Why the file cannot be read now; what it said last stays in force.
     problem: Option<Problem>,
 }
@@ -55,7 +59,8 @@ impl Manifests {
         Manifests { dir: dir.to_owned(), files: BTreeMap::new(), folder_problem: None }
     }
 
-    /// Looks at every `*.yaml`, `*.yml` and `*.json` in the folder (not below it) and reads those whose text changed.
+    /// Looks at every `*.yaml`, `*.yml` and `*.json` in the folder (not below it) and reads those that may have changed; what did not change
+    /// after all costs [`ringway_model::Folder`] next to nothing.
     ///
     /// A folder or file that cannot be read is a problem, and what it said last stays in force: a volume that is remounted must not
     /// tear services down. Only a file that is gone from a folder that can be listed is removed.
@@ -72,12 +77,11 @@ impl Manifests {
             }
         };
         self.folder_problem = None;
-        let gone = self.files.keys().filter(|name| !names.contains(name));
+        let gone = self.files.keys().filter(|name| names.binary_search(name).is_err());
         scan.removed = gone.cloned().collect();
-        self.files.retain(|name, _| names.contains(name));
+        self.files.retain(|name, _| names.binary_search(name).is_ok());
         for name in names {
             if let Some(text) = self.read(&name) {
-                let text = text.to_owned();
                 scan.updated.push(ManifestFile { file: name, text });
             }
         }
@@ -89,41 +93,44 @@ impl Manifests {
         self.folder_problem.iter().chain(self.files.values().filter_map(|file| file.problem.as_ref()))
     }
 
-    /// The text of the file if it is not what was read last.
-    fn read(&mut self, name: &str) -> Option<&str> {
+    /// The text of the file if it may have changed.
+    fn read(&mut self, name: &str) -> Option<String> {
         let path = self.dir.join(name);
-        let file = self.files.entry(name.to_owned()).or_insert(KnownFile { stamp: None, text: String::new(), problem: None });
+        let file = self.files.entry(name.to_owned()).or_default();
+        let kept = "what it said last stays in force";
         let stamp = match stamp(&path) {
             Ok(stamp) if file.stamp == Some(stamp) => return None,
-            Ok(stamp) if stamp.bytes > FILE_BYTES_MAX as u64 => {
-                file.problem = Some(problem(
-                    Some(name),
-                    format!("the file has {} bytes, at most {FILE_BYTES_MAX} are read; what it said last stays in force", stamp.bytes),
-                ));
-                return None;
-            }
             Ok(stamp) => stamp,
             Err(error) => {
-                file.problem = Some(problem(Some(name), format!("cannot read the file: {error}; what it said last stays in force")));
+                file.problem = Some(problem(Some(name), format!("cannot read the file: {error}; {kept}")));
                 return None;
             }
         };
+        if stamp.bytes > FILE_BYTES_MAX as u64 {
+            file.problem =
+                Some(problem(Some(name), format!("the file has {} bytes, at most {FILE_BYTES_MAX} are read; {kept}", stamp.bytes)));
+            return None;
+        }
         match std::fs::read_to_string(&path) {
             Ok(text) => {
                 file.problem = None;
-                let first = file.stamp.replace(stamp).is_none();
-                if !first && file.text == text {
-                    return None;
-                }
-                file.text = text;
-                Some(&file.text)
+                file.stamp = Some(stamp).filter(Stamp::is_settled);
+                Some(text)
             }
             Err(error) => {
                 file.stamp = None;
-                file.problem = Some(problem(Some(name), format!("cannot read the file: {error}; what it said last stays in force")));
+                file.problem = Some(problem(Some(name), format!("cannot read the file: {error}; {kept}")));
                 None
             }
         }
+    }
+}
+
+impl Stamp {
+    /// The clock of file systems stands still for some milliseconds: a file written twice in that time may keep its stamp.
+    fn is_settled(&self) -> bool {
+        let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH) else { return false };
+        now.as_nanos() as i128 - self.changed_ns > SETTLED_NS
     }
 }
 
@@ -176,6 +183,11 @@ mod tests {
         scan.updated.iter().map(|file| file.file.as_str()).collect()
     }
 
+    /// Until what was written is old enough for its stamp to be believed.
+    fn settle() {
+        std::thread::sleep(std::time::Duration::from_nanos(SETTLED_NS as u64 + 20_000_000));
+    }
+
     #[test]
     fn a_folder_over_its_life() {
         let parent = tempfile::tempdir().unwrap();
@@ -191,16 +203,17 @@ mod tests {
         fs::write(dir.join("notes.txt"), "no manifest").unwrap();
         assert_eq!(names(&manifests.scan()), ["a.yml", "b.yaml"]);
         assert_eq!(manifests.problems().count(), 0);
+        assert_eq!(names(&manifests.scan()), ["a.yml", "b.yaml"], "written just now: once more");
+        settle();
+        manifests.scan();
         assert_eq!(manifests.scan(), Scan::default(), "nothing changed");
-
-        // Touched, but with the same text.
-        fs::write(dir.join("a.yml"), "# a").unwrap();
-        assert_eq!(manifests.scan(), Scan::default());
 
         // Renamed over.
         fs::write(dir.join("tmp"), "# a2").unwrap();
         fs::rename(dir.join("tmp"), dir.join("a.yml")).unwrap();
         assert_eq!(names(&manifests.scan()), ["a.yml"]);
+        settle();
+        manifests.scan();
 
         fs::remove_file(dir.join("b.yaml")).unwrap();
         assert_eq!(manifests.scan().removed, ["b.yaml"]);

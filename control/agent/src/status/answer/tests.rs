@@ -5,7 +5,8 @@ use ringway_engine::flow::{NewFlow, TICKS_PER_SECOND, Tuple};
 use ringway_engine::tables::{Device, DeviceKind, Neighbors};
 use ringway_engine::verdict::Verdict;
 use ringway_io::{BindMode, SocketCounters};
-use ringway_model::{Change, Folder, Settings, manifest};
+use ringway_model::manifest::ManifestFile;
+use ringway_model::{Change, Folder, Settings};
 
 use super::*;
 
@@ -55,7 +56,7 @@ fn one_backend_of_two_services() {
     };
     let mut folder = Folder::default();
     let text = service("a", 1) + &service("b", 2);
-    let changes: Vec<Change> = folder.update(manifest::parse("x.yaml", &text));
+    let changes: Vec<Change> = folder.update(ManifestFile { file: "x.yaml".into(), text });
     assert!(folder.problems().is_empty(), "{:?}", folder.problems());
     let mut compiler = Compiler::new(Settings { node_name: "n1".into(), ..Settings::default() });
     compiler.apply(changes);
