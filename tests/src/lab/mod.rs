@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 pub use capture::{Capture, Frame};
 pub use client::{Load, Stream, StreamReport};
@@ -185,6 +185,13 @@ pub(crate) fn own_program(name: &str) -> Result<PathBuf> {
         Some(path) => Ok(path),
         None => bail!("there is no {name} beside {}: cargo build -p ringway-tests --bins", here.display()),
     }
+}
+
+/// A program of the release build, by its path below `target/release`; `remedy` builds it.
+pub fn release_program(path: &str, remedy: &str) -> Result<PathBuf> {
+    let path = target_dir()?.join("release").join(path);
+    ensure!(path.is_file(), "{} is missing: {remedy}", path.display());
+    Ok(path)
 }
 
 /// Cargo's target directory, from where the running program lies.

@@ -13,7 +13,7 @@ use super::manifests::{Service, node_yaml};
 use super::namespace::Namespace;
 use super::process::Process;
 use super::topology::{Net, address};
-use super::{Lab, target_dir, wait_for};
+use super::{Lab, release_program, wait_for};
 
 /// From start to serving; a debug build on a busy machine needs most of it.
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -63,18 +63,29 @@ pub struct Ringway {
 }
 
 impl Ringway {
-    /// Starts with these services and waits until it is ready.
+    /// Starts on node1 of a topology with these services and waits until it is ready.
     pub fn start(net: &Net, options: &RingwayOptions, services: &[Service]) -> Result<Ringway> {
-        let manifests = net.lab.state_dir().join("manifests");
-        let state_dir = net.lab.state_dir().join("ringway");
+        let nodes = [("node2", net.node2_address, "10.244.2.0/24"), ("node3", "10.0.0.13", "10.244.3.0/24")];
+        Ringway::start_on(&net.lab, &net.node1, &net.uplinks, &nodes, options, services)
+    }
+
+    /// The same on a node of any other network: it is `node1`, 10.0.0.11, with pods in 10.244.1.0/24. `others` are further nodes by
+    /// name, address and pod CIDR.
+    pub fn start_on(
+        lab: &Lab,
+        node: &Namespace,
+        uplinks: &[&str],
+        others: &[(&str, &str, &str)],
+        options: &RingwayOptions,
+        services: &[Service],
+    ) -> Result<Ringway> {
+        let manifests = lab.state_dir().join("manifests");
+        let state_dir = lab.state_dir().join("ringway");
         std::fs::create_dir_all(&manifests)?;
-        let nodes = [
-            node_yaml("node1", address::NODE1, "10.244.1.0/24"),
-            node_yaml("node2", net.node2_address, "10.244.2.0/24"),
-            node_yaml("node3", "10.0.0.13", "10.244.3.0/24"),
-        ];
+        let this = ("node1", address::NODE1, "10.244.1.0/24");
+        let nodes: Vec<String> = [&[this], others].concat().iter().map(|(name, address, cidr)| node_yaml(name, address, cidr)).collect();
         std::fs::write(manifests.join("nodes.yaml"), nodes.join("---\n"))?;
-        let mut arguments: Vec<String> = net.uplinks.iter().flat_map(|uplink| ["--uplink".to_owned(), (*uplink).to_owned()]).collect();
+        let mut arguments: Vec<String> = uplinks.iter().flat_map(|uplink| ["--uplink".to_owned(), (*uplink).to_owned()]).collect();
         arguments.extend(["--node-name", "node1", "--mode", options.mode, "--pod-delivery", options.pod_delivery].map(str::to_owned));
         arguments.extend(["--workers".to_owned(), options.workers.to_string()]);
         arguments.extend(["--manifests".to_owned(), manifests.to_string_lossy().into_owned()]);
@@ -83,14 +94,8 @@ impl Ringway {
             arguments.push("--announce".to_owned());
         }
         arguments.extend(options.more.iter().cloned());
-        let ringway = Ringway {
-            node: net.node1.clone(),
-            program: program()?,
-            arguments,
-            manifests,
-            state_dir,
-            process: net.lab.adopt_ringway(&net.node1),
-        };
+        let ringway =
+            Ringway { node: node.clone(), program: program()?, arguments, manifests, state_dir, process: lab.adopt_ringway(node) };
         ringway.publish(services)?;
         ringway.start_again()?;
         Ok(ringway)
@@ -200,12 +205,10 @@ impl Lab {
 
 /// `target/release/ringway`, or what `RINGWAY_BIN` names.
 pub(super) fn program() -> Result<PathBuf> {
-    let path = match std::env::var_os("RINGWAY_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => target_dir()?.join("release/ringway"),
-    };
-    ensure!(path.is_file(), "{} is missing: make build", path.display());
-    Ok(path)
+    match std::env::var_os("RINGWAY_BIN") {
+        Some(path) => Ok(PathBuf::from(path)),
+        None => release_program("ringway", "make build"),
+    }
 }
 
 fn ask(program: &Path, node: &Namespace, state_dir: &Path, command: &str) -> Result<Value> {

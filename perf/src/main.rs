@@ -1,0 +1,67 @@
+//! `ringway-perf`: the whole path against peers.
+#![forbid(unsafe_code)]
+
+mod foreign;
+mod forwarding;
+mod generator;
+mod kube_proxy;
+mod rounds;
+mod streams;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+
+/// Measures Ringway beside its peers, in interleaved rounds on this machine. Needs root; packets stay in network namespaces.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// Rounds; the result is the median over them, ratios are of one round
+    #[arg(long, default_value_t = 7, global = true)]
+    rounds: usize,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Client to VIP to a backend on another node: CPU-ns per packet beside an empty AF_XDP forward and nftables rules
+    Forwarding,
+    /// Bulk TCP through a ClusterIP and a VIP, beside no service at all and nftables rules
+    Streams,
+    /// What a packet that is not ours pays
+    Foreign,
+    /// The traffic generator; started by the others
+    #[command(hide = true)]
+    Generate(generator::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match measure(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringway-perf: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(arguments: Arguments) -> Result<()> {
+    let rounds = arguments.rounds;
+    if rounds == 0 {
+        bail!("--rounds must be at least 1");
+    }
+    match arguments.command {
+        None => {
+            forwarding::run(rounds)?;
+            streams::run(rounds)?;
+            foreign::run(rounds)
+        }
+        Some(Command::Forwarding) => forwarding::run(rounds),
+        Some(Command::Streams) => streams::run(rounds),
+        Some(Command::Foreign) => foreign::run(rounds),
+        Some(Command::Generate(arguments)) => generator::run(&arguments),
+    }
+}

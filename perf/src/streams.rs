@@ -1,0 +1,141 @@
+//! Bulk TCP by iperf3: pod → ClusterIP → pod on the same node and across nodes, client → VIP → local pod in both directions;
+//! beside the same without a service, and beside nftables rules.
+
+use std::rc::Rc;
+
+use anyhow::{Context, Result};
+use ringway_tests::lab::{Lab, Namespace, Net, Process, Ringway, RingwayOptions, Service, Topology, address};
+
+use crate::kube_proxy::{Rule, rules};
+use crate::rounds::{Rounds, machine};
+
+const PORT: u16 = 5201;
+const SECONDS: &str = "1";
+const STREAMS: [&str; 2] = ["1", "4"];
+
+/// Pod, its ClusterIP, and the VIP where it is reached from outside.
+const LOCAL: (&str, &str) = ("a2", address::CLUSTER_IP);
+const REMOTE: (&str, &str) = ("b1", address::CLUSTER_IP2);
+
+pub fn run(rounds: usize) -> Result<()> {
+    println!("## Bulk TCP: Gbit/s, and CPU seconds of the whole machine per gigabyte\n\n{}\n", machine());
+    let beds = [Bed::plain()?, Bed::ringway()?, Bed::nftables()?];
+    for path in [Path::SameNode, Path::AcrossNodes, Path::Upload, Path::Download] {
+        let mut results = Rounds::default();
+        for round in 1..=rounds {
+            eprintln!("streams: {}, round {round} of {rounds}", path.title());
+            for streams in STREAMS {
+                for bed in &beds {
+                    let (gbits, cpu_s_per_gb) = bed.iperf(path, streams)?;
+                    results.note(bed.name, &format!("Gbit/s, {streams} streams"), gbits);
+                    results.note(bed.name, &format!("CPU-s per GB, {streams} streams"), cpu_s_per_gb);
+                }
+            }
+        }
+        let format = |column: &str, value: f64| if column.starts_with("CPU") { format!("{value:.2}") } else { format!("{value:.1}") };
+        println!("### {}\n\n{}", path.title(), results.table("no service", format));
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Path {
+    SameNode,
+    AcrossNodes,
+    Upload,
+    Download,
+}
+
+impl Path {
+    fn title(self) -> &'static str {
+        match self {
+            Path::SameNode => "pod → ClusterIP → pod, same node",
+            Path::AcrossNodes => "pod → ClusterIP → pod, across nodes",
+            Path::Upload => "client → VIP → pod, upload",
+            Path::Download => "client → VIP → pod, download",
+        }
+    }
+}
+
+struct Bed {
+    name: &'static str,
+    net: Net,
+    services: bool,
+    _ringway: Option<Ringway>,
+    _servers: Vec<Process>,
+    _lab: Rc<Lab>,
+}
+
+impl Bed {
+    fn new(name: &'static str, services: bool, prepare: impl FnOnce(&Net) -> Result<Option<Ringway>>) -> Result<Bed> {
+        let lab = Rc::new(Lab::new(&format!("perf-streams-{}", name.replace(' ', "-")))?);
+        let net = Topology::new().without_servers().build(&lab)?;
+        let ringway = prepare(&net)?;
+        let servers = [LOCAL.0, REMOTE.0].map(|pod| net.pod(pod)?.namespace.spawn("iperf3", &["iperf3", "-s", "-p", &PORT.to_string()]));
+        let servers = servers.into_iter().collect::<Result<_>>()?;
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        Ok(Bed { name, net, services, _ringway: ringway, _servers: servers, _lab: lab })
+    }
+
+    fn plain() -> Result<Bed> {
+        Bed::new("no service", false, |_| Ok(None))
+    }
+
+    fn ringway() -> Result<Bed> {
+        Bed::new("Ringway", true, |net| {
+            let service = |name: &str, (pod, cluster_ip): (&str, &str)| -> Result<Service> {
+                Ok(Service::new(name).cluster_ip(cluster_ip).tcp(PORT, PORT).pods([net.pod(pod)?]))
+            };
+            let services = [service("local", LOCAL)?.load_balancer_ip(address::VIP), service("remote", REMOTE)?];
+            Ringway::start(net, &RingwayOptions::default(), &services).map(Some)
+        })
+    }
+
+    fn nftables() -> Result<Bed> {
+        Bed::new("nftables rules of kube-proxy", true, |net| {
+            let rule = |frontend, pod: &str, masquerade| -> Result<Rule<'_>> {
+                Ok(Rule { frontend, protocol: "tcp", port: PORT, endpoint: format!("{}:{PORT}", net.pod(pod)?.address), masquerade })
+            };
+            net.node1.nft(&rules(&[
+                rule(LOCAL.1, LOCAL.0, false)?,
+                rule(REMOTE.1, REMOTE.0, false)?,
+                rule(address::VIP, LOCAL.0, true)?,
+            ]))?;
+            // Nobody announces the VIP here.
+            net.router.ip("route add 10.0.0.100/32 via 10.0.0.11")?;
+            Ok(None)
+        })
+    }
+
+    /// Gbit/s and CPU seconds per gigabyte.
+    fn iperf(&self, path: Path, streams: &str) -> Result<(f64, f64)> {
+        let (client, (pod, frontend)): (&Namespace, _) = match path {
+            Path::SameNode => (&self.net.pod("a1")?.namespace, LOCAL),
+            Path::AcrossNodes => (&self.net.pod("a1")?.namespace, REMOTE),
+            Path::Upload | Path::Download => (&self.net.client, (LOCAL.0, address::VIP)),
+        };
+        let target = if self.services { frontend } else { &self.net.pod(pod)?.address };
+        let port = PORT.to_string();
+        let mut words = vec!["iperf3", "-c", target, "-p", &port, "-t", SECONDS, "-P", streams, "-J"];
+        if matches!(path, Path::Download) {
+            words.push("-R");
+        }
+        let before = machine_cpu_s()?;
+        let text = client.exec(&words).with_context(|| format!("{}: iperf3 to {target}", self.name))?;
+        let cpu_s = machine_cpu_s()? - before;
+        let report: serde_json::Value = serde_json::from_str(&text)?;
+        let sum = &report["end"]["sum_received"];
+        let (bits, bytes) = (sum["bits_per_second"].as_f64(), sum["bytes"].as_f64());
+        let (bits, bytes) = bits.zip(bytes).with_context(|| format!("iperf3 says {report}"))?;
+        Ok((bits / 1e9, cpu_s / (bytes / 1e9)))
+    }
+}
+
+/// CPU seconds of the machine since boot that were neither idle nor stolen (/proc/stat, in hundredths).
+fn machine_cpu_s() -> Result<f64> {
+    const IDLE_IOWAIT_STEAL: [usize; 3] = [3, 4, 7];
+    let text = std::fs::read_to_string("/proc/stat")?;
+    let fields = text.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    let ticks = fields.take(8).map(|field| field.parse::<f64>().unwrap_or(0.0)).enumerate();
+    Ok(ticks.filter(|(field, _)| !IDLE_IOWAIT_STEAL.contains(field)).map(|(_, ticks)| ticks).sum::<f64>() / 100.0)
+}
