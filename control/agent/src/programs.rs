@@ -150,26 +150,19 @@ pub fn set_queue_bases(programs: &Programs, bases: &[(u32, u32)]) -> Result<(), 
 /// Removes pinned links that no device of today needs: their devices are gone, or are neither uplink nor pod any more.
 ///
 /// # Errors
-/// The folder of pins cannot be read.
-pub fn drop_stale_links(programs: &Programs, uplinks: &[u32], pods: &BTreeSet<u32>, hostlink: [u32; 2]) -> anyhow::Result<()> {
+/// The folder of pins cannot be read, or a link cannot be removed.
+pub fn drop_stale_links(programs: &Programs, uplinks: &[u32], pods: &BTreeSet<u32>) -> Result<(), xdp_redirect::Error> {
+    for link in xdp_redirect::prune(programs.pin_dir())? {
+        tracing::debug!("unpinned {}, whose device {} is gone", link.program.as_str(), link.ifindex);
+    }
     for link in xdp_redirect::pinned_links(programs.pin_dir())? {
-        let wanted = match link.program {
-            ProgramName::Uplink | ProgramName::EdgeUplinkIn | ProgramName::EdgeUplinkOut => uplinks.contains(&link.ifindex),
-            ProgramName::EdgePodIn | ProgramName::EdgePodOut => pods.contains(&link.ifindex),
-            ProgramName::Hostlink | ProgramName::EdgeNodeOut | ProgramName::Deliver => hostlink.contains(&link.ifindex),
-        };
-        if wanted && link.live {
-            continue;
-        }
-        tracing::info!("removing a link that is not needed any more: {} on device {}", link.program.as_str(), link.ifindex);
+        use ProgramName::*;
         match link.program {
-            ProgramName::Uplink | ProgramName::EdgeUplinkIn | ProgramName::EdgeUplinkOut => programs.detach_uplink(link.ifindex)?,
-            ProgramName::EdgePodIn | ProgramName::EdgePodOut => programs.detach_pod(link.ifindex)?,
-            // Those of another hostlink went with its devices: only the pin is left.
-            ProgramName::Hostlink | ProgramName::EdgeNodeOut | ProgramName::Deliver => {
-                std::fs::remove_file(&link.path).with_context(|| format!("cannot remove the pin {}", link.path.display()))?;
-            }
+            Uplink | EdgeUplinkIn | EdgeUplinkOut if !uplinks.contains(&link.ifindex) => programs.detach_uplink(link.ifindex)?,
+            EdgePodIn | EdgePodOut if !pods.contains(&link.ifindex) => programs.detach_pod(link.ifindex)?,
+            _ => continue,
         }
+        tracing::info!("detached {} from device {}: it is not ours to serve any more", link.program.as_str(), link.ifindex);
     }
     Ok(())
 }

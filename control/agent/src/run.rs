@@ -23,6 +23,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
+use self::sources::StopSignals;
 use crate::config::Config;
 use crate::lock::Lock;
 use crate::{cleanup, preflight};
@@ -47,10 +48,19 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
         if preflight::errors(&findings) > 0 {
             anyhow::bail!("{}", preflight::summary(&findings));
         }
+        let mut signals = StopSignals::new()?;
         let state_dir = config.state_dir.clone();
         std::fs::create_dir_all(&state_dir).with_context(|| format!("cannot create the state directory {}", state_dir.display()))?;
         let lock = Lock::acquire(&state_dir)?;
-        let (mut control, mut sources) = match start::start(config, &facts).await {
+        let started = tokio::select! {
+            started = start::start(config, &facts) => started,
+            signal = signals.received() => {
+                tracing::info!("{signal} during the start: stopping");
+                cleanup::remove_all(&state_dir).await?;
+                return Ok(ExitCode::SUCCESS);
+            }
+        };
+        let (mut control, mut sources) = match started {
             Ok(started) => started,
             Err(error) => {
                 // If there was nothing before us, there is nothing to keep.
@@ -60,8 +70,8 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
                 return Err(error);
             }
         };
-        let reason = control.serve(&mut sources).await?;
-        tracing::info!("{reason}: stopping");
+        let signal = control.serve(&mut sources, &mut signals).await?;
+        tracing::info!("{signal}: stopping");
         control.stop().await?;
         drop(lock);
         Ok(ExitCode::SUCCESS)

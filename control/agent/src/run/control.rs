@@ -16,7 +16,7 @@ use super::announce::{Announcer, Stations};
 use super::hops::Hops;
 use super::node::Node;
 use super::packets::{Packets, Parts};
-use super::sources::{Event, Sources};
+use super::sources::{Event, Sources, StopSignals};
 use super::stopped;
 use crate::config::Config;
 use crate::filter::FilterKey;
@@ -73,15 +73,19 @@ impl Control {
     ///
     /// # Errors
     /// The kernel's tables cannot be followed any more: everything stays as it is for the next start.
-    pub async fn serve(&mut self, sources: &mut Sources) -> anyhow::Result<&'static str> {
+    pub async fn serve(&mut self, sources: &mut Sources, signals: &mut StopSignals) -> anyhow::Result<&'static str> {
         loop {
-            match sources.next(&self.packets).await? {
+            let event = tokio::select! {
+                biased;
+                signal = signals.received() => return Ok(signal),
+                event = sources.next(&self.packets) => event?,
+            };
+            match event {
                 Event::Kernel(update) => self.apply_kernel(&update).await?,
                 Event::Manifests => self.apply_manifests().await,
                 Event::Workers => self.look_at_workers().await,
                 Event::Question(question) => self.answer(question),
                 Event::Refresh => self.refresh().await,
-                Event::Stop(reason) => return Ok(reason),
             }
         }
     }

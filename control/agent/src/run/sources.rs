@@ -25,8 +25,33 @@ pub enum Event {
     Question(Question),
     /// Time to keep neighbors fresh and to look after the node.
     Refresh,
-    /// A signal says to stop.
-    Stop(&'static str),
+}
+
+/// SIGTERM and SIGINT.
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// From now on they do not end the process by themselves.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn new() -> anyhow::Result<StopSignals> {
+        Ok(StopSignals {
+            terminate: signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?,
+        })
+    }
+
+    /// Waits for one and returns its name.
+    pub async fn received(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 pub struct Sources {
@@ -34,24 +59,15 @@ pub struct Sources {
     manifests: Arc<Notify>,
     questions: mpsc::Receiver<Question>,
     refresh: Interval,
-    terminate: Signal,
-    interrupt: Signal,
 }
 
 impl Sources {
     /// # Errors
-    /// The socket or signals cannot be listened to.
+    /// The socket cannot be listened to.
     pub fn new(state_dir: &Path, follower: Follower, watch: Watch) -> anyhow::Result<Sources> {
         let mut refresh = interval(REFRESH_INTERVAL);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Sources {
-            follower,
-            manifests: notified_by(watch),
-            questions: server::listen(state_dir)?,
-            refresh,
-            terminate: signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?,
-            interrupt: signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?,
-        })
+        Ok(Sources { follower, manifests: notified_by(watch), questions: server::listen(state_dir)?, refresh })
     }
 
     /// Waits for the next event.
@@ -60,9 +76,6 @@ impl Sources {
     /// The kernel's tables cannot be followed any more.
     pub async fn next(&mut self, packets: &Packets) -> anyhow::Result<Event> {
         tokio::select! {
-            biased;
-            _ = self.terminate.recv() => Ok(Event::Stop("SIGTERM")),
-            _ = self.interrupt.recv() => Ok(Event::Stop("SIGINT")),
             () = packets.notices.heard() => Ok(Event::Workers),
             update = self.follower.changed() => Ok(Event::Kernel(update.context("cannot follow the kernel's tables any more")?)),
             () = self.manifests.notified() => Ok(Event::Manifests),

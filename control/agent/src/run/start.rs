@@ -73,7 +73,7 @@ pub async fn start(config: Config, facts: &Facts) -> anyhow::Result<(Control, So
         node.attach_pods(&loaded, &devices);
     }
     let ifindexes: Vec<u32> = plans.iter().map(|plan| plan.ifindex).collect();
-    programs::drop_stale_links(&loaded, &ifindexes, &pods, [hostlink.rw0_ifindex, hostlink.rw1_ifindex])?;
+    programs::drop_stale_links(&loaded, &ifindexes, &pods)?;
 
     let slots = loaded.flow_slots();
     let (flows, kept) = FlowTable::over(slots, config.flows_max as usize, workers, loaded.seed(), now_ticks());
