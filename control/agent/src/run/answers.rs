@@ -72,7 +72,7 @@ impl Control {
                 })
                 .collect(),
             workers: answer::workers(&workers, &stats),
-            limits: answer::limits(&self.compiler, &snapshot, self.tables.vips().len(), &self.parts.flows, &stats),
+            limits: answer::limits(self.compiler.services_len(), &snapshot, self.tables.vips().len(), &self.parts.flows, &stats),
             snat: snapshot
                 .node
                 .snat

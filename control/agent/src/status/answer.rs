@@ -1,13 +1,14 @@
 //! From what the control loop and the workers know to documents.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ringway_engine::flow::{FlowKey, FlowOp, FlowRecord, FlowState, FlowTable, Hook, Rewrite, TICK_SHIFT};
-use ringway_engine::tables::{Devices, Snapshot};
+use ringway_engine::tables::{BackendSet, Devices, Snapshot, Target};
 use ringway_engine::verdict::DropReason;
 use ringway_io::{Port, SocketStatus, WorkerState, WorkerStats, WorkerStatus};
-use ringway_model::{Compiler, ServicePortView};
-use rustc_hash::FxHashSet;
+use ringway_model::ServicePortView;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::documents::*;
 
@@ -68,14 +69,17 @@ pub fn frames(stats: &[WorkerStats]) -> FramesDocument {
     })
 }
 
-/// How full everything is.
-pub fn limits(compiler: &Compiler, snapshot: &Snapshot, vips: usize, flows: &FlowTable, stats: &[WorkerStats]) -> LimitsDocument {
-    let backends: FxHashSet<_> =
-        compiler.view().into_iter().flat_map(|port| port.endpoints).map(|endpoint| (endpoint.address, endpoint.port)).collect();
+/// How full everything is. Backends are those in force, each address and port once.
+pub fn limits(services: usize, snapshot: &Snapshot, vips: usize, flows: &FlowTable, stats: &[WorkerStats]) -> LimitsDocument {
+    let targets = snapshot.frontends.iter().flat_map(|(_, frontend)| [&frontend.outside, &frontend.inside]);
+    let sets = targets.filter_map(|target| if let Target::Backends(set) = target { Some(set) } else { None });
+    // Frontends of one service port share their set.
+    let sets: FxHashMap<*const BackendSet, &Arc<BackendSet>> = sets.map(|set| (Arc::as_ptr(set), set)).collect();
+    let backends: FxHashSet<_> = sets.values().flat_map(|set| set.backends.iter().map(|backend| (backend.address, backend.port))).collect();
     let frames = frames(stats);
     let limit = |count: usize, max: usize| Limit { count: count as u64, max: max as u64 };
     LimitsDocument {
-        services: limit(compiler.services_len(), 0),
+        services: limit(services, 0),
         frontends: limit(snapshot.frontends.len(), crate::programs::FRONTENDS_MAX),
         vips: limit(vips, crate::programs::VIPS_MAX),
         backends: limit(backends.len(), 0),

@@ -1,12 +1,11 @@
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
 use ringway_engine::flow::{NewFlow, TICKS_PER_SECOND, Tuple};
 use ringway_engine::tables::{Device, DeviceKind, Neighbors};
 use ringway_engine::verdict::Verdict;
 use ringway_io::{BindMode, SocketCounters};
 use ringway_model::manifest::ManifestFile;
-use ringway_model::{Change, Folder, Settings};
+use ringway_model::{Change, Compiler, Folder, Settings};
 
 use super::*;
 
