@@ -31,7 +31,9 @@ fn document() -> impl Strategy<Value = Document> {
 }
 
 fn text(documents: &[Document]) -> String {
-    let service = |service: u8, ip: &str| format!("{{apiVersion: v1, kind: Service, metadata: {{name: s{service}}}, spec: {{clusterIP: {ip}, ports: [{{port: 80}}]}}}}");
+    let service = |service: u8, ip: &str| {
+        format!("{{apiVersion: v1, kind: Service, metadata: {{name: s{service}}}, spec: {{clusterIP: {ip}, ports: [{{port: 80}}]}}}}")
+    };
     let texts = documents.iter().map(|document| match *document {
         Document::Good(name, version) => service(name, &format!("10.96.{name}.{version}")),
         Document::Refused(name) => service(name, "10.96.0.256"),
