@@ -312,7 +312,7 @@ impl Binder<'_> {
             Ok(slot) | Err(InsertError::Exists(slot)) => Ok(Some(slot)),
             Err(InsertError::ReverseTaken) => Ok(None),
             Err(InsertError::Full | InsertError::Limit) => Err(Verdict::Drop(DropReason::FlowTableFull)),
-            Err(InsertError::Contended) => Err(Verdict::Drop(DropReason::FlowContended)),
+            Err(InsertError::Contended) => Err(Verdict::Again),
         }
     }
 }

@@ -9,6 +9,8 @@ pub enum Verdict {
     Host,
     /// The next hop is not resolved: keep the frame untouched, ask for the neighbor, hand it to the engine again later.
     Hold { ifindex: u32, address: std::net::Ipv4Addr },
+    /// Another worker is creating the same flow at this moment: hand the untouched frame to the engine again in the next round.
+    Again,
     /// Release the frame and count the reason.
     Drop(DropReason),
 }
@@ -47,7 +49,7 @@ drop_reasons! {
     SourceRange "source_range" "The source is not in the service's loadBalancerSourceRanges.",
     NoFlow "no_flow" "A TCP reset of a flow that we do not know: nothing to reset.",
     FlowTableFull "flow_table_full" "Both buckets of the flow are full, or the limit of flows is reached.",
-    FlowContended "flow_contended" "Another worker is creating the same flow at this moment; the client repeats the packet.",
+    FlowContended "flow_contended" "Another worker was creating the same flow, and too many packets waited for that already.",
     SnatPortsExhausted "snat_ports_exhausted" "No free SNAT port towards this backend.",
     NoSnatAddress "no_snat_address" "The backend is on another node and there is no SNAT address to use.",
     NoRoute "no_route" "The FIB has no route to the next hop, or one that prohibits it.",
@@ -74,7 +76,7 @@ impl VerdictCounts {
         match verdict {
             Verdict::Uplink { .. } => self.uplink += 1,
             Verdict::Host => self.host += 1,
-            Verdict::Hold { .. } => self.hold += 1,
+            Verdict::Hold { .. } | Verdict::Again => self.hold += 1,
             Verdict::Drop(reason) => self.drops[reason as usize] += 1,
         }
     }

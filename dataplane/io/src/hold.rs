@@ -68,6 +68,13 @@ impl HoldList {
         Ok(())
     }
 
+    /// Keeps a frame for the next round.
+    pub fn hold_briefly(&mut self, held: Held, now_ns: u64) -> Result<(), Frame> {
+        self.hold(held, now_ns)?;
+        self.tried_ns = 0;
+        Ok(())
+    }
+
     /// Whether this neighbor is to be asked for, which is then noted.
     pub fn asks(&mut self, neighbor: NeighborRequest, now_ns: u64) -> bool {
         if let Some((_, asked_ns)) = self.asked.iter_mut().find(|(other, _)| *other == neighbor) {
@@ -111,6 +118,9 @@ impl HoldList {
         waiting
     }
 }
+
+/// Stands for "no neighbor" of frames that wait for another worker.
+pub(crate) const NO_NEIGHBOR: NeighborRequest = NeighborRequest { ifindex: 0, address: Ipv4Addr::UNSPECIFIED };
 
 /// A request for the neighbor of a `Hold` verdict.
 pub(crate) fn neighbor(ifindex: u32, address: Ipv4Addr) -> NeighborRequest {
@@ -173,6 +183,19 @@ mod tests {
         }
         assert!(!list.is_due(RETRY_NS + 1));
         assert!(list.is_due(2 * RETRY_NS));
+    }
+
+    #[test]
+    fn a_frame_held_briefly_is_due_in_the_next_round() {
+        let (_umem, mut pool) = Umem::new(2, 2048).expect("memory");
+        let mut list = HoldList::default();
+        assert!(list.hold(held(&mut pool, 1, SECOND), SECOND).is_ok());
+        assert!(!list.is_due(SECOND + 1));
+        assert!(list.hold_briefly(Held { neighbor: NO_NEIGHBOR, ..held(&mut pool, 2, SECOND) }, SECOND).is_ok());
+        assert!(list.is_due(SECOND + 1));
+        for held in list.take(SECOND + 1, |frame| pool.give(frame)) {
+            pool.give(held.frame);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use ringway_engine::tables::Snapshot;
 use ringway_engine::verdict::{DropReason, Verdict};
 
 use crate::config::{BindMode, Port};
-use crate::hold::{Held, HoldList, neighbor};
+use crate::hold::{Held, HoldList, NO_NEIGHBOR, neighbor};
 use crate::kick::kick;
 use crate::packet_engine::PacketEngine;
 use crate::rings::Rings;
@@ -204,6 +204,11 @@ impl<S: Socket> Shell<S> {
                 self.ask(neighbor, clock);
                 if let Err(frame) = self.hold.hold(Held { frame, port, neighbor, since_ns }, clock.ns) {
                     self.drop_frame(frame, DropReason::NeighborUnresolved);
+                }
+            }
+            Verdict::Again => {
+                if let Err(frame) = self.hold.hold_briefly(Held { frame, port, neighbor: NO_NEIGHBOR, since_ns }, clock.ns) {
+                    self.drop_frame(frame, DropReason::FlowContended);
                 }
             }
             // Counted by the engine.
