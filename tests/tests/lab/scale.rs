@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use ringway_tests::lab::{Ringway, RingwayOptions, Service, Topology, address};
+use anyhow::{Context, Result, ensure};
+use ringway_tests::lab::{Ringway, RingwayOptions, Service, Topology, address, wait_for};
 
 use crate::{VIP_80, VIP_URL, lab, serving, web};
 
@@ -98,9 +98,11 @@ fn source_port_is_used_again_at_once() -> Result<()> {
         let a2 = &net.pod("a2")?.namespace;
         for (who, client) in [("client", &net.client), ("a2", a2)] {
             for round in 0..6 {
-                // The server closes first, so the port is free at the client at once, and in TIME_WAIT at the server.
-                let answer =
-                    client.exec(&["curl", "-sS", "--max-time", "2", "--local-port", "5000", "-H", "Connection: close", VIP_URL])?;
+                // The server closes first, so that the client's port is free as soon as it has seen that: TIME_WAIT is the server's.
+                let answer = wait_for("the port", Duration::from_secs(1), || {
+                    client.exec(&["curl", "-sS", "--max-time", "2", "--local-port", "5000", "-H", "Connection: close", VIP_URL])
+                });
+                let answer = answer.with_context(|| format!("{who} round {round}"))?;
                 ensure!(answer.starts_with("a1") || answer.starts_with("b1"), "{who} round {round}: {answer}");
             }
         }
