@@ -3,11 +3,10 @@
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A power of two. A meeting by chance costs a packet, so it must be rare also where workers are descheduled inside: with 1 024 gates, two
-/// workers on two busy cores lost one first datagram in some thousands. 64 KiB.
-const GATES: usize = 1 << 16;
-/// Some microseconds: longer than an insert takes on cold memory, shorter than waiting for a worker that was descheduled inside.
-const SPINS_MAX: usize = 256;
+/// A power of two. With 64 workers that always create flows, two of them meet by chance in one of eight inserts at most.
+const GATES: usize = 1024;
+/// About a microsecond: longer than an insert takes, shorter than waiting for a worker that was descheduled inside.
+const SPINS_MAX: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Gates {
