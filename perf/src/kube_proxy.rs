@@ -32,11 +32,11 @@ pub fn rules(services: &[Rule<'_>]) -> String {
         ip daddr . meta l4proto . th dport vmap @no-endpoint-services
     }
     chain filter-prerouting {
-        type filter hook prerouting priority dstnat - 10
+        type filter hook prerouting priority -110
         ct state new jump service-endpoints-check
     }
     chain filter-forward {
-        type filter hook forward priority dstnat - 10
+        type filter hook forward priority -110
         ct state new jump service-endpoints-check
     }
     chain nat-postrouting {
