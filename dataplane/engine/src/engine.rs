@@ -71,9 +71,17 @@ struct Taken {
     zone: u32,
 }
 
-/// A packet between the two passes of a batch.
+/// A packet of a flow between the two passes of a batch.
+struct Staged {
+    taken: Taken,
+    flow: Ipv4Flow,
+    key: FlowKey,
+    hash: u64,
+}
+
+/// What the first pass made of a packet.
 enum Stage {
-    Flow { taken: Taken, flow: Ipv4Flow, key: FlowKey, hash: u64 },
+    Flow(Staged),
     Decided(Verdict),
 }
 
@@ -96,9 +104,7 @@ impl Engine {
         for (stage, packet) in stages.iter().zip(packets.iter_mut()) {
             let verdict = match stage {
                 Stage::Decided(verdict) => *verdict,
-                Stage::Flow { taken, flow, key, hash } => {
-                    self.forward(snapshot, now, *taken, flow, key, *hash, packet).unwrap_or_else(|v| v)
-                }
+                Stage::Flow(staged) => self.forward(snapshot, now, staged, packet).unwrap_or_else(|early| early),
             };
             self.counts.count(verdict);
             verdicts.push(verdict);
@@ -129,7 +135,7 @@ impl Engine {
                 let key = flow.tuple.at(taken.zone, taken.hook, flow.protocol);
                 let hash = self.flows.hash(&key);
                 self.flows.prefetch(hash);
-                Stage::Flow { taken, flow, key, hash }
+                Stage::Flow(Staged { taken, flow, key, hash })
             }
             Parsed::Arp(l3) => Stage::Decided(answer_arp(snapshot, packet, l3, taken)),
             Parsed::Other => Stage::Decided(give_back(packet, taken)),
@@ -139,17 +145,8 @@ impl Engine {
 
     /// Second pass for a packet of a flow. `Err` is a verdict too: the early one.
     #[inline]
-    #[allow(clippy::too_many_arguments)] // the parts of a stage, borrowed apart
-    fn forward(
-        &mut self,
-        snapshot: &Snapshot,
-        now: u32,
-        taken: Taken,
-        flow: &Ipv4Flow,
-        key: &FlowKey,
-        hash: u64,
-        packet: &mut Packet<'_>,
-    ) -> Result<Verdict, Verdict> {
+    fn forward(&mut self, snapshot: &Snapshot, now: u32, staged: &Staged, packet: &mut Packet<'_>) -> Result<Verdict, Verdict> {
+        let &Staged { taken, ref flow, ref key, hash } = staged;
         packet.len = flow.end;
         if let Some(slot) = self.flows.lookup(key, hash) {
             if !(flow.is_syn() && self.has_ended(slot)) {
