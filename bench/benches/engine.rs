@@ -1,6 +1,7 @@
 //! Nanoseconds per packet of the whole engine on frames in memory: established flows and first packets, at 64, 32 768 and 1 000 000 flows.
 //!
 //! Each round copies 60-byte frames into a batch and lets the engine decide and rewrite them; `copy` is the same without the engine.
+#![forbid(unsafe_code)]
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;

@@ -2,6 +2,7 @@
 //!
 //! `one_by_one` looks up 64 keys in turn; `prefetched` hashes and prefetches 64 keys first, as the engine does with a batch.
 //! The keys are visited in random order, so beyond the caches each visit is a miss.
+#![forbid(unsafe_code)]
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;

@@ -1,4 +1,5 @@
 //! `ringway`: see `ringway --help`.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

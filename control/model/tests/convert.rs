@@ -1,4 +1,5 @@
 //! Parts of the model that no table shows yet: affinity, health check ports, nodes, and what a refusal leaves known.
+#![forbid(unsafe_code)]
 
 use ringway_model::convert::{Converted, convert};
 use ringway_model::{Kind, Model, NodeModel, ObjectRef, Problem, ServiceModel, SessionAffinity, manifest};

@@ -1,4 +1,5 @@
 //! Random folders, changed file by file: what the changes add up to must be what the rules of the folder say.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 

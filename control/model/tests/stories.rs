@@ -1,4 +1,5 @@
 //! Runs every story in `stories/`: manifests in, tables out, step by step until everything is empty. `stories/README.md` has the format.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

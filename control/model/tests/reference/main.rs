@@ -1,6 +1,7 @@
 //! Random clusters, changed step by step: what the compiler publishes must be what a reference, written straight from the contract, says.
 //!
 //! `PROPTEST_CASES=1000000 cargo test -p ringway-model --test reference --release` runs it for long.
+#![forbid(unsafe_code)]
 
 mod describe;
 mod expected;

@@ -1,4 +1,5 @@
 //! The engine as a whole, one story per traffic class: frames in, verdicts and frames out.
+#![forbid(unsafe_code)]
 
 mod bed;
 mod classes;
