@@ -67,6 +67,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Attaches a program that passes everything to `device`, until standard input ends.
+pub fn pass(device: &str) -> Result<()> {
+    let object = ObjectBuilder::default().open_memory(OBJECT)?.load().context("loading the program needs root")?;
+    let program = object.progs_mut().find(|program| program.name() == "pass").context("no program `pass`")?;
+    let _link = program.attach_xdp(ifindex(device)? as i32).with_context(|| format!("attaching to {device}"))?;
+    writeln!(std::io::stdout(), "ready")?;
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    Ok(())
+}
+
 struct Generator {
     object: Object,
     ifindex: u32,

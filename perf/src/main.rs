@@ -35,6 +35,9 @@ enum Command {
     /// The traffic generator; started by the others
     #[command(hide = true)]
     Generate(generator::Arguments),
+    /// An empty XDP program on a device; started by the others
+    #[command(hide = true)]
+    Pass { device: String },
 }
 
 fn main() -> ExitCode {
@@ -63,5 +66,6 @@ fn measure(arguments: Arguments) -> Result<()> {
         Some(Command::Streams) => streams::run(rounds),
         Some(Command::Foreign) => foreign::run(rounds),
         Some(Command::Generate(arguments)) => generator::run(&arguments),
+        Some(Command::Pass { device }) => generator::pass(&device),
     }
 }

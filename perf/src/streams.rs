@@ -1,9 +1,14 @@
 //! Bulk TCP by iperf3: pod → ClusterIP → pod on the same node and across nodes, client → VIP → local pod in both directions;
 //! beside the same without a service, and beside nftables rules.
+//!
+//! Client and node are measured twice. *Over a wire*: the uplink's link carries packets of one MTU and the node merges them (GRO), as
+//! with any NIC, for all subjects. *Over bare veth*: as `ip link add` makes it; there, without XDP, super-packets of 64 KiB cross the link in
+//! one piece, which no wire does and which attaching XDP ends.
 
 use std::rc::Rc;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use ringway_tests::lab::{Lab, Namespace, Net, Process, Ringway, RingwayOptions, Service, Topology, address};
 
 use crate::kube_proxy::{Rule, rules};
@@ -19,8 +24,11 @@ const REMOTE: (&str, &str) = ("b1", address::CLUSTER_IP2);
 
 pub fn run(rounds: usize) -> Result<()> {
     println!("## Bulk TCP: Gbit/s, and CPU seconds of the whole machine per gigabyte\n\n{}\n", machine());
-    let beds = [Bed::plain()?, Bed::ringway()?, Bed::nftables()?];
-    for path in [Path::SameNode, Path::AcrossNodes, Path::Upload, Path::Download] {
+    let beds = [Bed::plain()?, Bed::plain_with_xdp()?, Bed::ringway()?, Bed::nftables()?];
+    for path in [Path::SameNode, Path::AcrossNodes, Path::Upload, Path::Download, Path::WireUpload, Path::WireDownload] {
+        if path.over_wire() {
+            beds.iter().try_for_each(Bed::make_wire)?;
+        }
         let mut results = Rounds::default();
         for round in 1..=rounds {
             eprintln!("streams: {}, round {round} of {rounds}", path.title());
@@ -44,6 +52,8 @@ enum Path {
     AcrossNodes,
     Upload,
     Download,
+    WireUpload,
+    WireDownload,
 }
 
 impl Path {
@@ -51,9 +61,19 @@ impl Path {
         match self {
             Path::SameNode => "pod → ClusterIP → pod, same node",
             Path::AcrossNodes => "pod → ClusterIP → pod, across nodes",
-            Path::Upload => "client → VIP → pod, upload",
-            Path::Download => "client → VIP → pod, download",
+            Path::Upload => "client → VIP → pod, upload, over bare veth",
+            Path::Download => "client → VIP → pod, download, over bare veth",
+            Path::WireUpload => "client → VIP → pod, upload, over a wire",
+            Path::WireDownload => "client → VIP → pod, download, over a wire",
         }
+    }
+
+    fn over_wire(self) -> bool {
+        matches!(self, Path::WireUpload | Path::WireDownload)
+    }
+
+    fn is_download(self) -> bool {
+        matches!(self, Path::Download | Path::WireDownload)
     }
 }
 
@@ -73,12 +93,23 @@ impl Bed {
         let ringway = prepare(&net)?;
         let servers = [LOCAL.0, REMOTE.0].map(|pod| net.pod(pod)?.namespace.spawn("iperf3", &["iperf3", "-s", "-p", &PORT.to_string()]));
         let servers = servers.into_iter().collect::<Result<_>>()?;
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(300));
         Ok(Bed { name, net, services, _ringway: ringway, _servers: servers, _lab: lab })
     }
 
     fn plain() -> Result<Bed> {
         Bed::new("no service", false, |_| Ok(None))
+    }
+
+    /// What XDP on a veth costs without us.
+    fn plain_with_xdp() -> Result<Bed> {
+        Bed::new("no service, empty XDP program", false, |net| {
+            let program = std::env::current_exe()?.to_string_lossy().into_owned();
+            let mut process = net.node1.spawn("pass", &[&program, "pass", "eth0"])?;
+            ensure!(process.line(Duration::from_secs(5))? == "ready", "no XDP program on the uplink: {}", process.log_tail());
+            net.lab.adopt(process);
+            Ok(None)
+        })
     }
 
     fn ringway() -> Result<Bed> {
@@ -107,17 +138,23 @@ impl Bed {
         })
     }
 
+    /// Packets of one MTU between router and node, merged by who receives them.
+    fn make_wire(&self) -> Result<()> {
+        self.net.router.exec(&["ethtool", "-K", "node1-eth0", "tso", "off", "gso", "off", "gro", "on"])?;
+        self.net.node1.exec(&["ethtool", "-K", "eth0", "tso", "off", "gso", "off", "gro", "on"]).map(drop)
+    }
+
     /// Gbit/s and CPU seconds per gigabyte.
     fn iperf(&self, path: Path, streams: &str) -> Result<(f64, f64)> {
         let (client, (pod, frontend)): (&Namespace, _) = match path {
             Path::SameNode => (&self.net.pod("a1")?.namespace, LOCAL),
             Path::AcrossNodes => (&self.net.pod("a1")?.namespace, REMOTE),
-            Path::Upload | Path::Download => (&self.net.client, (LOCAL.0, address::VIP)),
+            _ => (&self.net.client, (LOCAL.0, address::VIP)),
         };
         let target = if self.services { frontend } else { &self.net.pod(pod)?.address };
         let port = PORT.to_string();
         let mut words = vec!["iperf3", "-c", target, "-p", &port, "-t", SECONDS, "-P", streams, "-J"];
-        if matches!(path, Path::Download) {
+        if path.is_download() {
             words.push("-R");
         }
         let before = machine_cpu_s()?;
