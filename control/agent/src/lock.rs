@@ -5,6 +5,7 @@ use std::io::{Read, Seek, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -65,6 +66,18 @@ fn lock_namespace() -> anyhow::Result<UnixListener> {
     SocketAddr::from_abstract_name(NAMESPACE_LOCK)
         .and_then(|address| UnixListener::bind_addr(&address))
         .context("another ringway runs in this network namespace with another --state-dir (`ss -xlp src @ringway` shows it): stop it first")
+}
+
+/// How long the kernel may need to take a killed process apart: its sockets' rings and the pinned memory go first, its locks last.
+const DEATH: Duration = Duration::from_secs(3);
+
+/// Waits while a process that was killed just now still holds one of the locks, so that it can be started again at once. Ends early
+/// when both are free, and after a bounded time in any case: then the holder lives.
+pub async fn outlast_the_dying(state_dir: &Path) {
+    let deadline = Instant::now() + DEATH;
+    while (holder(state_dir).is_some() || namespace_held()) && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// The process that holds the lock of the state directory now; `None` if none does. A process id of 0 means that it has not written it yet.

@@ -25,7 +25,7 @@ use anyhow::Context;
 
 use self::sources::StopSignals;
 use crate::config::Config;
-use crate::lock::Lock;
+use crate::lock::{self, Lock};
 use crate::{cleanup, preflight};
 
 /// Serves until SIGTERM or SIGINT.
@@ -36,6 +36,7 @@ use crate::{cleanup, preflight};
 pub fn run(config: Config) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the control loop")?;
     runtime.block_on(async {
+        lock::outlast_the_dying(&config.state_dir).await;
         let facts = preflight::facts::gather(&config).await?;
         let findings = preflight::rules::judge(&config, &facts);
         for finding in &findings {

@@ -68,19 +68,16 @@ impl Binder<'_> {
         bound.map(Some)
     }
 
+    /// Whether the packet's client may reach this backend by the frontend that it addresses.
+    pub fn permits(&self, client: Client, flow: &Ipv4Flow, backend: (Ipv4Addr, u16)) -> bool {
+        let (address, port) = flow.tuple.dst();
+        let frontend = self.snapshot.frontends.lookup(&FrontendKey { address, port, protocol: flow.protocol });
+        let set = frontend.and_then(|frontend| reachable(frontend, client, flow).ok());
+        set.is_some_and(|set| set.backends.iter().any(|other| (other.address, other.port) == backend))
+    }
+
     fn select(&mut self, frontend: &Frontend, client: Client, flow: &Ipv4Flow) -> Result<Backend, Verdict> {
-        let source = address(flow.tuple.saddr);
-        if let Some(ranges) = &frontend.source_ranges
-            && !ranges.iter().any(|range| range.contains(&source))
-        {
-            return Err(Verdict::Drop(DropReason::SourceRange));
-        }
-        let target = if matches!(client, Client::Outside { .. }) { &frontend.outside } else { &frontend.inside };
-        let set: &BackendSet = match target {
-            Target::Backends(set) => set,
-            Target::NoBackend => return Err(Verdict::Drop(DropReason::NoBackend)),
-            Target::PolicyLocal => return Err(Verdict::Drop(DropReason::PolicyLocal)),
-        };
+        let set = reachable(frontend, client, flow)?;
         let index = match &set.maglev {
             Some(maglev) => maglev.select(flow_hash(MAGLEV_SEED, &flow.tuple.at(0, Hook::UplinkIn, flow.protocol))),
             None => self.random.below(set.backends.len()),
@@ -333,6 +330,22 @@ impl Tuple {
 impl Rewrite {
     fn new(tuple: Tuple, op: FlowOp) -> Rewrite {
         Rewrite { tuple, op, ifindex: 0, dmac: [0; 6] }
+    }
+}
+
+/// The backends among which one is selected for this client, or why there are none.
+fn reachable<'a>(frontend: &'a Frontend, client: Client, flow: &Ipv4Flow) -> Result<&'a BackendSet, Verdict> {
+    let source = address(flow.tuple.saddr);
+    if let Some(ranges) = &frontend.source_ranges
+        && !ranges.iter().any(|range| range.contains(&source))
+    {
+        return Err(Verdict::Drop(DropReason::SourceRange));
+    }
+    let target = if matches!(client, Client::Outside { .. }) { &frontend.outside } else { &frontend.inside };
+    match target {
+        Target::Backends(set) => Ok(set),
+        Target::NoBackend => Err(Verdict::Drop(DropReason::NoBackend)),
+        Target::PolicyLocal => Err(Verdict::Drop(DropReason::PolicyLocal)),
     }
 }
 

@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 
 use crate::arp::{self, ArpAction};
 use crate::bind::{Binder, Client};
-use crate::flow::{FlowKey, FlowOp, FlowTable, Hook, SEEN_FIN, SEEN_RST, SlotIndex, Timeouts};
+use crate::flow::{FlowKey, FlowOp, FlowTable, Hook, SEEN_FIN, SEEN_RST, SlotIndex, TICKS_PER_SECOND, Timeouts};
 use crate::hops::{Hop, HopCache, HopKey};
 use crate::nat;
 use crate::order::{Order, order_mac, parse_upcall};
@@ -18,6 +18,10 @@ use crate::wire::{self, Ipv4Flow, Parsed};
 
 /// Packets handled together: enough to hide the flow table's cache misses (performance grows little beyond it).
 pub const BATCH_MAX: usize = 64;
+
+/// A flow younger than two seconds that begins anew keeps its backend. Slots rest for a second after a removal, and a key has
+/// eight of them: a client that uses one port for many short connections would run out.
+const REOPEN_TICKS: u32 = 2 * TICKS_PER_SECOND;
 
 /// Where a frame was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,12 +152,11 @@ impl Engine {
     fn forward(&mut self, snapshot: &Snapshot, now: u32, staged: &Staged, packet: &mut Packet<'_>) -> Result<Verdict, Verdict> {
         let &Staged { taken, ref flow, ref key, hash } = staged;
         packet.len = flow.end;
-        if let Some(slot) = self.flows.lookup(key, hash) {
-            if !(flow.is_syn() && self.has_ended(slot)) {
-                return self.execute(snapshot, now, taken, flow, slot, packet);
-            }
-            // The client uses its port again after the end of its last connection: a new flow.
-            self.flows.remove(self.config.worker, slot, now);
+        let found = self.flows.lookup(key, hash);
+        if let Some(slot) = found
+            && !(flow.is_syn() && self.has_ended(slot))
+        {
+            return self.execute(snapshot, now, taken, flow, slot, packet);
         }
         let client = match taken.hook {
             Hook::PodIn => Client::Pod { ifindex: taken.ifindex, mac: wire::source_mac(packet.bytes) },
@@ -168,6 +171,16 @@ impl Engine {
             workers: self.config.workers,
             now,
         };
+        if let Some(slot) = found {
+            // The client uses its port again after the end of its last connection.
+            let entry = self.flows.slot(slot);
+            let is_young = now.wrapping_sub(entry.created.load(Relaxed)) < REOPEN_TICKS;
+            if is_young && entry.is_forward() && binder.permits(client, flow, self.flows.rewrite_of(slot).tuple.dst()) {
+                self.flows.reopen(slot, now);
+                return self.execute(snapshot, now, taken, flow, slot, packet);
+            }
+            self.flows.remove(self.config.worker, slot, now);
+        }
         match binder.bind(client, flow)? {
             Some(slot) => self.execute(snapshot, now, taken, flow, slot, packet),
             None => Ok(give_back(packet, taken)),

@@ -26,6 +26,7 @@
 	X(node_out_drop_foreign)   /* neither an upcall nor from the route via rw1 */                   \
 	X(uplink_pass)             /* not ours: to the kernel */                                        \
 	X(uplink_pass_flow)        /* ours, but executed by `edge` */                                   \
+	X(uplink_pass_other_host)  /* ours by its addresses, but sent to another station's MAC */       \
 	X(uplink_pass_returned)    /* handed back by us (generic XDP only) */                           \
 	X(uplink_redirect)         /* to the socket of this queue (dropped if there is none) */         \
 	X(uplink_redirect_arp)     /* ARP request for an announced VIP, likewise */                     \

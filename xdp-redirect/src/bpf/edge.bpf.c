@@ -172,6 +172,9 @@ static __always_inline int edge(struct __sk_buff *skb, enum hook hook, __u32 zon
 
 	if (from_worker)
 		skb->mark = 0;
+	/* A bridge's port sees frames for the bridge itself as another host's; an uplink only what was flooded. */
+	if (hook == HOOK_UPLINK_IN && skb->pkt_type == PACKET_OTHERHOST)
+		return edge_next(hook, EDGE_OTHER);
 	if (!parse_skb(skb, &l3, &p))
 		return edge_next(hook, EDGE_OTHER);
 	meta = FLOW_META(zone, hook, p.protocol);

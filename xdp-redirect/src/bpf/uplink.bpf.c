@@ -44,6 +44,27 @@ static __always_inline int pass(enum counter outcome)
 	return XDP_PASS;
 }
 
+/* The frame is for another station: a switch that does not know that one yet floods it to all its ports, also to other
+ * nodes that serve the same address. */
+static __always_inline _Bool is_for_other_host(const struct xdp_md *ctx, const struct ethhdr *eth)
+{
+	__u32 ifindex = ctx->ingress_ifindex;
+	const struct mac *own = bpf_map_lookup_elem(&device_macs, &ifindex);
+	__u8 difference = 0;
+
+	if (!own)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < ETH_ALEN; i++)
+		difference |= eth->h_dest[i] ^ own->octets[i];
+	return difference;
+}
+
+static __always_inline int redirect_ipv4(struct xdp_md *ctx, const struct ethhdr *eth)
+{
+	return is_for_other_host(ctx, eth) ? pass(COUNT_uplink_pass_other_host) : redirect(ctx, COUNT_uplink_redirect);
+}
+
 /* RFC 826 for Ethernet and IPv4. */
 struct arp_ipv4 {
 	__be16 hardware, protocol;
@@ -70,7 +91,7 @@ static __always_inline int uplink_arp(struct xdp_md *ctx, const struct arp_ipv4 
 
 /* A reply to one of our SNAT addresses: for a worker only if a flow says so. The node's own connections may use
  * the same address. */
-static __always_inline int uplink_snat(struct xdp_md *ctx, const struct packet4 *p)
+static __always_inline int uplink_snat(struct xdp_md *ctx, const struct ethhdr *eth, const struct packet4 *p)
 {
 	const struct port_range *range = bpf_map_lookup_elem(&snat4, &p->daddr);
 	__u16 port = bpf_ntohs(destination_port(p));
@@ -84,10 +105,10 @@ static __always_inline int uplink_snat(struct xdp_md *ctx, const struct packet4 
 		return pass(COUNT_uplink_pass);
 	if ((flow->flags & FLOW_OP_MASK) != FLOW_WORKER)
 		return pass(COUNT_uplink_pass_flow);
-	return redirect(ctx, COUNT_uplink_redirect);
+	return redirect_ipv4(ctx, eth);
 }
 
-static __always_inline int uplink_ipv4(struct xdp_md *ctx, const struct iphdr *ip, const void *end)
+static __always_inline int uplink_ipv4(struct xdp_md *ctx, const struct ethhdr *eth, const struct iphdr *ip, const void *end)
 {
 	struct packet4 p = {};
 	const __u32 *frontend;
@@ -96,7 +117,7 @@ static __always_inline int uplink_ipv4(struct xdp_md *ctx, const struct iphdr *i
 		return pass(COUNT_uplink_pass);
 	frontend = frontend_lookup(&p);
 	if (!frontend)
-		return uplink_snat(ctx, &p);
+		return uplink_snat(ctx, eth, &p);
 	if (*frontend & FRONTEND_HERE) {
 		__u32 meta = FLOW_META(0, HOOK_UPLINK_IN, p.protocol);
 		const struct flow4 *flow = flow_lookup(&p, meta, flow_hash(seed, p.saddr, p.daddr, p.ports, meta));
@@ -104,7 +125,7 @@ static __always_inline int uplink_ipv4(struct xdp_md *ctx, const struct iphdr *i
 		if (flow && flow_runs_at_edge(flow, &p))
 			return pass(COUNT_uplink_pass_flow);
 	}
-	return redirect(ctx, COUNT_uplink_redirect);
+	return redirect_ipv4(ctx, eth);
 }
 
 static __always_inline _Bool is_returned(const struct ethhdr *eth)

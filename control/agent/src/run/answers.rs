@@ -11,7 +11,7 @@ use crate::status::answer::{self, mac_text};
 use crate::status::documents::*;
 use crate::status::server::Question;
 use ringway_engine::tables::PodDelivery;
-use ringway_io::WorkerState;
+use ringway_io::{WorkerState, ethtool};
 use xdp_redirect::XdpMode;
 
 impl Control {
@@ -66,6 +66,7 @@ impl Control {
                         mac: mac_text(uplink.mac),
                         mtu: uplink.mtu,
                         present: *present,
+                        running: ethtool::link(&plan.name).is_ok_and(|link| link.running),
                         mode: if plan.xdp == XdpMode::Generic { "generic".into() } else { bound },
                         queues,
                     }

@@ -39,6 +39,8 @@ pub struct UplinkDocument {
     pub mtu: u32,
     /// The device exists now.
     pub present: bool,
+    /// It is up and has a carrier.
+    pub running: bool,
     /// The mode in force: `zero-copy`, `copy` or `generic`.
     pub mode: String,
     pub queues: Vec<QueueDocument>,

@@ -52,7 +52,11 @@ fn status(document: &StatusDocument) -> String {
     let mut uplinks = Table::new(["UPLINK", "MODE", "QUEUES", "WORKERS", "MTU", "MAC", "STATE"]);
     for uplink in &document.uplinks {
         let failed = uplink.queues.iter().filter_map(|queue| Some(format!("queue {}: {}", queue.queue, queue.failed.as_ref()?)));
-        let state: Vec<String> = if uplink.present { failed.collect() } else { vec!["gone".into()] };
+        let state: Vec<String> = match (uplink.present, uplink.running) {
+            (false, _) => vec!["gone".into()],
+            (true, false) => vec!["no link".into()],
+            (true, true) => failed.collect(),
+        };
         let workers: Vec<String> = uplink.queues.iter().map(|queue| queue.worker.to_string()).collect();
         uplinks.row([
             uplink.name.clone(),
@@ -156,7 +160,7 @@ fn frontend_kind(kind: ringway_model::FrontendKindView) -> String {
 fn targets(outside: &TargetView, inside: &TargetView) -> String {
     let words = |target: &TargetView| match target {
         TargetView::Backends(backends) => backends.join(", "),
-        TargetView::Reject => "none: rejected".into(),
+        TargetView::Reject => "none: dropped".into(),
         TargetView::Drop => "none here (policy Local): dropped".into(),
     };
     if outside == inside { words(outside) } else { format!("outside: {}; inside: {}", words(outside), words(inside)) }

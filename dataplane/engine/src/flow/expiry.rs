@@ -94,6 +94,15 @@ impl FlowState {
 }
 
 impl FlowTable {
+    /// Begins the flow of which `index` is either direction anew: the same key and rewrite for the client's next connection.
+    pub fn reopen(&self, index: SlotIndex, now: u32) {
+        let entry = self.slot(index);
+        for slot in [entry, self.slot(entry.peer.load(Relaxed))] {
+            slot.seen.store(0, Relaxed);
+            slot.last.store(now, Relaxed);
+        }
+    }
+
     /// Removes the flow of which `index` is either direction. False if another worker did it before.
     ///
     /// `worker` counts it; any number that the table has will do.

@@ -196,6 +196,7 @@ fn a_new_syn_on_an_ended_flow_begins_a_new_one() {
     let repeated = read(&bed.receive(&tcp(CLIENT_END, FRONTEND, SYN, b"")).frame);
     assert_eq!(first.src, repeated.src, "a repeated SYN is the same flow");
     bed.receive(&tcp(CLIENT_END, FRONTEND, FIN | ACK, b""));
+    bed.now += 3 * ringway_engine::flow::TICKS_PER_SECOND;
     let second = read(&bed.receive(&tcp(CLIENT_END, FRONTEND, SYN, b"")).frame);
     assert_ne!(first.src, second.src);
     assert_eq!(bed.flows.len(), 1);
@@ -254,4 +255,29 @@ fn a_changed_next_hop_acts_on_the_next_packet() {
     bed.snapshot.neighbors = std::sync::Arc::new(neighbors);
     bed.snapshot.generation += 1;
     assert_eq!(macs(&bed.receive(&tcp(CLIENT_END, FRONTEND, ACK, b"")).frame).0, moved);
+}
+
+#[test]
+fn one_port_serves_many_short_connections() {
+    let mut bed = Bed::new();
+    bed.serve(80, TCP, &[(REMOTE, 8080), (A, 8080)]);
+    for _ in 0..100 {
+        let verdict = bed.receive(&tcp(CLIENT_END, FRONTEND, SYN, b"")).verdict;
+        assert!(!matches!(verdict, Verdict::Drop(_)), "{verdict:?}");
+        let record = &bed.flows.records(bed.now)[0];
+        assert_eq!((record.state, bed.flows.len()), (ringway_engine::flow::FlowState::Embryonic, 1));
+        bed.flows.touch(record.slot, RST, bed.now);
+        bed.now += 5;
+    }
+}
+
+#[test]
+fn a_flow_does_not_begin_anew_towards_a_backend_that_left() {
+    let mut bed = Bed::new();
+    bed.serve(80, TCP, &[(REMOTE, 8080)]);
+    bed.receive(&tcp(CLIENT_END, FRONTEND, SYN, b""));
+    bed.receive(&tcp(CLIENT_END, FRONTEND, RST, b""));
+    bed.serve(80, TCP, &[(A, 8080)]);
+    assert_eq!(bed.receive(&tcp(CLIENT_END, FRONTEND, SYN, b"")).verdict, Verdict::Host);
+    assert_eq!(bed.flows.records(bed.now)[0].forward.1.tuple.dst(), (A, 8080));
 }
