@@ -172,6 +172,21 @@ fn every_folder_has_a_readme() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn example_manifests_are_good() -> Result<()> {
+    let dir = root().join("deploy/examples");
+    let mut folder = ringway_model::Folder::default();
+    let mut objects = 0;
+    for entry in std::fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let path = entry?.path();
+        let file = ringway_model::manifest::ManifestFile { file: path.display().to_string(), text: std::fs::read_to_string(&path)? };
+        objects += folder.update(file).len();
+    }
+    ensure!(folder.problems().is_empty(), "{:#?}", folder.problems());
+    ensure!(objects >= 4, "only {objects} objects are read");
+    Ok(())
+}
+
 /// Source files of the workspace with these endings.
 fn sources(endings: &[&str]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();

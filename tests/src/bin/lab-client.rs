@@ -177,12 +177,13 @@ fn connect(target: SocketAddr, source_port: u16) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// From a given port. Blocks as long as the kernel tries.
+/// From a given port, which is free again as soon as the connection is closed: by a reset.
 fn connect_from(source_port: u16, target: SocketAddr) -> Result<TcpStream> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let socket = tokio::net::TcpSocket::new_v4()?;
         socket.set_reuseaddr(true)?;
+        socket.set_zero_linger()?;
         socket.bind((Ipv4Addr::UNSPECIFIED, source_port).into()).with_context(|| format!("cannot bind TCP port {source_port}"))?;
         let connecting = tokio::time::timeout(ANSWER_TIMEOUT, socket.connect(target)).await;
         let stream = connecting.with_context(|| format!("cannot connect to {target} in {ANSWER_TIMEOUT:?}"))?;

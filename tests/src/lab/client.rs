@@ -57,7 +57,8 @@ impl Namespace {
         self.exec(&[&program.to_string_lossy(), "udp", target, &source_port.to_string()]).map(|text| text.trim_end().to_owned())
     }
 
-    /// One line over TCP and its answer (`server client-address line`), from `source_port` (0 = any).
+    /// One line over TCP and its answer (`server client-address line`), from `source_port` (0 = any). From a given port, the connection ends
+    /// with a reset, so that the port is free again.
     pub fn line(&self, target: &str, source_port: u16) -> Result<String> {
         let program = own_program("lab-client")?;
         self.exec(&[&program.to_string_lossy(), "line", target, &source_port.to_string()]).map(|text| text.trim_end().to_owned())
