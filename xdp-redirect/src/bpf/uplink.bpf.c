@@ -153,7 +153,7 @@ int uplink(struct xdp_md *ctx)
 		return pass(COUNT_uplink_pass_returned);
 	l3 = parse_ethernet(eth, end, &protocol);
 	if (protocol == bpf_htons(ETH_P_IP))
-		return uplink_ipv4(ctx, l3, end);
+		return uplink_ipv4(ctx, eth, l3, end);
 	if (protocol == bpf_htons(ETH_P_ARP))
 		return uplink_arp(ctx, l3, end);
 	return pass(COUNT_uplink_pass);

@@ -166,6 +166,19 @@ fn a_packet_that_came_back_from_a_worker_is_translated() {
 }
 
 #[test]
+fn frames_flooded_to_an_uplink_are_left_alone() {
+    let scratch = Scratch::new();
+    let (programs, _) = scratch.load();
+    let (client, backend) = (end("198.51.100.7", 5000), end("10.1.0.5", 8080));
+    let key = FlowKey::new(client, (VIP, 80), 0, Hook::UplinkIn, 6);
+    table_of(&programs).insert(0, &one_way(key, to(client, backend, FlowOp::Pass)), NOW).expect("room");
+    let mut flooded = tcp(client, (VIP, 80), ACK);
+    flooded[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
+    let result = run(&programs, ProgramName::EdgeUplinkIn, &flooded, 0);
+    assert_eq!((result.action, result.frame), (TcAction::Next, flooded));
+}
+
+#[test]
 fn what_needs_a_worker_at_a_hit_is_an_upcall() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();

@@ -7,7 +7,8 @@ use etherparse::{Ethernet2Header, IpFragOffset, Ipv4Header, PacketBuilder, Slice
 use crate::scratch::End;
 
 pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-pub const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+/// That of the loopback device, on which the kernel runs programs in tests: what is for another MAC is another host's.
+pub const NODE_MAC: [u8; 6] = [0; 6];
 
 pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;

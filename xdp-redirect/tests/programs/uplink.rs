@@ -166,6 +166,20 @@ fn every_frame_counts_once() {
 }
 
 #[test]
+fn frames_for_another_station_pass() {
+    let scratch = Scratch::new();
+    let programs = load(&scratch);
+    let segment = tcp(end("198.51.100.7", 5000), (VIP, 80), SYN);
+    let own: [u8; 6] = segment[..6].try_into().expect("six bytes");
+    programs.device_macs.upsert(LOOPBACK, own).expect("a MAC");
+    assert_eq!(action(&programs, &segment), XdpAction::Redirect);
+    let mut flooded = segment;
+    flooded[5] ^= 1;
+    assert_eq!(action(&programs, &flooded), XdpAction::Pass);
+    assert_eq!(action(&programs, &arp_request(VIP)), XdpAction::Redirect, "broadcast is for everybody");
+}
+
+#[test]
 fn an_uplink_without_sockets_drops_what_is_ours() {
     let scratch = Scratch::new();
     let programs = load(&scratch);
