@@ -8,8 +8,8 @@ say() { printf 'prepare: %s\n' "$*" >&2; }
 # command that must exist = package that brings it
 tools=(
   clang=clang llvm-strip=llvm make=make m4=m4 pkg-config=pkg-config cc=gcc
-  ip=iproute2 tc=iproute2 bridge=iproute2 nft=nftables sysctl=procps nsenter=util-linux setpriv=util-linux
-  curl=curl iperf3=iperf3 ethtool=ethtool tcpdump=tcpdump socat=socat jq=jq ping=iputils-ping
+  ip=iproute2 ss=iproute2 nft=nftables sysctl=procps nsenter=util-linux setpriv=util-linux taskset=util-linux
+  curl=curl ethtool=ethtool tcpdump=tcpdump iperf3=iperf3 ping=iputils-ping
 )
 # headers have no command: ask dpkg
 libraries=(libelf-dev zlib1g-dev libc6-dev)

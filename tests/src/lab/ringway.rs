@@ -103,11 +103,17 @@ impl Ringway {
 
     /// Starts the process (again) and waits until it is ready.
     pub fn start_again(&self) -> Result<()> {
+        self.launch()?;
+        self.wait_ready()
+    }
+
+    /// Starts the process and does not wait.
+    pub fn launch(&self) -> Result<()> {
         let mut words = vec![self.program.to_string_lossy().into_owned(), "run".to_owned()];
         words.extend(self.arguments.iter().cloned());
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         *self.process.borrow_mut() = Some(self.node.spawn("ringway", &words)?);
-        self.wait_ready()
+        Ok(())
     }
 
     pub fn wait_ready(&self) -> Result<()> {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use etherparse::PacketBuilder;
-use ringway_tests::lab::{Capture, Net, Ringway, RingwayOptions, Topology, address};
+use ringway_tests::lab::{Capture, Net, RingwayOptions, Topology, address};
 
 use crate::{VIP_80, ensure_served, serving, web};
 
@@ -71,22 +71,9 @@ fn garbage(net: &Net) -> Result<Vec<Vec<u8>>> {
     Ok(frames)
 }
 
-/// Every frame is in one of its places, and none is lost.
-fn ensure_no_frame_leaked(ringway: &Ringway) -> Result<()> {
-    let stats = ringway.ask("stats")?;
-    let frames = &stats["frames"];
-    let count = |place: &str| frames[place].as_u64().with_context(|| format!("stats shows frames {frames}"));
-    let mut sum = 0;
-    for place in ["pool", "fill", "rx", "tx", "completion", "held"] {
-        sum += count(place)?;
-    }
-    ensure!(count("total")? > 0 && sum == count("total")? && count("lost")? == 0, "frames leaked: {frames}");
-    Ok(())
-}
-
 #[test]
 fn garbage_stops_nobody() -> Result<()> {
-    serving("garbage_frames", Topology::new(), RingwayOptions::default(), &["a1", "b1"], |net, ringway| {
+    serving("garbage_frames", Topology::new(), RingwayOptions::default(), &["a1", "b1"], |net, _| {
         net.lab.adopt(net.start_server(&net.node1, "sshd", 22)?);
         let mut ssh = net.client.hold("10.0.0.11:22", 4)?;
         let mut held = net.client.hold(VIP_80, 8)?;
@@ -100,7 +87,7 @@ fn garbage_stops_nobody() -> Result<()> {
         }
         let load = net.client.requests("tcp", VIP_80, 4, 100)?;
         ensure!(load.errors == 0 && load.servers.len() == 2, "new connections suffer: {load:?}");
-        ensure_no_frame_leaked(ringway)
+        Ok(())
     })
 }
 
@@ -131,7 +118,7 @@ fn ip_options_are_served() -> Result<()> {
 
 #[test]
 fn somebody_else_claims_the_vip() -> Result<()> {
-    serving("garbage_arp", Topology::new(), RingwayOptions::default(), &["b1"], |net, ringway| {
+    serving("garbage_arp", Topology::new(), RingwayOptions::default(), &["b1"], |net, _| {
         net.client.curl(crate::VIP_URL)?;
         let liar = [0x02, 0, 0, 0xba, 0xad, 1];
         let our_mac = net.node1.mac("eth0")?;
@@ -154,7 +141,6 @@ fn somebody_else_claims_the_vip() -> Result<()> {
         for _ in 0..10 {
             net.router.send_frames(PORT, &frames)?;
         }
-        ensure_served(&net.client.requests("tcp", VIP_80, 2, 50)?, &["b1"], address::NODE1)?;
-        ensure_no_frame_leaked(ringway)
+        ensure_served(&net.client.requests("tcp", VIP_80, 2, 50)?, &["b1"], address::NODE1)
     })
 }

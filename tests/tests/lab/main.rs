@@ -4,6 +4,7 @@
 mod announcement;
 mod bulk;
 mod changes;
+mod commands;
 mod firewall;
 mod garbage;
 mod limits;
@@ -19,7 +20,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use ringway_tests::lab::{self, Lab, Load, Net, Pod, Ringway, RingwayOptions, Service, Topology, address};
 
 /// Where clients outside find the service that most tests use.
@@ -49,8 +50,21 @@ fn serving(
         let ringway = Ringway::start(&net, &options, &[service])?;
         test(&mut net, &ringway)?;
         ensure!(ringway.is_running(), "ringway ended: {}", ringway.log());
-        Ok(())
+        ensure_no_frame_leaked(&ringway)
     })
+}
+
+/// Every frame is in one of its places, and none is lost: true after any test.
+fn ensure_no_frame_leaked(ringway: &Ringway) -> Result<()> {
+    let stats = ringway.ask("stats")?;
+    let frames = &stats["frames"];
+    let count = |place: &str| frames[place].as_u64().with_context(|| format!("stats shows frames {frames}"));
+    let mut sum = 0;
+    for place in ["pool", "fill", "rx", "tx", "completion", "held"] {
+        sum += count(place)?;
+    }
+    ensure!(count("total")? > 0 && sum == count("total")? && count("lost")? == 0, "frames leaked: {frames}");
+    Ok(())
 }
 
 fn web(net: &Net, pods: &[&str]) -> Result<Service> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use ringway_tests::lab::{Capture, Net, Ringway, RingwayOptions, Topology, wait_for};
 
 use crate::{CLUSTER_IP_80, VIP_80, VIP_URL, lab, serving, web};
@@ -123,6 +123,57 @@ fn cleanup_after_kill_leaves_nothing_behind() -> Result<()> {
         ensure!(ringway.run(&["cleanup"])?.status.success(), "a second cleanup fails");
         ringway.start_again()?;
         net.client.curl(VIP_URL).map(drop)
+    })
+}
+
+#[test]
+fn killed_at_any_moment_of_its_start() -> Result<()> {
+    serving("restart_during_start", Topology::new(), RingwayOptions::default(), &["a1", "b1"], |net, ringway| {
+        for delay_ms in [0, 10, 30, 60, 100, 150, 250, 400] {
+            ringway.kill();
+            ringway.launch()?;
+            std::thread::sleep(Duration::from_millis(delay_ms));
+            ringway.kill();
+            ringway.start_again()?;
+            let answer = net.client.curl(VIP_URL).with_context(|| format!("killed after {delay_ms} ms"))?;
+            ensure!(answer.starts_with("a1") || answer.starts_with("b1"), "killed after {delay_ms} ms: {answer}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn starts_again_with_other_options() -> Result<()> {
+    lab("restart_other_options", |lab| {
+        let net = Topology::new().build(lab)?;
+        let services = [web(&net, &["a1", "b1"])?];
+        let default = RingwayOptions::default();
+        let one_worker = RingwayOptions { workers: 1, ..default.clone() };
+        let generic = RingwayOptions { mode: "generic", ..default.clone() };
+        let small = default.clone().with(&["--flows-max", "1024"]);
+        for (number, options) in [default.clone(), one_worker, RingwayOptions::direct(), small, generic, default].iter().enumerate() {
+            let ringway = Ringway::start(&net, options, &services)?;
+            let load = net.client.requests("tcp", VIP_80, 2, 40)?;
+            ensure!(load.errors == 0 && load.servers.len() == 2, "start {number}: {load:?}");
+            ringway.kill();
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn uplink_goes_down_and_comes_up() -> Result<()> {
+    serving("restart_uplink_down", Topology::new(), RingwayOptions::default(), &["a1", "b1"], |net, _| {
+        let mut held = net.client.hold(VIP_80, 4)?;
+        net.node1.ip("link set eth0 down")?;
+        std::thread::sleep(Duration::from_millis(200));
+        net.node1.ip("link set eth0 up")?;
+        // The kernel has dropped the routes of the device.
+        net.node1.ip_batch("route add default via 10.0.0.1\nroute add 10.244.2.0/24 via 10.0.0.12\n")?;
+        wait_for("the VIP again", Duration::from_secs(5), || net.client.curl_within(VIP_URL, Duration::from_secs(1)))?;
+        let report = held.exchange(Duration::from_secs(5))?;
+        ensure!(report.errors == 0, "connections did not survive: {report:?}");
+        Ok(())
     })
 }
 
