@@ -1,0 +1,75 @@
+//! Files, flags and bounds.
+
+use super::*;
+
+const COMPLETE: &str = "uplink: [eth1]\nnode-name: n1\nmanifests: /m\n";
+
+fn error(text: &str) -> String {
+    format!("{:#}", Settings::from_yaml(text).unwrap_err())
+}
+
+#[test]
+fn a_complete_file() {
+    let yaml = "uplink: [eth1, eth2]\nnode-name: n1\nmanifests: /m\nmode: zero-copy\nsnat-address: [192.0.2.1]\n\
+                snat-ports: 1024-2047\npod-delivery: direct\nannounce: true\nflows-max: 1000\ntimeout-udp: 5m\ntimeout-tcp-syn: 60\nworkers: 2\n";
+    let config = Settings::from_yaml(yaml).unwrap().resolve().unwrap();
+    assert_eq!(config.uplinks, ["eth1", "eth2"]);
+    assert_eq!(config.mode, Mode::ZeroCopy);
+    assert_eq!(config.snat_ports, PortRange { first: 1024, last: 2047 });
+    assert_eq!(config.pod_delivery, PodDelivery::Direct);
+    assert!(config.announce);
+    assert_eq!((config.flows_max, config.workers), (1000, Some(2)));
+    assert_eq!((config.timeouts.udp, config.timeouts.tcp_syn), (Seconds(300), Seconds(60)));
+    assert_eq!(config.timeouts.tcp_established, Seconds(86_400));
+}
+
+#[test]
+fn errors_name_the_field() {
+    assert!(error("uplnk: [a]").contains("`uplnk`"), "{}", error("uplnk: [a]"));
+    assert!(error("workers: many").contains("field `workers`"), "{}", error("workers: many"));
+    assert!(error("snat-address: [1.2.3.4, nonsense]").contains("snat-address[1]"));
+    assert!(error("snat-ports: 5").contains("field `snat-ports`"));
+    assert!(error("mode: fast").contains("field `mode`"));
+    assert!(error("timeout-udp: soon").contains("field `timeout-udp`"));
+    assert!(error("- a\n- b").contains("invalid type"));
+    assert!(error("a: b: c:").contains("is no YAML"));
+}
+
+#[test]
+fn an_unreadable_file_is_named() {
+    let error = Settings::from_file(Path::new("/nonexistent/ringway.yaml")).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/ringway.yaml"));
+}
+
+#[test]
+fn flags_win() {
+    let flags = Settings { uplink: vec!["eth9".into()], flows_max: Some(128), ..Settings::default() };
+    let config = flags.or(Settings::from_yaml(COMPLETE).unwrap()).resolve().unwrap();
+    assert_eq!((config.uplinks[0].as_str(), config.flows_max, config.node_name.as_str()), ("eth9", 128, "n1"));
+}
+
+#[test]
+fn everything_missing_is_listed_at_once() {
+    let message = Settings { flows_max: Some(1), workers: Some(0), ..Settings::default() }.resolve().unwrap_err().to_string();
+    for flag in ["--uplink", "--node-name", "--manifests", "--flows-max", "--workers"] {
+        assert!(message.contains(flag), "{flag} in {message}");
+    }
+}
+
+#[test]
+fn an_empty_file_leaves_all_to_flags() {
+    assert_eq!(Settings::from_yaml("").unwrap(), Settings::default());
+    assert_eq!(Settings::from_yaml("# nothing\n").unwrap(), Settings::default());
+}
+
+#[test]
+fn sources_that_cannot_be() {
+    let settings = Settings::from_yaml(&format!("{COMPLETE}snat-address: [127.0.0.1, 224.0.0.1]\n")).unwrap();
+    let message = settings.resolve().unwrap_err().to_string();
+    assert!(message.contains("127.0.0.1") && message.contains("224.0.0.1"));
+}
+
+#[test]
+fn timeouts_in_ticks() {
+    assert_eq!(FlowTimeouts::default().ticks().tcp_syn, 120 * TICKS_PER_SECOND);
+}
