@@ -67,6 +67,7 @@ fn slice(index: u32, ready: bool) -> Change {
         service: name(index),
         ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: port(8080) }],
         endpoints,
+        last_change_trigger: None,
     })))
 }
 

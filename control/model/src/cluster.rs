@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use k8s_openapi::jiff::Timestamp;
+
 use crate::model::{Change, EndpointSliceModel, Kind, Model, NodeModel, ObjectRef, ServiceModel, ServiceName};
 
 /// What has to be compiled again after a change.
@@ -11,6 +13,16 @@ pub struct Touched {
     pub services: BTreeSet<ServiceName>,
     /// Names of the nodes that changed.
     pub nodes: BTreeSet<String>,
+    pub changed: Changed,
+}
+
+/// How many objects became different, for metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    pub services: u64,
+    pub endpoint_slices: u64,
+    /// Of each new version of a slice that says so: when what led to it happened.
+    pub triggers: Vec<Timestamp>,
 }
 
 /// The last good version of every object, found by kind, namespace and name.
@@ -30,6 +42,7 @@ impl Cluster {
         match change {
             Change::Upsert(Model::Service(service)) => {
                 if self.services.get(&service.name) != Some(&service) {
+                    touched.changed.services += 1;
                     touched.services.insert(service.name.clone());
                     self.services.insert(service.name.clone(), service);
                 }
@@ -49,6 +62,7 @@ impl Cluster {
             Change::Delete(ObjectRef { kind: Kind::Service, namespace, name }) => {
                 let name = ServiceName { namespace: namespace.into(), name: name.into() };
                 if self.services.remove(&name).is_some() {
+                    touched.changed.services += 1;
                     touched.services.insert(name);
                 }
             }
@@ -65,6 +79,8 @@ impl Cluster {
         }
         let slices = self.slices.entry(slice.service.clone()).or_default();
         if slices.get(&slice.name) != Some(&slice) {
+            touched.changed.endpoint_slices += 1;
+            touched.changed.triggers.extend(slice.last_change_trigger);
             touched.services.insert(slice.service.clone());
             self.service_of_slice.insert(key, slice.service.clone());
             slices.insert(Arc::clone(&slice.name), slice);
@@ -79,6 +95,7 @@ impl Cluster {
                 self.slices.remove(&service);
             }
         }
+        touched.changed.endpoint_slices += 1;
         touched.services.insert(service);
     }
 

@@ -30,8 +30,8 @@ mod reading;
 mod select;
 mod view;
 
-pub use cluster::{Cluster, Touched};
-pub use compile::{Compiler, NodePortAddresses, Settings, Update, Vip};
+pub use cluster::{Changed, Cluster, Touched};
+pub use compile::{Compiler, HealthCheck, NoLocalEndpoints, NodePortAddresses, Settings, Update, Vip};
 pub use folder::Folder;
 pub use model::{
     Change, Endpoint, EndpointSliceModel, Kind, Model, NodeModel, ObjectRef, Protocol, ServiceModel, ServiceName, ServicePort, ServiceType,

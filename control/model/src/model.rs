@@ -167,8 +167,8 @@ pub struct Endpoint {
     pub zone_hints: Vec<Arc<str>>,
 }
 
-/// An EndpointSlice of a Service that may be ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An EndpointSlice of a Service that may be ours. Two are equal if they lead to the same endpoints.
+#[derive(Clone, Debug)]
 pub struct EndpointSliceModel {
     /// Name of the slice; its namespace is the service's.
     pub name: Arc<str>,
@@ -176,7 +176,19 @@ pub struct EndpointSliceModel {
     pub ports: Vec<SlicePort>,
     /// All of one family.
     pub endpoints: Vec<Endpoint>,
+    /// When what led to this version happened, as the slice's controller noted it in the annotation
+    /// `endpoints.kubernetes.io/last-change-trigger-time`. It says nothing about endpoints and is no part of equality.
+    pub last_change_trigger: Option<Timestamp>,
 }
+
+impl PartialEq for EndpointSliceModel {
+    fn eq(&self, other: &EndpointSliceModel) -> bool {
+        let EndpointSliceModel { name, service, ports, endpoints, last_change_trigger: _ } = self;
+        (name, service, ports, endpoints) == (&other.name, &other.service, &other.ports, &other.endpoints)
+    }
+}
+
+impl Eq for EndpointSliceModel {}
 
 /// A Node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,6 +199,17 @@ pub struct NodeModel {
     /// `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
     pub pod_cidrs: Vec<IpNet>,
+    /// The object has a deletionTimestamp.
+    pub deleting: bool,
+    /// It has the taint `ToBeDeletedByClusterAutoscaler`, with whatever effect.
+    pub to_be_deleted: bool,
+}
+
+impl NodeModel {
+    /// Whether load balancers may go on to send new connections here (KEP-3836).
+    pub fn is_eligible(&self) -> bool {
+        !self.deleting && !self.to_be_deleted
+    }
 }
 
 /// A converted object. Cheap to clone.

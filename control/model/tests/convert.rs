@@ -77,3 +77,61 @@ fn a_refused_object_is_known_by_name_unless_the_name_is_wrong() {
     assert_eq!(refused("{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 10.96.0.1}}"), Some(web));
     assert_eq!(refused("{apiVersion: v1, kind: Service, metadata: {name: '-'}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}"), None);
 }
+
+#[test]
+fn a_node_that_is_about_to_go() {
+    let eligible = |metadata: &str, spec: &str| {
+        let text = format!("{{apiVersion: v1, kind: Node, metadata: {{name: node-a{metadata}}}, spec: {{{spec}}}}}");
+        node(&text).is_eligible()
+    };
+    assert!(eligible("", ""));
+    assert!(eligible("", "unschedulable: true, taints: [{key: node.kubernetes.io/unschedulable, effect: NoSchedule}]"));
+    assert!(!eligible("", "taints: [{key: a, effect: NoExecute}, {key: ToBeDeletedByClusterAutoscaler, value: '1', effect: NoSchedule}]"));
+    assert!(!eligible(", deletionTimestamp: '2026-01-01T00:00:00Z'", ""));
+}
+
+#[test]
+fn the_trigger_of_a_slice_is_no_part_of_equality() {
+    let slice = |annotation: &str| {
+        let text = format!(
+            "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, endpoints: [], metadata: \
+             {{name: web-1, labels: {{kubernetes.io/service-name: web}}, annotations: {{{annotation}}}}}}}"
+        );
+        match only(&text) {
+            Ok(Converted::Ours(Model::EndpointSlice(slice), notices)) => {
+                assert_eq!(notices, []);
+                slice
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let (none, some) = (slice(""), slice("endpoints.kubernetes.io/last-change-trigger-time: '2026-11-22T05:00:00.25Z'"));
+    assert_eq!(some.last_change_trigger.map(|time| time.to_string()).as_deref(), Some("2026-11-22T05:00:00.25Z"));
+    assert_eq!(none.last_change_trigger, None);
+    assert_eq!(slice("endpoints.kubernetes.io/last-change-trigger-time: yesterday").last_change_trigger, None);
+    assert_eq!(none, some);
+}
+
+#[test]
+fn changes_are_counted_with_their_triggers() {
+    let mut compiler = ringway_model::Compiler::new(ringway_model::Settings::default());
+    let change = |address: &str, second: u32| {
+        let text = format!(
+            "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, endpoints: [{{addresses: [{address}]}}], metadata: \
+             {{name: web-1, labels: {{kubernetes.io/service-name: web}}, \
+             annotations: {{endpoints.kubernetes.io/last-change-trigger-time: '2026-11-22T05:00:{second:02}Z'}}}}}}"
+        );
+        match only(&text) {
+            Ok(Converted::Ours(model, _)) => ringway_model::Change::Upsert(model),
+            other => panic!("{other:?}"),
+        }
+    };
+    let triggers = |update: ringway_model::Update| -> (u64, Vec<String>) {
+        (update.changed.endpoint_slices, update.changed.triggers.iter().map(ToString::to_string).collect())
+    };
+    assert_eq!(triggers(compiler.apply([change("10.1.0.1", 1)])), (1, vec!["2026-11-22T05:00:01Z".to_owned()]));
+    assert_eq!(triggers(compiler.apply([change("10.1.0.1", 2)])), (0, vec![]), "the same endpoints");
+    assert_eq!(triggers(compiler.apply([change("10.1.0.2", 3)])), (1, vec!["2026-11-22T05:00:03Z".to_owned()]));
+    let object = ObjectRef { kind: Kind::EndpointSlice, namespace: "default".into(), name: "web-1".into() };
+    assert_eq!(triggers(compiler.apply([ringway_model::Change::Delete(object)])), (1, vec![]));
+}

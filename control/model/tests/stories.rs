@@ -8,7 +8,7 @@ use std::path::Path;
 
 use ringway_engine::tables::{Backend, Frontend, FrontendKey, FrontendKind, Target};
 use ringway_model::manifest::ManifestFile;
-use ringway_model::{Compiler, Folder, NodePortAddresses, Settings, Update};
+use ringway_model::{Compiler, Folder, HealthCheck, NoLocalEndpoints, NodePortAddresses, ServiceName, Settings, Update};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -45,6 +45,10 @@ struct Step {
     vips: Option<Vec<String>>,
     #[serde(default)]
     stopped: Vec<String>,
+    /// Checked where given.
+    health_checks: Option<Vec<String>>,
+    /// `internal 1 external 0`, checked where given.
+    no_local_endpoints: Option<String>,
     #[serde(default)]
     problems: Vec<String>,
 }
@@ -55,6 +59,7 @@ struct Run {
     compiler: Compiler,
     frontends: BTreeMap<FrontendKey, Frontend>,
     vips: BTreeMap<Ipv4Addr, bool>,
+    health_checks: BTreeMap<ServiceName, HealthCheck>,
     /// Of the last step.
     stopped: Vec<String>,
 }
@@ -72,6 +77,7 @@ impl Run {
             compiler: Compiler::new(settings),
             frontends: BTreeMap::new(),
             vips: BTreeMap::new(),
+            health_checks: BTreeMap::new(),
             stopped: Vec::new(),
         }
     }
@@ -111,6 +117,13 @@ impl Run {
                 None => self.vips.remove(&address),
             };
         }
+        for (service, check) in update.health_checks {
+            assert_ne!(self.health_checks.get(&service), check.as_ref(), "the health check of {service} is published without a change");
+            match check {
+                Some(check) => self.health_checks.insert(service, check),
+                None => self.health_checks.remove(&service),
+            };
+        }
         let all: BTreeMap<_, _> = self.compiler.vips().map(|(address, vip)| (address, vip.announced)).collect();
         assert_eq!(all, self.vips);
     }
@@ -124,6 +137,17 @@ impl Run {
             compare("vips", expected, &vips, faults);
         }
         compare("stopped", &step.stopped, &self.stopped, faults);
+        if let Some(expected) = &step.health_checks {
+            let line =
+                |(service, check): (&ServiceName, &HealthCheck)| format!("{service} port {} local {}", check.port, check.local_endpoints);
+            let checks: Vec<String> = self.health_checks.iter().map(line).collect();
+            compare("healthChecks", expected, &checks, faults);
+        }
+        if let Some(expected) = &step.no_local_endpoints {
+            let NoLocalEndpoints { internal, external } = self.compiler.no_local_endpoints();
+            let found = format!("internal {internal} external {external}");
+            compare("noLocalEndpoints", std::slice::from_ref(expected), &[found], faults);
+        }
         let problems: Vec<String> = self
             .folder
             .problems()
@@ -220,7 +244,12 @@ fn run(story: Story) -> Vec<String> {
         let update = run.compiler.apply(changes);
         run.follow(update);
     }
-    if !(run.frontends.is_empty() && run.vips.is_empty() && run.compiler.is_empty() && run.folder.problems().is_empty()) {
+    if !(run.frontends.is_empty()
+        && run.vips.is_empty()
+        && run.health_checks.is_empty()
+        && run.compiler.is_empty()
+        && run.folder.problems().is_empty())
+    {
         faults.push("  after the removal of all files something is left".into());
     }
     faults

@@ -2,6 +2,7 @@
 //! different is published.
 
 mod claims;
+mod health;
 mod service;
 mod view;
 mod vips;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use ringway_engine::tables::{Frontend, FrontendKey};
 
-use crate::cluster::{Cluster, Touched};
+use crate::cluster::{Changed, Cluster, Touched};
 use crate::model::{Change, Protocol, ServiceName};
 use crate::problem::{Problem, Severity};
 use crate::select::Location;
@@ -22,6 +23,7 @@ use claims::{Claims, Rank};
 use service::{Compiled, Here};
 use vips::Vips;
 
+pub use health::{HealthCheck, NoLocalEndpoints};
 pub use vips::Vip;
 
 /// On which addresses of the node NodePorts answer.
@@ -52,6 +54,10 @@ pub struct Update {
     /// UDP frontends and backends that stopped serving them: their flows must go at once, for UDP has no end of its own and clients
     /// would send into a black hole (contract §2, existing flows). TCP flows go on while their pod lives.
     pub stopped: Vec<(FrontendKey, SocketAddrV4)>,
+    /// Health check ports that appeared, changed what they say, or (`None`) went.
+    pub health_checks: Vec<(ServiceName, Option<HealthCheck>)>,
+    /// What the batch was made of, whether or not the tables became different.
+    pub changed: Changed,
 }
 
 /// Holds the objects in force and what was last made of them.
@@ -68,6 +74,8 @@ pub struct Compiler {
     /// Of the UDP frontends in `published`.
     serving: HashMap<FrontendKey, Arc<BTreeSet<SocketAddrV4>>>,
     vips: Vips,
+    /// The sum over `compiled`.
+    no_local: NoLocalEndpoints,
 }
 
 impl Compiler {
@@ -89,7 +97,7 @@ impl Compiler {
             }
             services.extend(self.refresh_addresses());
         }
-        self.compile(services)
+        Update { changed: touched.changed, ..self.compile(services) }
     }
 
     /// The IPv4 addresses of the node's devices, the most important first (the first uplink's). Call it whenever they change.
@@ -111,6 +119,11 @@ impl Compiler {
     /// Number of Services in force.
     pub fn services_len(&self) -> usize {
         self.compiled.len()
+    }
+
+    /// Service ports whose policy is Local and whose endpoints are all elsewhere.
+    pub fn no_local_endpoints(&self) -> NoLocalEndpoints {
+        self.no_local
     }
 
     /// The IPv4 addresses on which NodePorts answer.
@@ -147,6 +160,7 @@ impl Compiler {
             && self.published.is_empty()
             && self.serving.is_empty()
             && self.vips.is_empty()
+            && self.no_local == NoLocalEndpoints::default()
     }
 
     fn zone(&self) -> Option<Arc<str>> {
@@ -182,11 +196,11 @@ impl Compiler {
     }
 
     fn compile(&mut self, services: impl IntoIterator<Item = ServiceName>) -> Update {
-        let mut keys = BTreeSet::new();
+        let (mut keys, mut update) = (BTreeSet::new(), Update::default());
         for name in services {
-            self.compile_service(&name, &mut keys);
+            self.compile_service(&name, &mut keys, &mut update);
         }
-        let mut update = Update { vips: self.vips.publish(), ..Update::default() };
+        update.vips = self.vips.publish();
         for key in keys {
             self.publish(key, &mut update);
         }
@@ -214,13 +228,17 @@ impl Compiler {
         update.stopped.extend(stopped.map(|backend| (key, *backend)));
     }
 
-    /// Compiles one service (or takes it out) and adds the keys whose frontend may have changed.
-    fn compile_service(&mut self, name: &ServiceName, keys: &mut BTreeSet<FrontendKey>) {
+    /// Compiles one service (or takes it out), and adds the keys whose frontend may have changed and its health check if that did.
+    fn compile_service(&mut self, name: &ServiceName, keys: &mut BTreeSet<FrontendKey>, update: &mut Update) {
         let before = self.compiled.remove(name).unwrap_or_default();
         let service = self.cluster.service(name).cloned();
         let after =
             service.as_ref().map_or_else(Compiled::default, |service| service::compile(&self.cluster, service, self.here(), &before));
         self.vips.replace(&before.vips, &after.vips);
+        self.no_local.replace(before.no_local, after.no_local);
+        if before.health_check != after.health_check {
+            update.health_checks.push((name.clone(), after.health_check));
+        }
         for key in before.frontends.keys() {
             self.claims.remove(*key, name);
         }

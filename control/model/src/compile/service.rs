@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net};
 use ringway_engine::maglev::Maglev;
 use ringway_engine::tables::{Backend, BackendSet, Frontend, FrontendKey, FrontendKind, ServicePortName, Target};
 
+use super::health::{self, HealthCheck, NoLocalEndpoints};
 use crate::cluster::Cluster;
 use crate::model::{Protocol, ServiceModel, ServicePort, TrafficPolicy};
 use crate::select::{Location, PortEndpoint, Selected, merge, select};
@@ -23,6 +24,8 @@ pub(super) struct Compiled {
     pub serving: BTreeMap<FrontendKey, Arc<BTreeSet<SocketAddrV4>>>,
     /// The Service's own addresses, each with whether it is a candidate for announcement.
     pub vips: BTreeMap<Ipv4Addr, bool>,
+    pub health_check: Option<HealthCheck>,
+    pub no_local: NoLocalEndpoints,
     /// Every set that the frontends share; the next version takes over those that are equal, with their Maglev tables.
     sets: Vec<Arc<BackendSet>>,
 }
@@ -36,7 +39,7 @@ pub(super) struct Here<'a> {
 }
 
 pub(super) fn compile(cluster: &Cluster, service: &ServiceModel, here: Here<'_>, before: &Compiled) -> Compiled {
-    let mut compiled = Compiled::default();
+    let mut compiled = Compiled { health_check: health::check(cluster, service, here.location), ..Compiled::default() };
     let source_ranges = source_ranges(&service.source_ranges);
     for address in v4(&service.cluster_ips) {
         compiled.vips.entry(address).or_insert(false);
@@ -47,6 +50,7 @@ pub(super) fn compile(cluster: &Cluster, service: &ServiceModel, here: Here<'_>,
     for port in service.ports.iter().filter(|port| port.protocol.is_served()) {
         let endpoints = endpoints_of(cluster, service, port, here.location);
         let selected = select(&endpoints, here.location, is_any_policy_local(service));
+        compiled.no_local.count(service, &selected);
         let mut targets = Targets { endpoints: &endpoints, selected: &selected, before, sets: &mut compiled.sets };
         let name = Arc::new(ServicePortName {
             namespace: service.name.namespace.to_string(),

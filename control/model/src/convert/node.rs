@@ -9,6 +9,9 @@ use crate::model::{Kind, Model, NodeModel};
 
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
+/// Set by the cluster autoscaler before it drains and deletes a node (`utils/taints` there; kube-proxy's `pkg/proxy/healthcheck`).
+const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
 pub(super) fn convert(node: &Node) -> Result<Converted, Refused> {
     let mut findings = Findings::of(Kind::Node, &node.metadata);
     let mut internal_ips = Vec::new();
@@ -26,6 +29,13 @@ pub(super) fn convert(node: &Node) -> Result<Converted, Refused> {
         pod_cidrs.extend(findings.take(format!("spec.podCIDRs[{index}]"), check::cidr(cidr)));
     }
     let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL)).filter(|zone| !zone.is_empty());
-    let model = NodeModel { name: findings.name.clone(), internal_ips, zone: zone.map(|zone| Arc::from(zone.as_str())), pod_cidrs };
+    let model = NodeModel {
+        name: findings.name.clone(),
+        internal_ips,
+        zone: zone.map(|zone| Arc::from(zone.as_str())),
+        pod_cidrs,
+        deleting: node.metadata.deletion_timestamp.is_some(),
+        to_be_deleted: spec.taints.iter().flatten().any(|taint| taint.key == TO_BE_DELETED_TAINT),
+    };
     findings.ours(Some(Model::Node(Arc::new(model))))
 }

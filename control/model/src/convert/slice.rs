@@ -5,11 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::{Endpoint as RawEndpoint, EndpointPort, EndpointSlice};
+use k8s_openapi::jiff::Timestamp;
 
 use super::{Converted, Findings, Refused, check, is_selected};
 use crate::model::{Endpoint, EndpointSliceModel, Kind, Model, ServiceName, SlicePort};
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+const LAST_CHANGE_TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// Limits of the API.
 const ENDPOINTS_MAX: usize = 1000;
@@ -38,8 +40,14 @@ pub(super) fn convert(slice: &EndpointSlice) -> Result<Converted, Refused> {
         service: ServiceName { namespace: findings.namespace.as_str().into(), name: service.as_str().into() },
         ports: ports(slice.ports.as_deref().unwrap_or_default(), &mut findings),
         endpoints: endpoints(slice.endpoints.as_deref().unwrap_or_default(), v6, &mut findings),
+        last_change_trigger: last_change_trigger(slice),
     };
     findings.ours(Some(Model::EndpointSlice(Arc::new(model))))
+}
+
+/// A measurement depends on it, no packet: one that cannot be read is as good as none.
+fn last_change_trigger(slice: &EndpointSlice) -> Option<Timestamp> {
+    slice.metadata.annotations.as_ref()?.get(LAST_CHANGE_TRIGGER_ANNOTATION)?.parse().ok()
 }
 
 fn ports(raw: &[EndpointPort], findings: &mut Findings) -> Vec<SlicePort> {
