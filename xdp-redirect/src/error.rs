@@ -37,6 +37,14 @@ pub enum Error {
     )]
     Conflict { program: &'static str, ifindex: u32, prog_id: u32, prog_name: String, mode: &'static str },
 
+    #[error(
+        "attaching `{program}` to the root cgroup: {source}; CAP_BPF and CAP_NET_ADMIN are needed, and a kernel with CONFIG_CGROUP_BPF"
+    )]
+    AttachCgroup { program: &'static str, source: io::Error },
+
+    #[error("asking the kernel for the cookie of this network namespace: {0}")]
+    NetnsCookie(io::Error),
+
     #[error("asking the kernel for {what} of device {ifindex}: {source}")]
     Query { what: &'static str, ifindex: u32, source: io::Error },
 

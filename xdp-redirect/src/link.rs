@@ -6,11 +6,12 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use libbpf_sys as sys;
 
+use crate::cgroup::{self, Cgroup};
 use crate::probe::{self, XdpAttached};
 use crate::{Error, Programs, syscall};
 
@@ -62,10 +63,14 @@ pub enum ProgramName {
     EdgeUplinkOut,
     EdgeNodeOut,
     Deliver,
+    NodeConnect4,
+    NodeSendmsg4,
+    NodeRecvmsg4,
+    NodeGetpeername4,
 }
 
 impl ProgramName {
-    pub const ALL: [ProgramName; 8] = [
+    pub const ALL: [ProgramName; 12] = [
         ProgramName::Uplink,
         ProgramName::Hostlink,
         ProgramName::EdgePodIn,
@@ -74,6 +79,10 @@ impl ProgramName {
         ProgramName::EdgeUplinkOut,
         ProgramName::EdgeNodeOut,
         ProgramName::Deliver,
+        ProgramName::NodeConnect4,
+        ProgramName::NodeSendmsg4,
+        ProgramName::NodeRecvmsg4,
+        ProgramName::NodeGetpeername4,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -86,6 +95,10 @@ impl ProgramName {
             ProgramName::EdgeUplinkOut => "edge_uplink_out",
             ProgramName::EdgeNodeOut => "edge_node_out",
             ProgramName::Deliver => "deliver",
+            ProgramName::NodeConnect4 => "node_connect4",
+            ProgramName::NodeSendmsg4 => "node_sendmsg4",
+            ProgramName::NodeRecvmsg4 => "node_recvmsg4",
+            ProgramName::NodeGetpeername4 => "node_getpeername4",
         }
     }
 
@@ -109,9 +122,9 @@ impl ProgramName {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinnedLink {
     pub program: ProgramName,
-    /// The device that it was pinned for.
+    /// The device that it was pinned for; 0 for a program on the root cgroup.
     pub ifindex: u32,
-    /// False if the device is gone; nothing runs then.
+    /// False if the device or cgroup is gone; nothing runs then.
     pub live: bool,
     pub path: PathBuf,
 }
@@ -153,6 +166,15 @@ impl Programs {
         self.attach_tcx(ProgramName::Deliver, self.fds.deliver.as_fd(), rw1)
     }
 
+    /// `node` on the sockets of all processes of the machine; it acts on those in the network namespace in which it was loaded.
+    pub fn attach_node(&self, root: &Cgroup) -> Result<Attachment, Error> {
+        // The way back first, as with pods.
+        self.attach_cgroup(ProgramName::NodeRecvmsg4, self.fds.node_recvmsg4.as_fd(), root, cgroup::RECVMSG4)?;
+        self.attach_cgroup(ProgramName::NodeGetpeername4, self.fds.node_getpeername4.as_fd(), root, cgroup::GETPEERNAME4)?;
+        self.attach_cgroup(ProgramName::NodeSendmsg4, self.fds.node_sendmsg4.as_fd(), root, cgroup::SENDMSG4)?;
+        self.attach_cgroup(ProgramName::NodeConnect4, self.fds.node_connect4.as_fd(), root, cgroup::CONNECT4)
+    }
+
     /// Takes `edge` off a pod's device, or removes its pins if the device is gone already.
     pub fn detach_pod(&self, ifindex: u32) -> Result<(), Error> {
         self.detach(ProgramName::EdgePodIn, ifindex)?;
@@ -183,7 +205,7 @@ impl Programs {
             }
             _ => None,
         };
-        let taken = take_over(&path, prog, ifindex, misfit)?;
+        let taken = take_over(&path, prog, ifindex.into(), misfit)?;
         if taken == Some(Attachment::TakenOver) {
             return Ok(Attachment::TakenOver);
         }
@@ -203,12 +225,30 @@ impl Programs {
 
     fn attach_tcx(&self, name: ProgramName, prog: BorrowedFd<'_>, ifindex: u32) -> Result<Attachment, Error> {
         let path = self.link_path(name, ifindex);
-        let taken = take_over(&path, prog, ifindex, |_| None)?;
+        let taken = take_over(&path, prog, ifindex.into(), |_| None)?;
         if taken == Some(Attachment::TakenOver) {
             return Ok(Attachment::TakenOver);
         }
         let (attach_type, flags) = name.tcx();
         create(name, prog, ifindex, attach_type, flags, &path)?;
+        Ok(taken.unwrap_or(Attachment::Attached))
+    }
+
+    fn attach_cgroup(
+        &self,
+        name: ProgramName,
+        prog: BorrowedFd<'_>,
+        root: &Cgroup,
+        attach_type: sys::bpf_attach_type,
+    ) -> Result<Attachment, Error> {
+        let path = self.link_path(name, 0);
+        let taken = take_over(&path, prog, root.id, |_| None)?;
+        if taken == Some(Attachment::TakenOver) {
+            return Ok(Attachment::TakenOver);
+        }
+        let link = syscall::link_create(prog, root.folder.as_raw_fd(), attach_type, 0)
+            .map_err(|source| Error::AttachCgroup { program: name.as_str(), source })?;
+        pin_link(&link, &path)?;
         Ok(taken.unwrap_or(Attachment::Attached))
     }
 }
@@ -218,7 +258,7 @@ impl Programs {
 fn take_over(
     path: &Path,
     prog: BorrowedFd<'_>,
-    ifindex: u32,
+    target: u64,
     misfit: impl Fn(&syscall::LinkFacts) -> Option<String>,
 ) -> Result<Option<Attachment>, Error> {
     let link = match syscall::open_pinned(path) {
@@ -228,8 +268,8 @@ fn take_over(
     };
     let why = match syscall::link_facts(link.as_fd()) {
         Err(error) => format!("it could not be read: {error}"),
-        Ok(facts) if facts.ifindex == 0 => "its device was gone".to_string(),
-        Ok(facts) if facts.ifindex != ifindex => format!("it was on device {}", facts.ifindex),
+        Ok(facts) if facts.target == 0 => "its device or cgroup was gone".to_string(),
+        Ok(facts) if facts.target != target => format!("it was on device or cgroup {}", facts.target),
         Ok(facts) => match misfit(&facts) {
             Some(why) => why,
             None => match syscall::link_update(link.as_fd(), prog) {
@@ -252,7 +292,12 @@ fn create(
     path: &Path,
 ) -> Result<(), Error> {
     let program = name.as_str();
-    let link = syscall::link_create(prog, ifindex, attach_type, flags).map_err(|source| Error::Attach { program, ifindex, source })?;
+    let link =
+        syscall::link_create(prog, ifindex as i32, attach_type, flags).map_err(|source| Error::Attach { program, ifindex, source })?;
+    pin_link(&link, path)
+}
+
+fn pin_link(link: &OwnedFd, path: &Path) -> Result<(), Error> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(|source| Error::Pin { action: "creating", path: dir.into(), source })?;
     }
@@ -290,7 +335,7 @@ pub fn pinned_links(pin_dir: &Path) -> Result<Vec<PinnedLink>, Error> {
     for entry in entries {
         let path = entry.map_err(|source| Error::Pin { action: "listing", path: dir.clone(), source })?.path();
         let Some((program, ifindex)) = path.file_name().and_then(|name| parse_pin_name(name.to_str()?)) else { continue };
-        let live = syscall::open_pinned(&path).and_then(|link| syscall::link_facts(link.as_fd())).is_ok_and(|facts| facts.ifindex != 0);
+        let live = syscall::open_pinned(&path).and_then(|link| syscall::link_facts(link.as_fd())).is_ok_and(|facts| facts.target != 0);
         links.push(PinnedLink { program, ifindex, live, path });
     }
     links.sort_by_key(|link| (link.ifindex, link.program.as_str()));

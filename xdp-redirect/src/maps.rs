@@ -11,6 +11,9 @@ use crate::{Error, syscall};
 
 /// Flag of a frontend: it may have backends on this node, so `uplink` must look at the flow table.
 pub const FRONTEND_HERE: u32 = 1;
+/// Flag of a frontend: a NodePort, so the node's own sockets that use it are sent to
+/// [`NODE_PORT_ALIAS`](ringway_engine::tables::NODE_PORT_ALIAS).
+pub const FRONTEND_NODE_PORT: u32 = 2;
 /// Flag of a VIP: answer ARP for it.
 pub const VIP_ANNOUNCED: u32 = 1;
 
@@ -66,7 +69,7 @@ fn read_u32(bytes: &[u8]) -> u32 {
 pub struct Frontends(pub(crate) NamedMap);
 
 impl Frontends {
-    /// Adds a frontend or changes its flags ([`FRONTEND_HERE`]).
+    /// Adds a frontend or changes its flags ([`FRONTEND_HERE`], [`FRONTEND_NODE_PORT`]).
     pub fn upsert(&self, key: &FrontendKey, flags: u32) -> Result<(), Error> {
         self.0.upsert(&frontend_bytes(key), &flags.to_ne_bytes())
     }

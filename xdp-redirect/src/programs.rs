@@ -9,7 +9,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapHandle, OpenObject, PrintCallback, PrintLevel, set_print};
 use ringway_engine::flow::FlowSlot;
+use ringway_engine::tables::NODE_PORT_ALIAS;
 
+use crate::cgroup;
 use crate::maps::NamedMap;
 use crate::pins::{self, MapFate, NodeMeta};
 use crate::skel::{RingwaySkel, RingwaySkelBuilder};
@@ -75,6 +77,10 @@ pub(crate) struct ProgramFds {
     pub(crate) edge_uplink_out: OwnedFd,
     pub(crate) edge_node_out: OwnedFd,
     pub(crate) deliver: OwnedFd,
+    pub(crate) node_connect4: OwnedFd,
+    pub(crate) node_sendmsg4: OwnedFd,
+    pub(crate) node_recvmsg4: OwnedFd,
+    pub(crate) node_getpeername4: OwnedFd,
 }
 
 impl Programs {
@@ -105,6 +111,8 @@ impl Programs {
         rodata.rw1_ifindex = options.rw1_ifindex;
         rodata.workers = options.workers;
         rodata.generic_uplinks = options.generic_uplinks.into();
+        rodata.netns_cookie = cgroup::netns_cookie().map_err(Error::NetnsCookie)?;
+        rodata.node_port_alias = u32::from_ne_bytes(NODE_PORT_ALIAS.octets());
         open.maps.flows4.set_max_entries(1 << bucket_bits).map_err(|source| Error::Map { action: "sizing", map: "flows4", source })?;
 
         let maps = &mut open.maps;
@@ -118,6 +126,7 @@ impl Programs {
             ("device_macs", pins::take_over(&mut maps.device_macs, "device_macs", &dir.join("device_macs"), stale)?),
             ("xsks_uplinks", pins::take_over(&mut maps.xsks_uplinks, "xsks_uplinks", &dir.join("xsks_uplinks"), stale)?),
             ("xsks_hostlink", pins::take_over(&mut maps.xsks_hostlink, "xsks_hostlink", &dir.join("xsks_hostlink"), stale)?),
+            ("node_peers4", pins::take_over(&mut maps.node_peers4, "node_peers4", &dir.join("node_peers4"), stale)?),
             ("counters", pins::take_over(&mut maps.counters, "counters", &dir.join("counters"), stale)?),
             ("node_meta", pins::take_over(&mut maps.node_meta, "node_meta", &dir.join("node_meta"), stale)?),
         ];
@@ -150,6 +159,8 @@ impl Programs {
         // First the seed, then the table that needs it: a crash between them must not leave a table without.
         named(&maps.node_meta, "node_meta")?.upsert(&0u32.to_ne_bytes(), &meta.to_bytes())?;
         let flows4 = named(&maps.flows4, "flows4")?;
+        // Only the programs use it; it is pinned for the next start.
+        named(&maps.node_peers4, "node_peers4")?;
         let progs = &skel.progs;
         Ok(Programs {
             frontends: Frontends(named(&maps.frontends4, "frontends4")?),
@@ -169,6 +180,10 @@ impl Programs {
                 edge_uplink_out: fd(progs.edge_uplink_out.as_fd(), "edge_uplink_out")?,
                 edge_node_out: fd(progs.edge_node_out.as_fd(), "edge_node_out")?,
                 deliver: fd(progs.deliver.as_fd(), "deliver")?,
+                node_connect4: fd(progs.node_connect4.as_fd(), "node_connect4")?,
+                node_sendmsg4: fd(progs.node_sendmsg4.as_fd(), "node_sendmsg4")?,
+                node_recvmsg4: fd(progs.node_recvmsg4.as_fd(), "node_recvmsg4")?,
+                node_getpeername4: fd(progs.node_getpeername4.as_fd(), "node_getpeername4")?,
             },
             pin_dir: options.pin_dir.clone(),
             slots: flows::map_slots(flows4.handle.as_fd(), meta.bucket_bits)?,

@@ -29,14 +29,15 @@ fn c_path(path: &Path) -> io::Result<CString> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkFacts {
     pub prog_id: u32,
-    /// 0: the device is gone, or the link was detached.
-    pub ifindex: u32,
+    /// Index of the device, or id of the cgroup. 0: it is gone, or the link was detached.
+    pub target: u64,
 }
 
-pub fn link_create(prog: BorrowedFd<'_>, ifindex: u32, attach_type: sys::bpf_attach_type, flags: u32) -> io::Result<OwnedFd> {
+/// `target` is the index of a device or the descriptor of a cgroup's folder.
+pub fn link_create(prog: BorrowedFd<'_>, target: i32, attach_type: sys::bpf_attach_type, flags: u32) -> io::Result<OwnedFd> {
     let opts = sys::bpf_link_create_opts { sz: mem::size_of::<sys::bpf_link_create_opts>() as _, flags, ..Default::default() };
     // SAFETY: `opts` outlives the call and its size is given; the result is a new descriptor.
-    unsafe { owned(sys::bpf_link_create(prog.as_raw_fd(), ifindex as i32, attach_type, &opts)) }
+    unsafe { owned(sys::bpf_link_create(prog.as_raw_fd(), target, attach_type, &opts)) }
 }
 
 pub fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Result<()> {
@@ -55,14 +56,16 @@ pub fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
     let mut len = mem::size_of_val(&info) as u32;
     // SAFETY: `info` has `len` bytes and outlives the call.
     check(unsafe { sys::bpf_link_get_info_by_fd(link.as_raw_fd(), &mut info, &mut len) })?;
-    let ifindex = match info.type_ {
+    let target = match info.type_ {
         // SAFETY: the type says which member the kernel filled; all members are plain numbers.
-        sys::BPF_LINK_TYPE_XDP => unsafe { info.__bindgen_anon_1.xdp.ifindex },
+        sys::BPF_LINK_TYPE_XDP => unsafe { info.__bindgen_anon_1.xdp.ifindex.into() },
         // SAFETY: likewise.
-        sys::BPF_LINK_TYPE_TCX => unsafe { info.__bindgen_anon_1.tcx.ifindex },
-        _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "neither an XDP nor a tcx link")),
+        sys::BPF_LINK_TYPE_TCX => unsafe { info.__bindgen_anon_1.tcx.ifindex.into() },
+        // SAFETY: likewise.
+        sys::BPF_LINK_TYPE_CGROUP => unsafe { info.__bindgen_anon_1.cgroup.cgroup_id },
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "neither an XDP nor a tcx nor a cgroup link")),
     };
-    Ok(LinkFacts { prog_id: info.prog_id, ifindex })
+    Ok(LinkFacts { prog_id: info.prog_id, target })
 }
 
 pub fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {

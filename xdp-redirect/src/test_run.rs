@@ -131,8 +131,13 @@ impl Programs {
             ProgramName::EdgeUplinkOut => self.fds.edge_uplink_out.as_fd(),
             ProgramName::EdgeNodeOut => self.fds.edge_node_out.as_fd(),
             ProgramName::Deliver => self.fds.deliver.as_fd(),
-            ProgramName::Uplink | ProgramName::Hostlink => {
-                return Err(Error::Argument { what: "an XDP program", value: 0, allowed: "a tc program" });
+            ProgramName::Uplink
+            | ProgramName::Hostlink
+            | ProgramName::NodeConnect4
+            | ProgramName::NodeSendmsg4
+            | ProgramName::NodeRecvmsg4
+            | ProgramName::NodeGetpeername4 => {
+                return Err(Error::Argument { what: "a program of another hook", value: program as u64, allowed: "a tc program" });
             }
         })
     }

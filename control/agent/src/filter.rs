@@ -28,9 +28,10 @@ pub enum FilterValue {
     Vip {
         announced: bool,
     },
-    /// It may have backends on this node.
+    /// It may have backends on this node; it is a NodePort.
     Frontend {
         here: bool,
+        node_port: bool,
     },
 }
 
@@ -127,7 +128,9 @@ impl Filter {
     /// misses costs little.
     fn sticky(&self, key: &FilterKey, value: FilterValue) -> FilterValue {
         match (value, self.held.get(key)) {
-            (FilterValue::Frontend { here: false }, Some(held @ FilterValue::Frontend { here: true })) => *held,
+            (FilterValue::Frontend { here: false, node_port }, Some(FilterValue::Frontend { here: true, .. })) => {
+                FilterValue::Frontend { here: true, node_port }
+            }
             _ => value,
         }
     }
@@ -204,8 +207,8 @@ mod tests {
     }
 
     const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-    const HERE: Option<FilterValue> = Some(FilterValue::Frontend { here: true });
-    const ELSEWHERE: Option<FilterValue> = Some(FilterValue::Frontend { here: false });
+    const HERE: Option<FilterValue> = Some(FilterValue::Frontend { here: true, node_port: false });
+    const ELSEWHERE: Option<FilterValue> = Some(FilterValue::Frontend { here: false, node_port: false });
 
     fn populated() -> Filter {
         let mut filter = Filter::default();
@@ -232,7 +235,7 @@ mod tests {
         let (mut filter, mut maps) = (populated(), Recorder::default());
         maps.publish(&mut filter);
         let mut pinned = filter.held.clone();
-        pinned.insert(frontend(81), FilterValue::Frontend { here: false });
+        pinned.insert(frontend(81), FilterValue::Frontend { here: false, node_port: false });
         let mut next = Filter::over(pinned);
         for (key, value) in populated().wanted {
             next.want(key, Some(value));

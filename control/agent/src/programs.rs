@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Context;
-use xdp_redirect::{Attachment, FRONTEND_HERE, LoadOptions, MapFate, ProgramName, Programs, VIP_ANNOUNCED, XdpMode};
+use xdp_redirect::{Attachment, FRONTEND_HERE, FRONTEND_NODE_PORT, LoadOptions, MapFate, ProgramName, Programs, VIP_ANNOUNCED, XdpMode};
 
 use crate::filter::{FilterKey, FilterMaps, FilterValue};
 
@@ -29,8 +29,9 @@ impl FilterMaps for KernelMaps<'_> {
             (FilterKey::Vip(address), FilterValue::Vip { announced }) => {
                 programs.vips.upsert(address, if announced { VIP_ANNOUNCED } else { 0 })
             }
-            (FilterKey::Frontend(key), FilterValue::Frontend { here }) => {
-                programs.frontends.upsert(&key, if here { FRONTEND_HERE } else { 0 })
+            (FilterKey::Frontend(key), FilterValue::Frontend { here, node_port }) => {
+                let flag = |is_set, flag| if is_set { flag } else { 0 };
+                programs.frontends.upsert(&key, flag(here, FRONTEND_HERE) | flag(node_port, FRONTEND_NODE_PORT))
             }
             (key, value) => return Err(format!("{key:?} cannot hold {value:?}")),
         };
@@ -60,7 +61,10 @@ pub fn filter_entries(programs: &Programs) -> anyhow::Result<Vec<(FilterKey, Fil
     let vips = programs.vips.entries()?.into_iter();
     let vips = vips.map(|(address, flags)| (FilterKey::Vip(address), FilterValue::Vip { announced: flags & VIP_ANNOUNCED != 0 }));
     let frontends = programs.frontends.entries()?.into_iter();
-    let frontends = frontends.map(|(key, flags)| (FilterKey::Frontend(key), FilterValue::Frontend { here: flags & FRONTEND_HERE != 0 }));
+    let frontends = frontends.map(|(key, flags)| {
+        let is_set = |flag| flags & flag != 0;
+        (FilterKey::Frontend(key), FilterValue::Frontend { here: is_set(FRONTEND_HERE), node_port: is_set(FRONTEND_NODE_PORT) })
+    });
     Ok(macs.chain(snat).chain(vips).chain(frontends).collect())
 }
 
@@ -90,6 +94,18 @@ pub fn log_attachment(what: &str, device: &str, attachment: &Attachment) {
         Attachment::TakenOver => tracing::info!("{what} on {device} taken over in place"),
         Attachment::Replaced { why } => tracing::warn!("{what} on {device} attached anew: {why}"),
     }
+}
+
+/// Attaches `node`, for NodePorts of the node's own sockets. Without a root cgroup it goes on without, for everything else works.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn attach_node(programs: &Programs) -> Result<(), xdp_redirect::Error> {
+    match xdp_redirect::cgroup::root() {
+        Ok(root) => log_attachment("node", &root.path.display().to_string(), &programs.attach_node(&root)?),
+        Err(error) => tracing::warn!("NodePorts are not served to the node's own sockets: {error}"),
+    }
+    Ok(())
 }
 
 /// Attaches `uplink`, natively if wanted and possible. Returns the mode in force, or `None` if native is refused and generic is allowed:
@@ -171,7 +187,8 @@ pub fn drop_stale_links(programs: &Programs, uplinks: &[u32], pods: &BTreeSet<u3
 pub fn leftovers(state_dir: &Path) -> Vec<String> {
     let Ok(pin_dir) = xdp_redirect::bpffs::pin_dir(state_dir) else { return Vec::new() };
     let links = xdp_redirect::pinned_links(&pin_dir).unwrap_or_default();
-    let mut words: Vec<String> = links.iter().map(|link| format!("program {} on device {}", link.program.as_str(), link.ifindex)).collect();
+    let place = |ifindex| if ifindex == 0 { "the root cgroup".to_owned() } else { format!("device {ifindex}") };
+    let mut words: Vec<String> = links.iter().map(|link| format!("program {} on {}", link.program.as_str(), place(link.ifindex))).collect();
     if xdp_redirect::bpffs::is_bpffs(&pin_dir) {
         words.push(format!("maps and links pinned in {}", pin_dir.display()));
     }

@@ -1,11 +1,14 @@
 //! From the two sources, manifests and kernel, to the next snapshot and what the filter maps should hold. Pure.
 
+mod node_ports;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use ringway_engine::tables::{
-    Backend, Device, DeviceKind, Fib, FibResult, Frontend, FrontendKey, NodeTables, PodDelivery, Snapshot, SnatAddress, Target, Uplink,
+    Backend, Device, DeviceKind, Fib, FibResult, Frontend, FrontendKind, NODE_PORT_ALIAS, NodeTables, PodDelivery, Snapshot, SnatAddress,
+    Target, Uplink,
 };
 use ringway_model::{Compiler, Vip};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -14,6 +17,9 @@ use crate::config::{Config, SNAT_PORTS_DEDICATED};
 use crate::filter::{Filter, FilterKey, FilterValue};
 use crate::netlink;
 use crate::units::PortRange;
+use node_ports::NodePorts;
+
+pub use node_ports::alias;
 
 /// What does not change while the process runs.
 #[derive(Clone, Debug)]
@@ -35,6 +41,7 @@ pub struct Tables {
     snapshot: Snapshot,
     pub filter: Filter,
     vips: BTreeMap<Ipv4Addr, Vip>,
+    node_ports: NodePorts,
     addresses: Arc<Vec<netlink::LocalAddress>>,
 }
 
@@ -55,7 +62,14 @@ impl TableSettings {
 impl Tables {
     /// `filter` holds what the pinned maps hold.
     pub fn new(settings: TableSettings, filter: Filter) -> Tables {
-        Tables { settings, snapshot: Snapshot::default(), filter, vips: BTreeMap::new(), addresses: Arc::default() }
+        Tables {
+            settings,
+            snapshot: Snapshot::default(),
+            filter,
+            vips: BTreeMap::new(),
+            node_ports: NodePorts::default(),
+            addresses: Arc::default(),
+        }
     }
 
     /// The snapshot to publish now; its pieces are shared with the earlier ones.
@@ -67,16 +81,26 @@ impl Tables {
         &self.snapshot.node
     }
 
-    /// Addresses of services; each has a route into the hostlink.
+    /// Addresses of services and of no device here.
     pub fn vips(&self) -> &BTreeMap<Ipv4Addr, Vip> {
         &self.vips
     }
 
+    /// Addresses that have a route into the hostlink.
+    pub fn routed(&self) -> FxHashSet<Ipv4Addr> {
+        let alias = (!self.node_ports.is_empty()).then_some(NODE_PORT_ALIAS);
+        self.vips.keys().copied().chain(alias).collect()
+    }
+
     /// Takes in what the model made of changed objects. Returns the VIPs that are announced from now on.
-    pub fn apply_model(&mut self, update: ringway_model::Update) -> Vec<Ipv4Addr> {
+    pub fn apply_model(&mut self, mut update: ringway_model::Update) -> Vec<Ipv4Addr> {
+        update.frontends.extend(self.node_ports.apply(&update.frontends));
         let mut seen = FxHashMap::default();
         for (key, frontend) in &update.frontends {
-            let value = frontend.as_ref().map(|frontend| FilterValue::Frontend { here: self.has_backend_here(frontend, &mut seen) });
+            let value = frontend.as_ref().map(|frontend| FilterValue::Frontend {
+                here: self.has_backend_here(frontend, &mut seen),
+                node_port: frontend.kind == FrontendKind::NodePort && key.address != NODE_PORT_ALIAS,
+            });
             self.filter.want(FilterKey::Frontend(*key), value);
         }
         if !update.frontends.is_empty() {
@@ -211,15 +235,17 @@ impl Tables {
     /// A route may have appeared that leads to a backend by a device of this node.
     fn look_for_backends_here(&mut self) {
         let mut seen = FxHashMap::default();
-        let mut here: Vec<FrontendKey> = Vec::new();
+        let mut found = Vec::new();
         for (key, frontend) in self.snapshot.frontends.iter() {
-            let known = self.filter.wanted(&FilterKey::Frontend(*key)) == Some(FilterValue::Frontend { here: true });
-            if !known && self.has_backend_here(frontend, &mut seen) {
-                here.push(*key);
+            let key = FilterKey::Frontend(*key);
+            if let Some(FilterValue::Frontend { here: false, node_port }) = self.filter.wanted(&key)
+                && self.has_backend_here(frontend, &mut seen)
+            {
+                found.push((key, FilterValue::Frontend { here: true, node_port }));
             }
         }
-        for key in here {
-            self.filter.want(FilterKey::Frontend(key), Some(FilterValue::Frontend { here: true }));
+        for (key, value) in found {
+            self.filter.want(key, Some(value));
         }
     }
 

@@ -1,7 +1,9 @@
 //! The node's own sockets as clients of ClusterIPs and VIPs.
 
-use anyhow::Result;
-use ringway_tests::lab::{PodLink, RingwayOptions, Topology, address};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use ringway_tests::lab::{Net, Pod, PodLink, RingwayOptions, Service, Topology, address, wait_for};
 
 use crate::{CLUSTER_IP_80, VIP_80, ensure_served, serving};
 
@@ -35,6 +37,80 @@ fn node_reaches_another_node_by_the_second_uplink() -> Result<()> {
     serving("node_two_uplinks", Topology::new().two_uplinks(), RingwayOptions::default(), &["b1"], |net, _| {
         let load = net.node1.requests("tcp", CLUSTER_IP_80, 2, 100)?;
         anyhow::ensure!(load.errors == 0, "{load:?}");
+        Ok(())
+    })
+}
+
+/// NodePorts of the node's own sockets: by its address and by localhost.
+const OWN_NODE_PORT: &str = "10.0.0.11:30080";
+const LOCAL_NODE_PORT: &str = "127.0.0.1:30080";
+
+fn node_port_service(net: &Net, pods: &[&str], more: &[&str]) -> Result<Service> {
+    let pods: Vec<&Pod> = pods.iter().map(|name| net.pod(name)).collect::<Result<_>>()?;
+    let service = Service::new("np").cluster_ip(address::CLUSTER_IP2).tcp_node_port(80, 8080, 30080).udp_node_port(80, 8080, 30080);
+    Ok(more.iter().fold(service.pods(pods), |service, line| service.spec(line)))
+}
+
+fn own_node_port_is_served_by(net: &Net, servers: &[&str]) -> Result<()> {
+    for target in [OWN_NODE_PORT, LOCAL_NODE_PORT] {
+        for protocol in ["tcp", "udp"] {
+            ensure_served(&net.node1.requests(protocol, target, 2, 60)?, servers, address::NODE1)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn node_reaches_its_own_node_ports() -> Result<()> {
+    serving("node_ports_own", Topology::new(), RingwayOptions::default(), &[], |net, ringway| {
+        ringway.publish(&[node_port_service(net, &["a1", "b1"], &[])?])?;
+        wait_for("the NodePort", Duration::from_secs(2), || net.node1.line(LOCAL_NODE_PORT, 0).map(drop))?;
+        own_node_port_is_served_by(net, &["a1", "b1"])?;
+        // The short cut: policy Local of the NodePort is for clients outside; that of the ClusterIP is another matter.
+        ringway.publish(&[node_port_service(net, &["b1"], &["externalTrafficPolicy: Local", "internalTrafficPolicy: Local"])?])?;
+        wait_for("the other backend", Duration::from_secs(2), || {
+            ensure!(net.node1.line(LOCAL_NODE_PORT, 0)?.starts_with("b1"), "not yet");
+            Ok(())
+        })?;
+        own_node_port_is_served_by(net, &["b1"])?;
+        // Other namespaces' localhost is their own, another port is nobody's, and the alias is not for clients outside.
+        ensure!(net.pod("a1")?.namespace.line(LOCAL_NODE_PORT, 0).is_err(), "a pod's localhost is not the node's");
+        ensure!(net.node1.line("127.0.0.1:30081", 0).is_err(), "a port without a service");
+        // When the service goes, localhost is the kernel's again.
+        ringway.publish(&[])?;
+        wait_for("the end of the NodePort", Duration::from_secs(2), || {
+            ensure!(net.node1.line(LOCAL_NODE_PORT, 0).is_err(), "still there");
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn connections_of_the_node_to_its_node_ports_survive_a_restart() -> Result<()> {
+    serving("node_ports_restart", Topology::new(), RingwayOptions::default(), &[], |net, ringway| {
+        ringway.publish(&[node_port_service(net, &["a1", "b1"], &[])?])?;
+        wait_for("the NodePort", Duration::from_secs(2), || net.node1.line(LOCAL_NODE_PORT, 0).map(drop))?;
+        let mut streams = net.node1.hold(LOCAL_NODE_PORT, 10)?;
+        streams.run_every(Duration::from_millis(20))?;
+        ringway.kill();
+        std::thread::sleep(Duration::from_millis(300));
+        ringway.start_again()?;
+        let report = streams.stop()?;
+        ensure!(report.errors == 0 && report.exchanges > 50, "{report:?}");
+        own_node_port_is_served_by(net, &["a1", "b1"])
+    })
+}
+
+#[test]
+fn node_reaches_a_server_of_its_own_by_its_node_port() -> Result<()> {
+    serving("node_ports_host", Topology::new(), RingwayOptions::default(), &[], |net, ringway| {
+        let _server = net.start_server(&net.node1, "host1", 8080)?;
+        ringway.publish(&[node_port_service(net, &[], &[])?.endpoint(address::NODE1, "node1")])?;
+        wait_for("the NodePort", Duration::from_secs(2), || net.node1.line(LOCAL_NODE_PORT, 0).map(drop))?;
+        for target in [OWN_NODE_PORT, LOCAL_NODE_PORT] {
+            let load = net.node1.requests("tcp", target, 2, 60)?;
+            ensure!(load.errors == 0 && load.servers.contains_key("host1"), "{load:?}");
+        }
         Ok(())
     })
 }

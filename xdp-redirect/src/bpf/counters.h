@@ -24,6 +24,7 @@
 	X(node_out_drop_forwarded) /* not the node's own, though routed to the hostlink */              \
 	X(node_out_drop_miss)      /* the node's own, to no frontend of ours: would loop */             \
 	X(node_out_drop_foreign)   /* neither an upcall nor from the route via rw1 */                   \
+	X(node_socket)             /* a connect or datagram of the node's own socket to a NodePort: to the alias */ \
 	X(uplink_pass)             /* not ours: to the kernel */                                        \
 	X(uplink_pass_flow)        /* ours, but executed by `edge` */                                   \
 	X(uplink_pass_other_host)  /* ours by its addresses, but sent to another station's MAC */       \

@@ -6,7 +6,7 @@
 
 /* Raise it when the layout or the meaning of a pinned map changes: the next start then replaces all
  * pinned maps instead of reading them wrongly. */
-#define LAYOUT_VERSION 1
+#define LAYOUT_VERSION 2
 
 /* Set before load; constants to the verifier, so that branches on them cost nothing. */
 const volatile __u64 seed;            /* of the flow table's hash */
@@ -14,6 +14,8 @@ const volatile __u32 bucket_bits = 1; /* the flow table has 1 << bucket_bits buc
 const volatile __u32 rw1_ifindex;     /* the host's side of the hostlink */
 const volatile __u32 workers = 1;
 const volatile __u8 generic_uplinks;  /* bool: generic XDP: it sees again what we hand back */
+const volatile __u64 netns_cookie;    /* of the network namespace of the node */
+const volatile __u32 node_port_alias; /* where `node` sends the node's own sockets, network byte order */
 const volatile __u32 layout_version = LAYOUT_VERSION;
 
 struct {
@@ -31,7 +33,8 @@ struct frontend4 {
 	__u8 protocol;
 	__u8 zero;
 };
-#define FRONTEND_HERE 1u /* may have backends on this node: `uplink` must look at the flow table */
+#define FRONTEND_HERE 1u      /* may have backends on this node: `uplink` must look at the flow table */
+#define FRONTEND_NODE_PORT 2u /* a NodePort: `node` translates sockets that use it */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -97,6 +100,21 @@ struct {
 	__type(key, __u32);
 	__type(value, struct mac);
 } device_macs SEC(".maps");
+
+/* The address that a socket of the node knows its NodePort peer by. Forgotten when the map is full, the oldest first: then
+ * the socket sees the alias. */
+struct node_peer {
+	__u64 cookie;
+	__u16 port; /* network byte order */
+	__u8 protocol;
+	__u8 zero[5];
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct node_peer);
+	__type(value, __u32);
+} node_peers4 SEC(".maps");
 
 /* What the next start has to know about the pinned flow table. */
 struct node_meta {

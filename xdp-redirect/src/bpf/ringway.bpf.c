@@ -24,6 +24,7 @@
 #include "hostlink.bpf.c"
 #include "edge.bpf.c"
 #include "deliver.bpf.c"
+#include "node.bpf.c"
 
 /* The kernel offers some helpers to GPL programs only. */
 char _license[] SEC("license") = "GPL";

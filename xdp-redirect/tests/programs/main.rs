@@ -7,6 +7,7 @@ mod edge;
 mod hostlink;
 mod layout;
 mod namespace;
+mod node;
 mod packet;
 mod pins;
 mod scratch;

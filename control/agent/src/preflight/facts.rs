@@ -28,6 +28,8 @@ pub struct Facts {
     pub af_xdp_error: Option<String>,
     /// The kernel has tcx hooks; `None` if it does not let us ask.
     pub tcx: Option<bool>,
+    /// Why the root of the cgroup hierarchy (version 2) cannot be opened.
+    pub cgroup_error: Option<String>,
     /// `bpf` is in `/proc/filesystems`.
     pub bpffs: bool,
     /// The kernel has veth, built in, loaded or loadable; `None` if that cannot be known.
@@ -109,6 +111,7 @@ pub async fn gather(config: &Config) -> anyhow::Result<Facts> {
         kernel: kernel_version(&release),
         af_xdp_error: rustix::net::socket(rustix::net::AddressFamily::XDP, rustix::net::SocketType::RAW, None).err().map(|e| e.to_string()),
         tcx: probe::has_tcx().ok(),
+        cgroup_error: xdp_redirect::cgroup::root().err().map(|error| error.to_string()),
         bpffs: std::fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.lines().any(|line| line.trim_end().ends_with("\tbpf"))),
         veth: has_veth(&release, &devices),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),

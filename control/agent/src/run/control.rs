@@ -149,7 +149,7 @@ impl Control {
         self.tables.filter.before_snapshot(&mut KernelMaps(&self.programs));
         let generation = self.packets.dataplane.publisher().publish(self.tables.snapshot());
         self.tables.filter.after_snapshot(&mut KernelMaps(&self.programs));
-        if self.vips() != self.routed {
+        if self.tables.routed() != self.routed {
             self.add_routes().await;
         }
         self.announcer.set_stations(self.stations());
@@ -162,12 +162,8 @@ impl Control {
         Stations { dataplane: Arc::clone(&self.packets.dataplane), macs: self.node.macs(), announced }
     }
 
-    fn vips(&self) -> FxHashSet<Ipv4Addr> {
-        self.tables.vips().keys().copied().collect()
-    }
-
     async fn remove_routes(&mut self) {
-        let vips = self.vips();
+        let vips = self.tables.routed();
         if self.routed.iter().any(|vip| !vips.contains(vip)) {
             let kept = self.routed.intersection(&vips).copied().collect();
             self.reconcile_routes(kept).await;
@@ -187,7 +183,7 @@ impl Control {
     }
 
     async fn add_routes(&mut self) {
-        self.reconcile_routes(self.vips()).await;
+        self.reconcile_routes(self.tables.routed()).await;
     }
 
     async fn reconcile_routes(&mut self, wanted: FxHashSet<Ipv4Addr>) {

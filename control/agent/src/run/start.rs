@@ -157,10 +157,12 @@ pub fn plan_uplinks(uplinks: &[Uplink], queues: &[u32], mode: Mode) -> anyhow::R
         .collect())
 }
 
+/// Attaches what serves the hostlink and the node's own sockets.
 pub fn attach_hostlink(programs: &Programs, hostlink: &Hostlink) -> anyhow::Result<()> {
     programs::log_attachment("hostlink", "rw0", &programs.attach_hostlink(hostlink.rw0_ifindex)?);
     programs::log_attachment("deliver", "rw1", &programs.attach_deliver(hostlink.rw1_ifindex)?);
     programs::log_attachment("edge", "rw1", &programs.attach_edge_node(hostlink.rw1_ifindex)?);
+    programs::attach_node(programs)?;
     Ok(())
 }
 

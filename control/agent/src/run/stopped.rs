@@ -11,6 +11,7 @@ use ringway_io::Publisher;
 use rustc_hash::FxHashSet;
 
 use super::node::now_ticks;
+use crate::tables::alias;
 
 /// Workers act on a new snapshot within a batch; one that sleeps is woken.
 const ACTING_PATIENCE: Duration = Duration::from_secs(1);
@@ -25,7 +26,7 @@ pub fn remove_flows(flows: &Arc<FlowTable>, publisher: Publisher, generation: u6
         if !publisher.wait_acting(generation, ACTING_PATIENCE) {
             tracing::warn!("a worker does not act on generation {generation} yet: flows to backends that stopped may be made once more");
         }
-        let stopped: FxHashSet<_> = stopped.into_iter().collect();
+        let stopped: FxHashSet<_> = stopped.into_iter().flat_map(|(key, backend)| [(key, backend), (alias(key), backend)]).collect();
         let now = now_ticks();
         let gone = flows.records(now).into_iter().filter(|record| stopped.contains(&ends(record)));
         // Removals are counted with the first worker's; it does not matter whose.

@@ -2,6 +2,8 @@ use std::sync::Arc;
 
 use ringway_engine::tables::{BackendSet, Devices, FibBuilder, FrontendKind, NextHop, Route, RouteKind, Rule, RuleAction, ServicePortName};
 
+use ringway_engine::tables::FrontendKey;
+
 use super::*;
 
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
@@ -91,7 +93,7 @@ fn a_service_comes_and_goes() {
     let new = tables.apply_model(model(Some(frontend(POD, true)), Some(Vip { announced: true })));
     assert_eq!(new, [VIP]);
     assert!(tables.snapshot().frontends.lookup(&KEY).is_some() && tables.snapshot().announced.contains(&VIP));
-    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: true }));
+    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: true, node_port: false }));
     assert_eq!(tables.filter.wanted(&FilterKey::Vip(VIP)), Some(FilterValue::Vip { announced: true }));
     assert!(tables.apply_model(ringway_model::Update::default()).is_empty(), "announced already");
     tables.apply_model(model(None, None));
@@ -110,13 +112,13 @@ fn nothing_is_announced_unasked() {
 fn backends_behind_a_pods_device_are_here_whatever_their_node_name() {
     let mut tables = tables();
     tables.apply_model(model(Some(frontend(POD, false)), None));
-    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: false }));
+    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: false, node_port: false }));
     tables.apply_netlink(&kernel(DeviceKind::Other));
-    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: false }), "an overlay leads elsewhere");
+    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: false, node_port: false }), "an overlay leads elsewhere");
     tables.apply_netlink(&kernel(DeviceKind::Bridge));
-    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: true }), "the route appeared later");
+    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: true, node_port: false }), "the route appeared later");
     tables.apply_model(model(Some(frontend(POD, false)), None));
-    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: true }), "the route was there before");
+    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: true, node_port: false }), "the route was there before");
 }
 
 #[test]
@@ -171,4 +173,20 @@ fn the_uplinks_mac_reaches_the_snapshot() {
     assert!(Arc::ptr_eq(&before, &tables.snapshot().node), "nothing changed, nothing new");
     tables.set_node(vec![uplink(5)], &[]);
     assert_eq!(tables.node().uplinks[0].mac, [5; 6]);
+}
+
+#[test]
+fn a_node_port_is_also_the_nodes_own() {
+    let mut tables = tables();
+    let key = FrontendKey { address: NODE, port: 30080, protocol: 6 };
+    let node_port = Frontend { kind: FrontendKind::NodePort, ..frontend(POD, true) };
+    let update = |frontend| ringway_model::Update { frontends: vec![(key, frontend)], ..ringway_model::Update::default() };
+    tables.apply_model(update(Some(node_port)));
+    let wanted = |tables: &Tables, key| tables.filter.wanted(&FilterKey::Frontend(key));
+    assert_eq!(wanted(&tables, key), Some(FilterValue::Frontend { here: true, node_port: true }));
+    assert_eq!(wanted(&tables, alias(key)), Some(FilterValue::Frontend { here: false, node_port: false }));
+    assert!(tables.snapshot().frontends.lookup(&alias(key)).is_some() && tables.routed().contains(&NODE_PORT_ALIAS));
+    tables.apply_model(update(None));
+    assert_eq!((wanted(&tables, key), wanted(&tables, alias(key))), (None, None));
+    assert!(tables.snapshot().frontends.is_empty() && tables.routed().is_empty());
 }

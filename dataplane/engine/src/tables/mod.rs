@@ -11,7 +11,7 @@ use rustc_hash::FxHashSet;
 
 pub use devices::{Device, DeviceKind, Devices, Neighbors};
 pub use fib::{Fib, FibBuilder, FibResult, NextHop, Route, RouteKind, Rule, RuleAction};
-pub use services::{Backend, BackendSet, Frontend, FrontendKey, FrontendKind, Frontends, ServicePortName, Target};
+pub use services::{Backend, BackendSet, Frontend, FrontendKey, FrontendKind, Frontends, NODE_PORT_ALIAS, ServicePortName, Target};
 
 /// How packets from outside reach backends on this node (`--pod-delivery`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,6 +16,11 @@ pub struct FrontendKey {
     pub protocol: u8,
 }
 
+/// Stands for all NodePorts towards the node's own sockets. The kernel never routes packets for the node's own addresses elsewhere, so
+/// the BPF program `node` sends a socket that uses a NodePort here, and a route leads on to the hostlink. Link-local, so it is
+/// nobody's service.
+pub const NODE_PORT_ALIAS: Ipv4Addr = Ipv4Addr::new(169, 254, 82, 3);
+
 /// Which address of a Service a frontend is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FrontendKind {

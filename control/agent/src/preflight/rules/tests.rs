@@ -191,3 +191,9 @@ fn other_processes_and_leftovers() {
     crashed.leftovers = vec!["device rw0".into()];
     assert!(judge(&config(""), &crashed).iter().any(|note| note.what.contains("device rw0") && note.severity == Note));
 }
+
+#[test]
+fn without_a_root_cgroup_the_node_loses_its_node_ports_only() {
+    let found = after(|facts| facts.cgroup_error = Some("no cgroup2 file system is mounted".into()));
+    assert_eq!(found, ["warning: the root cgroup cannot be opened: no cgroup2 file system is mounted"]);
+}
