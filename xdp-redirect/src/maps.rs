@@ -16,6 +16,8 @@ pub const FRONTEND_HERE: u32 = 1;
 pub const FRONTEND_NODE_PORT: u32 = 2;
 /// Flag of a VIP: answer ARP for it.
 pub const VIP_ANNOUNCED: u32 = 1;
+/// Flag of a VIP: every port of it is ours, a worker refuses what no frontend takes.
+pub const VIP_CLOSED: u32 = 2;
 
 /// Key and value.
 type Entry = (Vec<u8>, Vec<u8>);
@@ -104,7 +106,7 @@ fn address_of(bytes: &[u8]) -> Option<Ipv4Addr> {
 pub struct Vips(pub(crate) NamedMap);
 
 impl Vips {
-    /// Adds a VIP or changes its flags ([`VIP_ANNOUNCED`]).
+    /// Adds a VIP or changes its flags ([`VIP_ANNOUNCED`], [`VIP_CLOSED`]).
     pub fn upsert(&self, address: Ipv4Addr, flags: u32) -> Result<(), Error> {
         self.0.upsert(&address.octets(), &flags.to_ne_bytes())
     }

@@ -24,9 +24,11 @@ pub enum FilterValue {
     Mac([u8; 6]),
     /// First and last port.
     Ports(u16, u16),
-    /// Answer ARP for it.
     Vip {
+        /// Answer ARP for it.
         announced: bool,
+        /// Every port of it is ours: what no frontend takes is refused.
+        closed: bool,
     },
     /// It may have backends on this node; it is a NodePort.
     Frontend {
@@ -213,7 +215,7 @@ mod tests {
     fn populated() -> Filter {
         let mut filter = Filter::default();
         filter.want(frontend(80), HERE);
-        filter.want(FilterKey::Vip(VIP), Some(FilterValue::Vip { announced: true }));
+        filter.want(FilterKey::Vip(VIP), Some(FilterValue::Vip { announced: true, closed: false }));
         filter.want(FilterKey::Snat(VIP), Some(FilterValue::Ports(1, 2)));
         filter.want(FilterKey::DeviceMac(7), Some(FilterValue::Mac([2; 6])));
         filter

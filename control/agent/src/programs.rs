@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Context;
-use xdp_redirect::{Attachment, FRONTEND_HERE, FRONTEND_NODE_PORT, LoadOptions, MapFate, ProgramName, Programs, VIP_ANNOUNCED, XdpMode};
+use xdp_redirect::{
+    Attachment, FRONTEND_HERE, FRONTEND_NODE_PORT, LoadOptions, MapFate, ProgramName, Programs, VIP_ANNOUNCED, VIP_CLOSED, XdpMode,
+};
 
 use crate::filter::{FilterKey, FilterMaps, FilterValue};
 
@@ -26,8 +28,9 @@ impl FilterMaps for KernelMaps<'_> {
         let result = match (key, value) {
             (FilterKey::DeviceMac(ifindex), FilterValue::Mac(mac)) => programs.device_macs.upsert(ifindex, mac),
             (FilterKey::Snat(address), FilterValue::Ports(first, last)) => programs.snat_ports.upsert(address, first..=last),
-            (FilterKey::Vip(address), FilterValue::Vip { announced }) => {
-                programs.vips.upsert(address, if announced { VIP_ANNOUNCED } else { 0 })
+            (FilterKey::Vip(address), FilterValue::Vip { announced, closed }) => {
+                let flag = |set, flag| if set { flag } else { 0 };
+                programs.vips.upsert(address, flag(announced, VIP_ANNOUNCED) | flag(closed, VIP_CLOSED))
             }
             (FilterKey::Frontend(key), FilterValue::Frontend { here, node_port }) => {
                 let flag = |is_set, flag| if is_set { flag } else { 0 };
@@ -59,7 +62,8 @@ pub fn filter_entries(programs: &Programs) -> anyhow::Result<Vec<(FilterKey, Fil
     let snat = programs.snat_ports.entries()?;
     let snat = snat.into_iter().map(|(address, ports)| (FilterKey::Snat(address), FilterValue::Ports(*ports.start(), *ports.end())));
     let vips = programs.vips.entries()?.into_iter();
-    let vips = vips.map(|(address, flags)| (FilterKey::Vip(address), FilterValue::Vip { announced: flags & VIP_ANNOUNCED != 0 }));
+    let vip = |flags| FilterValue::Vip { announced: flags & VIP_ANNOUNCED != 0, closed: flags & VIP_CLOSED != 0 };
+    let vips = vips.map(|(address, flags)| (FilterKey::Vip(address), vip(flags)));
     let frontends = programs.frontends.entries()?.into_iter();
     let frontends = frontends.map(|(key, flags)| {
         let is_set = |flag| flags & flag != 0;

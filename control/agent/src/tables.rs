@@ -107,10 +107,19 @@ impl Tables {
             self.snapshot.frontends = self.snapshot.frontends.with(update.frontends);
         }
         for (address, vip) in update.vips {
+            let is_cluster_ip = vip.is_some_and(|vip| vip.cluster_ip);
             match vip {
                 Some(vip) => self.vips.insert(address, vip),
                 None => self.vips.remove(&address),
             };
+            if is_cluster_ip != self.snapshot.cluster_ips.contains(&address) {
+                let cluster_ips = Arc::make_mut(&mut self.snapshot.cluster_ips);
+                if is_cluster_ip {
+                    cluster_ips.insert(address)
+                } else {
+                    cluster_ips.remove(&address)
+                };
+            }
             self.want_vip(address);
         }
         self.follow_announced()
@@ -140,7 +149,8 @@ impl Tables {
     fn want_vip(&mut self, address: Ipv4Addr) {
         let is_vip = self.vips.contains_key(&address) || self.is_homeless_snat(&address);
         let announced = self.is_announced(&address);
-        self.filter.want(FilterKey::Vip(address), is_vip.then_some(FilterValue::Vip { announced }));
+        let closed = self.snapshot.cluster_ips.contains(&address);
+        self.filter.want(FilterKey::Vip(address), is_vip.then_some(FilterValue::Vip { announced, closed }));
     }
 
     /// Takes in what changed in the kernel.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use ringway_engine::tables::{Backend, Frontend, FrontendKey, FrontendKind, Target};
 use ringway_model::manifest::ManifestFile;
-use ringway_model::{Compiler, Folder, HealthCheck, NoLocalEndpoints, NodePortAddresses, ServiceName, Settings, Update};
+use ringway_model::{Compiler, Folder, HealthCheck, NoLocalEndpoints, NodePortAddresses, ServiceName, Settings, Update, Vip};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -58,7 +58,7 @@ struct Run {
     folder: Folder,
     compiler: Compiler,
     frontends: BTreeMap<FrontendKey, Frontend>,
-    vips: BTreeMap<Ipv4Addr, bool>,
+    vips: BTreeMap<Ipv4Addr, Vip>,
     health_checks: BTreeMap<ServiceName, HealthCheck>,
     /// Of the last step.
     stopped: Vec<String>,
@@ -110,10 +110,9 @@ impl Run {
             };
         }
         for (address, vip) in update.vips {
-            let announced = vip.map(|vip| vip.announced);
-            assert_ne!(self.vips.get(&address).copied(), announced, "{address} is published without a change");
-            match announced {
-                Some(announced) => self.vips.insert(address, announced),
+            assert_ne!(self.vips.get(&address).copied(), vip, "{address} is published without a change");
+            match vip {
+                Some(vip) => self.vips.insert(address, vip),
                 None => self.vips.remove(&address),
             };
         }
@@ -124,7 +123,7 @@ impl Run {
                 None => self.health_checks.remove(&service),
             };
         }
-        let all: BTreeMap<_, _> = self.compiler.vips().map(|(address, vip)| (address, vip.announced)).collect();
+        let all: BTreeMap<_, _> = self.compiler.vips().collect();
         assert_eq!(all, self.vips);
     }
 
@@ -132,8 +131,11 @@ impl Run {
         let frontends: Vec<String> = self.frontends.iter().map(|(key, frontend)| line(key, frontend)).collect();
         compare("frontends", &step.frontends, &frontends, faults);
         if let Some(expected) = &step.vips {
-            let vips: Vec<String> =
-                self.vips.iter().map(|(address, announced)| format!("{address}{}", if *announced { " announced" } else { "" })).collect();
+            let flag = |set, word| if set { word } else { "" };
+            let line = |(address, vip): (&Ipv4Addr, &Vip)| {
+                format!("{address}{}{}", flag(vip.announced, " announced"), flag(vip.cluster_ip, " closed"))
+            };
+            let vips: Vec<String> = self.vips.iter().map(line).collect();
             compare("vips", expected, &vips, faults);
         }
         compare("stopped", &step.stopped, &self.stopped, faults);

@@ -350,7 +350,7 @@ fn reachable<'a>(frontend: &'a Frontend, client: Client, flow: &Ipv4Flow) -> Res
 }
 
 /// Packets that cannot begin a flow, whatever they claim.
-fn refuse_impossible(flow: &Ipv4Flow) -> Result<(), Verdict> {
+pub fn refuse_impossible(flow: &Ipv4Flow) -> Result<(), Verdict> {
     const RST: u8 = 0x04;
     let source = address(flow.tuple.saddr);
     if flow.tuple.saddr == flow.tuple.daddr

@@ -6,15 +6,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use arrayvec::ArrayVec;
 
 use crate::arp::{self, ArpAction};
-use crate::bind::{Binder, Client};
+use crate::bind::{self, Binder, Client};
 use crate::flow::{FlowKey, FlowOp, FlowTable, Hook, SEEN_FIN, SEEN_RST, SlotIndex, TICKS_PER_SECOND, Timeouts};
 use crate::hops::{Hop, HopCache, HopKey};
 use crate::nat;
 use crate::order::{Order, order_mac, parse_upcall};
 use crate::random::Random;
+use crate::refuse::{self, Limiter};
 use crate::tables::{DeviceKind, Snapshot, Uplink};
 use crate::verdict::{DropReason, Verdict, VerdictCounts};
-use crate::wire::{self, Ipv4Flow, Parsed};
+use crate::wire::{self, Ipv4Flow, Parsed, TCP};
 
 /// Packets handled together: enough to hide the flow table's cache misses (performance grows little beyond it).
 pub const BATCH_MAX: usize = 64;
@@ -36,9 +37,9 @@ pub enum Origin {
 #[derive(Debug)]
 pub struct Packet<'a> {
     pub origin: Origin,
-    /// From the Ethernet header on.
+    /// The frame's memory from the Ethernet header on: the packet, and the room behind it.
     pub bytes: &'a mut [u8],
-    /// Bytes of `bytes` to transmit; the engine shortens it where a NIC padded.
+    /// Bytes of the packet: received, and then to transmit. The engine shortens it where a NIC padded; an answer may be longer.
     pub len: usize,
 }
 
@@ -63,6 +64,7 @@ pub struct Engine {
     counts: VerdictCounts,
     random: Random,
     hops: HopCache,
+    refusals: Limiter,
 }
 
 /// Where a packet was taken: the way back for what is not ours, and the place in the flow key.
@@ -92,7 +94,7 @@ enum Stage {
 impl Engine {
     pub fn new(config: EngineConfig, flows: Arc<FlowTable>) -> Engine {
         let random = Random::new(config.seed);
-        Engine { config, flows, counts: VerdictCounts::default(), random, hops: HopCache::new() }
+        Engine { config, flows, counts: VerdictCounts::default(), random, hops: HopCache::new(), refusals: Limiter::new() }
     }
 
     /// Decides and rewrites a batch of at most [`BATCH_MAX`]: `verdicts[i]` is for `packets[i]`. `now` in ticks.
@@ -131,7 +133,7 @@ impl Engine {
             Ok(taken) => taken,
             Err(verdict) => return Stage::Decided(verdict),
         };
-        match wire::parse(packet.bytes) {
+        match wire::parse(received(packet)) {
             Parsed::Flow(flow) => {
                 if partial_checksums(snapshot, packet.origin) {
                     nat::complete_checksum(packet.bytes, &flow);
@@ -181,10 +183,46 @@ impl Engine {
             }
             self.flows.remove(self.config.worker, slot, now);
         }
-        match binder.bind(client, flow)? {
-            Some(slot) => self.execute(snapshot, now, taken, flow, slot, packet),
-            None => Ok(give_back(packet, taken)),
+        match binder.bind(client, flow) {
+            Ok(Some(slot)) => self.execute(snapshot, now, taken, flow, slot, packet),
+            Ok(None) if snapshot.cluster_ips.contains(&flow.tuple.dst().0) => {
+                bind::refuse_impossible(flow)?;
+                Ok(self.refuse(snapshot, now, taken, flow, packet))
+            }
+            Ok(None) => Ok(give_back(packet, taken)),
+            Err(Verdict::Drop(DropReason::NoBackend)) => Ok(self.refuse(snapshot, now, taken, flow, packet)),
+            Err(verdict) => Err(verdict),
         }
+    }
+
+    /// Answers a packet that nobody serves; the answer goes back the way the packet came.
+    fn refuse(&mut self, snapshot: &Snapshot, now: u32, taken: Taken, flow: &Ipv4Flow, packet: &mut Packet<'_>) -> Verdict {
+        let client = wire::source_mac(packet.bytes);
+        // RFC 1122 §3.2.2: nothing that was sent to more than one station is answered. On the hostlink the destination is our upcall.
+        if (client[0] | packet.bytes[0]) & 1 != 0 {
+            return Verdict::Drop(DropReason::NoBackend);
+        }
+        if flow.protocol != TCP && !self.refusals.admit(flow.tuple.saddr, now) {
+            return Verdict::Drop(DropReason::RefusalLimited);
+        }
+        let Some(len) = refuse::answer(packet.bytes, flow) else { return Verdict::Drop(DropReason::NoBackend) };
+        packet.len = len;
+        self.counts.refused += 1;
+        if let Origin::Uplink(uplink) = packet.origin {
+            let mac = snapshot.node.uplinks.get(usize::from(uplink)).map_or([0; 6], |port| port.mac);
+            write_macs(packet.bytes, client, mac);
+            return Verdict::Uplink { uplink };
+        }
+        let (order, source) = match taken.hook {
+            Hook::PodIn => (Order::Peer, client),
+            Hook::NodeOut => (Order::Received, snapshot.node.rw1_mac),
+            Hook::UplinkIn | Hook::UplinkOut | Hook::PodOut => {
+                remove_tags(packet, flow.l3);
+                (Order::Neigh, snapshot.node.rw1_mac)
+            }
+        };
+        write_macs(packet.bytes, order_mac(order, taken.ifindex), source);
+        Verdict::Host
     }
 
     /// Carries out an entry, or hands the packet back to where `edge` will.
@@ -272,6 +310,12 @@ enum Route {
     },
 }
 
+/// The packet as it was received, without the room behind it.
+#[inline(always)]
+fn received<'a>(packet: &'a Packet<'_>) -> &'a [u8] {
+    packet.bytes.get(..packet.len).unwrap_or(packet.bytes)
+}
+
 /// Finds where the packet was taken: the uplink itself, or what an upcall says.
 #[inline]
 fn locate(snapshot: &Snapshot, packet: &Packet<'_>) -> Result<Taken, Verdict> {
@@ -316,7 +360,8 @@ fn give_back(packet: &mut Packet<'_>, taken: Taken) -> Verdict {
 fn answer_arp(snapshot: &Snapshot, packet: &mut Packet<'_>, l3: usize, taken: Taken) -> Verdict {
     let Origin::Uplink(uplink) = packet.origin else { return give_back(packet, taken) };
     let mac = snapshot.node.uplinks.get(usize::from(uplink)).map_or([0; 6], |port| port.mac);
-    match arp::answer(packet.bytes, l3, &snapshot.announced, mac) {
+    let len = packet.len.min(packet.bytes.len());
+    match arp::answer(&mut packet.bytes[..len], l3, &snapshot.announced, mac) {
         ArpAction::Reply { len } => {
             packet.len = len;
             Verdict::Uplink { uplink }

@@ -13,6 +13,7 @@ pub mod maglev;
 mod nat;
 pub mod order;
 mod random;
+mod refuse;
 pub mod tables;
 pub mod verdict;
 pub mod wire;

@@ -44,7 +44,8 @@ drop_reasons! {
     BadUpcall "bad_upcall" "A hostlink frame carries no upcall that we know, or names a device that we do not know.",
     LandAttack "land_attack" "Source and destination are the same endpoint, or the source is an address that cannot be one.",
     NotForwarded "not_forwarded" "A packet of the node itself for an address of ours that is no frontend.",
-    NoBackend "no_backend" "The frontend has no backend that this packet may reach.",
+    NoBackend "no_backend" "There is no backend, and the packet is none that may be answered by a refusal.",
+    RefusalLimited "refusal_limited" "A refusal was due, but its source had too many already.",
     PolicyLocal "policy_local" "The traffic policy is Local and every backend is on another node.",
     SourceRange "source_range" "The source is not in the service's loadBalancerSourceRanges.",
     NoFlow "no_flow" "A TCP reset of a flow that we do not know: nothing to reset.",
@@ -67,6 +68,8 @@ pub struct VerdictCounts {
     pub uplink: u64,
     pub host: u64,
     pub hold: u64,
+    /// Of those above: packets that became refusals (a TCP reset, an ICMP error).
+    pub refused: u64,
     pub drops: [u64; DropReason::ALL.len()],
 }
 

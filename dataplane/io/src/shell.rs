@@ -177,8 +177,8 @@ impl<S: Socket> Shell<S> {
         let mut verdicts = ArrayVec::<Verdict, BATCH_MAX>::new();
         let mut packets = ArrayVec::<Packet<'_>, BATCH_MAX>::new();
         for (i, frame) in frames.iter_mut().enumerate() {
-            let bytes = self.umem.bytes_mut(frame);
-            packets.push(Packet { origin: port_of(i).into(), len: bytes.len(), bytes });
+            let (bytes, len) = self.umem.room_mut(frame);
+            packets.push(Packet { origin: port_of(i).into(), len, bytes });
         }
         engine.process(snapshot, clock.ticks(), &mut packets, &mut verdicts);
         self.stats.batches += 1;
@@ -191,12 +191,12 @@ impl<S: Socket> Shell<S> {
     fn carry_out(&mut self, mut frame: Frame, (verdict, len): (Verdict, usize), port: Port, since_ns: u64, clock: Clock) {
         match verdict {
             Verdict::Uplink { uplink } => {
-                frame.truncate(len);
+                self.umem.set_len(&mut frame, len);
                 let to = self.uplink_tx.get(usize::from(uplink)).copied().flatten();
                 self.transmit(frame, to);
             }
             Verdict::Host => {
-                frame.truncate(len);
+                self.umem.set_len(&mut frame, len);
                 self.transmit(frame, self.host_tx);
             }
             Verdict::Hold { ifindex, address } => {

@@ -25,11 +25,6 @@ impl Frame {
     pub fn len(&self) -> u32 {
         self.len
     }
-
-    /// Shortens the packet; longer than it is, it stays.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(u32::try_from(len).unwrap_or(u32::MAX));
-    }
 }
 
 /// The memory of one worker. Each of its sockets registers it as a UMEM of its own, so a frame received on any of them can be
@@ -68,11 +63,32 @@ impl Umem {
         (self.memory.base().as_ptr() as u64, self.memory.bytes() as u64)
     }
 
+    /// Bytes from the beginning of the packet to the end of its frame.
+    #[inline]
+    fn room(&self, frame: &Frame) -> usize {
+        (u64::from(self.frame_bytes) - (frame.address & u64::from(self.frame_bytes - 1))) as usize
+    }
+
+    /// Says how long the packet is now; at most as long as the frame has room.
+    #[inline]
+    pub fn set_len(&self, frame: &mut Frame, len: usize) {
+        frame.len = len.min(self.room(frame)) as u32;
+    }
+
+    /// The packet of a frame and the room behind it, and how long the packet is.
+    #[inline]
+    pub fn room_mut<'a>(&'a self, frame: &'a mut Frame) -> (&'a mut [u8], usize) {
+        let (room, len) = (self.room(frame), frame.len as usize);
+        // SAFETY: as in `bytes_mut`; the whole frame belongs to its token, and `room` ends with the frame.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.memory.base().as_ptr().add(frame.address as usize), room) };
+        (bytes, len)
+    }
+
     /// The packet of a frame.
     #[inline]
     pub fn bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
         // SAFETY: every `Frame` is one of `Umem::new` or `Umem::take_back`, both of which keep address and length inside one frame
-        // of the memory, and `truncate` only shortens. The token is unique and borrowed mutably for as long as the slice lives, so
+        // of the memory, as `set_len` does. The token is unique and borrowed mutably for as long as the slice lives, so
         // nobody else reaches this frame: neither another slice nor, since it stands in no ring, the kernel.
         unsafe { std::slice::from_raw_parts_mut(self.memory.base().as_ptr().add(frame.address as usize), frame.len as usize) }
     }

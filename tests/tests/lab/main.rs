@@ -11,6 +11,7 @@ mod limits;
 mod local_backends;
 mod node_clients;
 mod pod_clients;
+mod refusals;
 mod remote_backends;
 mod restart;
 mod scale;
@@ -21,7 +22,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
-use ringway_tests::lab::{self, Lab, Load, Net, Pod, Ringway, RingwayOptions, Service, Topology, address};
+use ringway_tests::lab::{self, Lab, Load, Namespace, Net, Pod, Ringway, RingwayOptions, Service, Topology, address};
 
 /// Where clients outside find the service that most tests use.
 const VIP_80: &str = "10.0.0.100:80";
@@ -52,6 +53,23 @@ fn serving(
         ensure!(ringway.is_running(), "ringway ended: {}", ringway.log());
         ensure_no_frame_leaked(&ringway)
     })
+}
+
+/// Every request is refused at once: the client is told that nobody serves there.
+fn ensure_refused(client: &Namespace, protocol: &str, target: &str) -> Result<()> {
+    let load = client.requests(protocol, target, 1, 3)?;
+    let error = load.first_error.as_deref().unwrap_or_default();
+    ensure!(load.requests == 0 && error.contains("refused"), "{} → {protocol} {target}: {load:?}", client.role());
+    ensure!(load.seconds < 1.0, "{} → {protocol} {target}: refused after {} s", client.role(), load.seconds);
+    Ok(())
+}
+
+/// Nothing comes back.
+fn ensure_silence(client: &Namespace, protocol: &str, target: &str) -> Result<()> {
+    let load = client.requests(protocol, target, 1, 1)?;
+    let error = load.first_error.as_deref().unwrap_or_default();
+    ensure!(load.requests == 0 && !error.contains("refused"), "{} → {protocol} {target}: {load:?}", client.role());
+    Ok(())
 }
 
 /// Every frame is in one of its places, and none is lost: true after any test.

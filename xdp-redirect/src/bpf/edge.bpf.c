@@ -124,7 +124,13 @@ static __always_inline void touch(struct flow4 *flow, const struct packet4 *p)
 static __always_inline int miss(struct __sk_buff *skb, enum hook hook, const struct packet4 *p, __u64 hash,
 				_Bool from_worker)
 {
-	if ((hook == HOOK_POD_IN || hook == HOOK_NODE_OUT) && frontend_lookup(p))
+	_Bool ours = 0;
+
+	if (hook == HOOK_POD_IN)
+		ours = frontend_lookup(p) || begins_at_closed_port(p);
+	else if (hook == HOOK_NODE_OUT)
+		ours = frontend_lookup(p) || is_to_closed_port(p);
+	if (ours)
 		return from_worker ? edge_next(hook, EDGE_LOOP_GUARD) : upcall(skb, hook, hash);
 	if (hook == HOOK_NODE_OUT)
 		return edge_drop(COUNT_node_out_drop_miss);
@@ -221,8 +227,20 @@ int edge_uplink_out(struct __sk_buff *skb)
 	return edge(skb, HOOK_UPLINK_OUT, 0);
 }
 
+/* A packet that the kernel forwarded to rw1. What we serve was taken before, where it came in; so it is to a port that nobody
+ * has, and refused, or to an address that nobody has: to send it on would be a loop. */
+static __always_inline int forwarded(struct __sk_buff *skb)
+{
+	struct packet4 p = {};
+	__u32 l3;
+
+	if (skb->mark != MARK_FROM_WORKER && parse_skb(skb, &l3, &p) && !frontend_lookup(&p) && is_to_closed_port(&p))
+		return upcall(skb, HOOK_NODE_OUT, p.saddr ^ p.ports);
+	return edge_drop(COUNT_node_out_drop_forwarded);
+}
+
 /* Egress of rw1. Packets of the node's own sockets come by the route via rw1, with the permanent neighbor's MAC.
- * Only these: a forwarded packet there means that a route loops through us, any other frame is a stray one. */
+ * Any frame without it is a stray one. */
 SEC("tcx/egress")
 int edge_node_out(struct __sk_buff *skb)
 {
@@ -236,6 +254,6 @@ int edge_node_out(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	}
 	if (skb->ingress_ifindex)
-		return edge_drop(COUNT_node_out_drop_forwarded);
+		return forwarded(skb);
 	return edge(skb, HOOK_NODE_OUT, 0);
 }

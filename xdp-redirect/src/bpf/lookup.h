@@ -64,4 +64,19 @@ static __always_inline const __u32 *frontend_lookup(const struct packet4 *p)
 	return bpf_map_lookup_elem(&frontends4, &key);
 }
 
+/* A packet that no frontend takes, to an address of which every port is ours. */
+static __always_inline _Bool is_to_closed_port(const struct packet4 *p)
+{
+	const __u32 *flags = bpf_map_lookup_elem(&vips4, &p->daddr);
+
+	return flags && *flags & VIP_CLOSED;
+}
+
+/* The same for packets that may begin a flow. The others, which are most of what is not ours, are spared the lookup: the
+ * kernel routes them to rw1, where all are asked about. */
+static __always_inline _Bool begins_at_closed_port(const struct packet4 *p)
+{
+	return (p->protocol != IPPROTO_TCP || opens_connection(p)) && is_to_closed_port(p);
+}
+
 #endif

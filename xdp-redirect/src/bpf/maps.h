@@ -44,6 +44,7 @@ struct {
 } frontends4 SEC(".maps");
 
 #define VIP_ANNOUNCED 1u /* answer ARP for it */
+#define VIP_CLOSED 2u    /* every port of it is ours: a worker refuses what no frontend takes */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

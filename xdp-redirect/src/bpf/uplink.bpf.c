@@ -116,6 +116,8 @@ static __always_inline int uplink_ipv4(struct xdp_md *ctx, const struct ethhdr *
 	if (!parse_ipv4(ip, end, end - (const void *)ip, 0, &p))
 		return pass(COUNT_uplink_pass);
 	frontend = frontend_lookup(&p);
+	if (!frontend && begins_at_closed_port(&p))
+		return redirect_ipv4(ctx, eth);
 	if (!frontend)
 		return uplink_snat(ctx, eth, &p);
 	if (*frontend & FRONTEND_HERE) {

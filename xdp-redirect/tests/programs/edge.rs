@@ -6,13 +6,15 @@ use ringway_engine::flow::{FlowKey, FlowOp, Hook, Rewrite, SEEN_ACK, SEEN_ANY, T
 use ringway_engine::order::{Upcall, upcall_mac};
 use ringway_engine::tables::FrontendKey;
 use std::sync::atomic::Ordering;
-use xdp_redirect::{ProgramName, Programs, SkbContext, SkbResult, TcAction};
+use xdp_redirect::{ProgramName, Programs, SkbContext, SkbResult, TcAction, VIP_CLOSED};
 
 use crate::packet::{self, ACK, CLIENT_MAC, FIN, NODE_MAC, SYN, Seen, read, tcp, udp};
 use crate::scratch::{End, NOW, Scratch, end, one_way, table_of, to};
 
 const LOOPBACK: u32 = 1;
 const MARK: u32 = 0x5257_0001;
+/// All of its ports are ours.
+const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 
 fn run(programs: &Programs, program: ProgramName, frame: &[u8], mark: u32) -> SkbResult {
@@ -262,19 +264,43 @@ fn rw1_lets_out_only_what_is_for_a_worker() {
     };
     let own = to_neighbor(tcp(node, (VIP, 80), SYN), Hook::NodeOut);
     let stray = to_neighbor(tcp(node, (VIP, 81), SYN), Hook::NodeOut);
+    programs.vips.upsert(CLUSTER_IP, VIP_CLOSED).expect("a VIP");
+    let closed = to_neighbor(tcp(node, (CLUSTER_IP, 9), ACK), Hook::NodeOut);
     let another = to_neighbor(tcp(node, (VIP, 81), SYN), Hook::PodIn);
     for (what, frame, ingress_ifindex, action, counter) in [
         ("the node's own to a frontend", &own, 0, TcAction::Next, "node_out_upcall"),
         ("the node's own to none", &stray, 0, TcAction::Drop, "node_out_drop_miss"),
+        ("the node's own to a port that nobody defined", &closed, 0, TcAction::Next, "node_out_upcall"),
+        ("a forwarded one to such a port", &closed, LOOPBACK, TcAction::Next, "node_out_upcall"),
         ("a forwarded one", &own, LOOPBACK, TcAction::Drop, "node_out_drop_forwarded"),
         ("an upcall of another hook", &another, LOOPBACK, TcAction::Next, "node_out_own_upcall"),
         ("a stray frame", &tcp(node, (VIP, 80), SYN), 0, TcAction::Drop, "node_out_drop_foreign"),
     ] {
         let context = SkbContext { ingress_ifindex, ..SkbContext::default() };
+        let before = count(&programs, counter);
         let result = programs.test_run_tc(ProgramName::EdgeNodeOut, frame, context).expect("a test run");
         assert_eq!(result.action, action, "{what}");
         assert_eq!(&result.frame, frame, "{what}");
-        assert_eq!(count(&programs, counter), 1, "{what}");
+        assert_eq!(count(&programs, counter), before + 1, "{what}");
+    }
+}
+
+/// Segments in the middle of a connection are spared a lookup: the kernel routes them to rw1.
+#[test]
+fn a_pods_first_packet_to_a_closed_port_is_an_upcall() {
+    let scratch = Scratch::new();
+    let (programs, _) = scratch.load();
+    programs.vips.upsert(CLUSTER_IP, VIP_CLOSED).expect("a VIP");
+    programs.vips.upsert(VIP, 0).expect("a VIP");
+    let (pod, closed) = (end("10.1.0.4", 40000), (CLUSTER_IP, 9));
+    for (what, frame, mark, action) in [
+        ("a SYN", tcp(pod, closed, SYN), 0, TcAction::Redirect),
+        ("a datagram", udp(pod, closed), 0, TcAction::Redirect),
+        ("a SYN that a worker handed back", tcp(pod, closed, SYN), MARK, TcAction::Next),
+        ("a segment", tcp(pod, closed, ACK), 0, TcAction::Next),
+        ("a SYN to a VIP that is no ClusterIP", tcp(pod, (VIP, 9), SYN), 0, TcAction::Next),
+    ] {
+        assert_eq!(run(&programs, ProgramName::EdgePodIn, &frame, mark).action, action, "{what}");
     }
 }
 

@@ -214,6 +214,7 @@ pub fn stats(status: &[WorkerStatus], stats: &[WorkerStats], programs: Vec<Count
         verdicts.uplink += worker.verdicts.uplink;
         verdicts.host += worker.verdicts.host;
         verdicts.hold += worker.verdicts.hold;
+        verdicts.refused += worker.verdicts.refused;
         for (sum, count) in drops.iter_mut().zip(worker.verdicts.drops) {
             *sum += count;
         }

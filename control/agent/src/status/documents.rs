@@ -205,6 +205,9 @@ pub struct VerdictsDocument {
     pub host: u64,
     /// Kept until a neighbor was resolved.
     pub hold: u64,
+    /// Of those above: TCP resets and ICMP errors to clients that nobody serves.
+    #[serde(default)]
+    pub refused: u64,
     /// The sum of all drops.
     pub drop: u64,
 }

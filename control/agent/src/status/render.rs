@@ -227,6 +227,7 @@ fn stats(document: &StatsDocument) -> String {
         ("uplink", v.uplink, "Transmitted on an uplink."),
         ("host", v.host, "Handed to the node by the hostlink."),
         ("hold", v.hold, "Waited for a neighbor to be resolved."),
+        ("refused", v.refused, "Of those: answered by a TCP reset or an ICMP error, for nobody serves them."),
         ("drop", v.drop, "Dropped, by reason below."),
     ] {
         verdicts.row([name.into(), packets.to_string(), sentence.into()]);

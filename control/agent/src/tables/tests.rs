@@ -90,11 +90,11 @@ fn here(tables: &Tables) -> Option<FilterValue> {
 #[test]
 fn a_service_comes_and_goes() {
     let mut tables = tables();
-    let new = tables.apply_model(model(Some(frontend(POD, true)), Some(Vip { announced: true })));
+    let new = tables.apply_model(model(Some(frontend(POD, true)), Some(Vip { announced: true, cluster_ip: false })));
     assert_eq!(new, [VIP]);
     assert!(tables.snapshot().frontends.lookup(&KEY).is_some() && tables.snapshot().announced.contains(&VIP));
     assert_eq!(here(&tables), Some(FilterValue::Frontend { here: true, node_port: false }));
-    assert_eq!(tables.filter.wanted(&FilterKey::Vip(VIP)), Some(FilterValue::Vip { announced: true }));
+    assert_eq!(tables.filter.wanted(&FilterKey::Vip(VIP)), Some(FilterValue::Vip { announced: true, closed: false }));
     assert!(tables.apply_model(ringway_model::Update::default()).is_empty(), "announced already");
     tables.apply_model(model(None, None));
     assert!(tables.snapshot().frontends.is_empty() && tables.snapshot().announced.is_empty());
@@ -104,8 +104,8 @@ fn a_service_comes_and_goes() {
 #[test]
 fn nothing_is_announced_unasked() {
     let mut tables = Tables::new(TableSettings { announce: false, ..settings() }, Filter::default());
-    assert!(tables.apply_model(model(Some(frontend(POD, true)), Some(Vip { announced: true }))).is_empty());
-    assert_eq!(tables.filter.wanted(&FilterKey::Vip(VIP)), Some(FilterValue::Vip { announced: false }));
+    assert!(tables.apply_model(model(Some(frontend(POD, true)), Some(Vip { announced: true, cluster_ip: false }))).is_empty());
+    assert_eq!(tables.filter.wanted(&FilterKey::Vip(VIP)), Some(FilterValue::Vip { announced: false, closed: false }));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn dedicated_snat_addresses_are_answered_for_unless_a_device_has_them() {
     tables.set_node(vec![uplink(4)], &[]);
     assert_eq!(tables.node().snat.len(), 2);
     assert_eq!(tables.node().snat[0], SnatAddress { address: dedicated, ports: (1_024, 65_535) });
-    assert_eq!(tables.filter.wanted(&FilterKey::Vip(dedicated)), Some(FilterValue::Vip { announced: true }));
+    assert_eq!(tables.filter.wanted(&FilterKey::Vip(dedicated)), Some(FilterValue::Vip { announced: true, closed: false }));
     assert_eq!(tables.filter.wanted(&FilterKey::Vip(present)), None);
 }
 

@@ -9,6 +9,7 @@ use ringway_engine::maglev::Maglev;
 use ringway_engine::tables::{Backend, BackendSet, Frontend, FrontendKey, FrontendKind, ServicePortName, Target};
 
 use super::health::{self, HealthCheck, NoLocalEndpoints};
+use super::vips::Vip;
 use crate::cluster::Cluster;
 use crate::model::{Protocol, ServiceModel, ServicePort, TrafficPolicy};
 use crate::select::{Location, PortEndpoint, Selected, merge, select};
@@ -22,8 +23,8 @@ pub(super) struct Compiled {
     pub frontends: BTreeMap<FrontendKey, Frontend>,
     /// By UDP frontend: the endpoints that serve, wherever they are. A flow to any other is a black hole.
     pub serving: BTreeMap<FrontendKey, Arc<BTreeSet<SocketAddrV4>>>,
-    /// The Service's own addresses, each with whether it is a candidate for announcement.
-    pub vips: BTreeMap<Ipv4Addr, bool>,
+    /// The Service's own addresses.
+    pub vips: BTreeMap<Ipv4Addr, Vip>,
     pub health_check: Option<HealthCheck>,
     pub no_local: NoLocalEndpoints,
     /// Every set that the frontends share; the next version takes over those that are equal, with their Maglev tables.
@@ -42,10 +43,10 @@ pub(super) fn compile(cluster: &Cluster, service: &ServiceModel, here: Here<'_>,
     let mut compiled = Compiled { health_check: health::check(cluster, service, here.location), ..Compiled::default() };
     let source_ranges = source_ranges(&service.source_ranges);
     for address in v4(&service.cluster_ips) {
-        compiled.vips.entry(address).or_insert(false);
+        compiled.vips.entry(address).or_default().cluster_ip = true;
     }
     for address in v4(&service.load_balancer_ips).chain(v4(&service.external_ips)) {
-        compiled.vips.insert(address, true);
+        compiled.vips.entry(address).or_default().announced = true;
     }
     for port in service.ports.iter().filter(|port| port.protocol.is_served()) {
         let endpoints = endpoints_of(cluster, service, port, here.location);

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
 /// An address that belongs to services and to no device of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Vip {
     /// A LoadBalancer IP or externalIP: a candidate for announcement.
     pub announced: bool,
+    /// A ClusterIP: all its ports are the Service's, and one that is not defined is refused (contract §2).
+    pub cluster_ip: bool,
 }
 
 /// Counts which addresses services use, and says what changed.
@@ -24,24 +26,27 @@ pub(super) struct Vips {
 struct Uses {
     services: u32,
     announcing: u32,
+    cluster: u32,
 }
 
 impl Vips {
-    /// A service goes from the addresses `before` to those `after` (each with whether it is a candidate for announcement).
-    pub fn replace(&mut self, before: &BTreeMap<Ipv4Addr, bool>, after: &BTreeMap<Ipv4Addr, bool>) {
+    /// A service goes from the addresses `before` to those `after`.
+    pub fn replace(&mut self, before: &BTreeMap<Ipv4Addr, Vip>, after: &BTreeMap<Ipv4Addr, Vip>) {
         if before == after {
             return;
         }
-        for (address, announced) in after {
+        for (address, vip) in after {
             let uses = self.uses.entry(*address).or_default();
             uses.services += 1;
-            uses.announcing += u32::from(*announced);
+            uses.announcing += u32::from(vip.announced);
+            uses.cluster += u32::from(vip.cluster_ip);
             self.changed.insert(*address);
         }
-        for (address, announced) in before {
+        for (address, vip) in before {
             if let Some(uses) = self.uses.get_mut(address) {
                 uses.services -= 1;
-                uses.announcing -= u32::from(*announced);
+                uses.announcing -= u32::from(vip.announced);
+                uses.cluster -= u32::from(vip.cluster_ip);
                 if uses.services == 0 {
                     self.uses.remove(address);
                 }
@@ -60,7 +65,7 @@ impl Vips {
         let mut changes = Vec::new();
         for address in std::mem::take(&mut self.changed) {
             let uses = self.uses.get(&address).filter(|_| !self.own.contains(&address));
-            let vip = uses.map(|uses| Vip { announced: uses.announcing > 0 });
+            let vip = uses.map(|uses| Vip { announced: uses.announcing > 0, cluster_ip: uses.cluster > 0 });
             let before = match vip {
                 Some(vip) => self.published.insert(address, vip),
                 None => self.published.remove(&address),

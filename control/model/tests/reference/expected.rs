@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ringway_engine::tables::{FrontendKey, FrontendKind};
+use ringway_model::Vip;
 
 use crate::describe::{Endpoint, HERE, Node, Port, Proto, SERVICES, SLICES, Service, Slice, Type, service_name};
 
@@ -176,15 +177,15 @@ impl World {
         .collect()
     }
 
-    /// Address → whether it is a candidate for announcement.
-    pub fn vips(&self) -> BTreeMap<Ipv4Addr, bool> {
-        let mut vips = BTreeMap::new();
+    /// §2: an undefined port is a ClusterIP's business only.
+    pub fn vips(&self) -> BTreeMap<Ipv4Addr, Vip> {
+        let mut vips = BTreeMap::<_, Vip>::new();
         for (_, service) in self.ours() {
             if let Some(address) = service.cluster_ip.and_then(v4) {
-                vips.entry(address).or_insert(false);
+                vips.entry(address).or_default().cluster_ip = true;
             }
             for address in ingress(service).chain(service.external_ips.iter().filter_map(|text| v4(text))) {
-                vips.insert(address, true);
+                vips.entry(address).or_default().announced = true;
             }
         }
         for own in self.node.iter().flat_map(|node| &node.addresses).chain(&self.devices).filter_map(|text| v4(text)) {

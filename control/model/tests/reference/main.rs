@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 use ringway_engine::tables::{Frontend, FrontendKey, Target};
 use ringway_model::manifest::ManifestFile;
-use ringway_model::{Change, Compiler, Folder, Settings, Severity, Update};
+use ringway_model::{Change, Compiler, Folder, Settings, Severity, Update, Vip};
 use serde_json::Value;
 
 use describe::{Event, HERE, history};
@@ -48,7 +48,7 @@ struct Run {
     folder: Folder,
     compiler: Compiler,
     frontends: BTreeMap<FrontendKey, Frontend>,
-    vips: BTreeMap<Ipv4Addr, bool>,
+    vips: BTreeMap<Ipv4Addr, Vip>,
     /// A UDP flow of each frontend to each backend that ever served it, less those that were stopped.
     flows: BTreeSet<(FrontendKey, (Ipv4Addr, u16))>,
 }
@@ -125,9 +125,9 @@ impl Run {
             };
         }
         for (address, vip) in update.vips {
-            assert_ne!(self.vips.get(&address).copied(), vip.map(|vip| vip.announced), "{address} is published without a change");
+            assert_ne!(self.vips.get(&address).copied(), vip, "{address} is published without a change");
             match vip {
-                Some(vip) => self.vips.insert(address, vip.announced),
+                Some(vip) => self.vips.insert(address, vip),
                 None => self.vips.remove(&address),
             };
         }

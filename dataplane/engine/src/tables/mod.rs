@@ -67,4 +67,6 @@ pub struct Snapshot {
     pub devices: Arc<Devices>,
     /// Addresses for which this node answers ARP.
     pub announced: Arc<FxHashSet<Ipv4Addr>>,
+    /// Addresses all of whose ports are ours: one that no frontend has is refused (contract §2: an undefined port of a ClusterIP).
+    pub cluster_ips: Arc<FxHashSet<Ipv4Addr>>,
 }

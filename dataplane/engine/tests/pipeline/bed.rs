@@ -24,6 +24,8 @@ pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 pub const NODE2_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
 
 pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// All ports of it are ours.
+pub const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub const NODE2: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
@@ -106,6 +108,8 @@ impl Bed {
     pub fn run(&mut self, origin: Origin, frame: &[u8]) -> Outcome {
         let mut bytes = frame.to_vec();
         let len = bytes.len();
+        // The room behind a packet holds what was there before it.
+        bytes.resize(2048 - 256, 0xa5);
         let mut packets = [Packet { origin, bytes: &mut bytes, len }];
         let mut verdicts: ArrayVec<Verdict, BATCH_MAX> = ArrayVec::new();
         self.engine.process(&self.snapshot, self.now, &mut packets, &mut verdicts);
@@ -190,6 +194,7 @@ fn tables((low, high): (u16, u16), pod_delivery: PodDelivery) -> Snapshot {
         neighbors: Arc::new(neighbors),
         devices: Arc::new(devices),
         announced: Arc::new([VIP].into_iter().collect()),
+        cluster_ips: Arc::new([CLUSTER_IP].into_iter().collect()),
         ..Snapshot::default()
     }
 }

@@ -84,8 +84,9 @@ fn policies_and_source_ranges_refuse() {
     assert_eq!(bed.receive(&tcp(allowed, FRONTEND, SYN, b"")).verdict, Verdict::Uplink { uplink: 0 });
     bed.publish(81, TCP, |frontend| frontend.outside = Target::PolicyLocal);
     assert_eq!(bed.receive(&tcp(CLIENT_END, (VIP, 81), SYN, b"")).verdict, dropped(DropReason::PolicyLocal));
-    // Inside, the same address has no endpoint at all.
-    assert_eq!(bed.upcall(Hook::PodIn, POD_A, &tcp((A, 1), (VIP, 81), SYN, b"")).verdict, dropped(DropReason::NoBackend));
+    // Inside, the same address has no endpoint at all: that is told.
+    assert_eq!(bed.upcall(Hook::PodIn, POD_A, &tcp((A, 1), (VIP, 81), SYN, b"")).verdict, Verdict::Host);
+    assert_eq!(bed.engine.counts().refused, 1);
 }
 
 #[test]

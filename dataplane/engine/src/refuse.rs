@@ -1,0 +1,196 @@
+//! Refusals: the answer to a client whose packet nobody serves, made of the packet itself.
+//!
+//! A TCP segment is answered by a reset (RFC 9293 §3.10.7.1), a UDP datagram by an ICMP "port unreachable" that quotes it (RFC 792,
+//! RFC 1812 §4.3.2). So a connect fails at once instead of timing out (contract §2, "reject or drop").
+
+use crate::checksum;
+use crate::flow::TICKS_PER_SECOND;
+use crate::wire::{Ipv4Flow, TCP};
+
+const IP_BYTES: usize = 20;
+const TCP_BYTES: usize = 20;
+const ICMP_BYTES: usize = 8;
+/// RFC 1812 §4.3.2.3: as much of the packet as fits into 576 bytes.
+const ICMP_PACKET_BYTES_MAX: usize = 576;
+/// RFC 792: the IP header and 8 bytes are the least that a sender needs to find its socket.
+const QUOTED_L4_BYTES_MIN: usize = 8;
+/// What Linux takes for packets of its own (net.ipv4.ip_default_ttl).
+const TTL: u8 = 64;
+/// RFC 1812 §4.3.2.5: errors have the precedence of network control, as Linux sets it.
+const TOS_CONTROL: u8 = 0xc0;
+const DONT_FRAGMENT: u16 = 0x4000;
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+/// Turns the packet at the beginning of `frame` into the answer to it, Ethernet header excepted. Returns the offset of the byte behind
+/// the answer, `None` if there is no answer to it or no room. `frame` may be longer than the packet: an ICMP error is longer than what
+/// it quotes.
+pub fn answer(frame: &mut [u8], flow: &Ipv4Flow) -> Option<usize> {
+    if flow.protocol == TCP { reset(frame, flow) } else { port_unreachable(frame, flow) }
+}
+
+/// RFC 9293 §3.10.7.1: "CLOSED state". Never an answer to a reset.
+fn reset(frame: &mut [u8], flow: &Ipv4Flow) -> Option<usize> {
+    if flow.tcp_flags & RST != 0 {
+        return None;
+    }
+    let header = frame.get(flow.l4..flow.l4 + TCP_BYTES)?;
+    let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let (seq, ack) = (word(4), word(8));
+    let payload_bytes = (flow.end - flow.l4).saturating_sub(usize::from(header[12] >> 4) * 4);
+    let controls = u32::from(flow.tcp_flags & SYN != 0) + u32::from(flow.tcp_flags & FIN != 0);
+    let (seq, ack, flags) = if flow.tcp_flags & ACK != 0 {
+        (ack, 0, RST)
+    } else {
+        (0, seq.wrapping_add(payload_bytes as u32).wrapping_add(controls), RST | ACK)
+    };
+    let [a, b, c, d] = flow.tuple.ports.to_ne_bytes();
+    let l4 = write_ip(frame, flow, TCP, TCP_BYTES, 0, DONT_FRAGMENT)?;
+    let segment = frame.get_mut(l4..l4 + TCP_BYTES)?;
+    segment.fill(0);
+    segment[..4].copy_from_slice(&[c, d, a, b]);
+    segment[4..8].copy_from_slice(&seq.to_be_bytes());
+    segment[8..12].copy_from_slice(&ack.to_be_bytes());
+    segment[12] = (TCP_BYTES as u8 / 4) << 4;
+    segment[13] = flags;
+    let check = checksum::l4(flow.tuple.daddr, flow.tuple.saddr, TCP, segment);
+    segment[16..18].copy_from_slice(&check.to_ne_bytes());
+    Some(l4 + TCP_BYTES)
+}
+
+/// Type 3, code 3.
+fn port_unreachable(frame: &mut [u8], flow: &Ipv4Flow) -> Option<usize> {
+    const ICMP: u8 = 1;
+    let quote_at = flow.l3 + IP_BYTES + ICMP_BYTES;
+    let room = frame.len().checked_sub(quote_at)?;
+    let quoted = flow.bytes().min(ICMP_PACKET_BYTES_MAX - IP_BYTES - ICMP_BYTES).min(room);
+    if quoted < flow.l4 - flow.l3 + QUOTED_L4_BYTES_MIN {
+        return None;
+    }
+    frame.copy_within(flow.l3..flow.l3 + quoted, quote_at);
+    let l4 = write_ip(frame, flow, ICMP, ICMP_BYTES + quoted, TOS_CONTROL, 0)?;
+    let message = frame.get_mut(l4..l4 + ICMP_BYTES + quoted)?;
+    message[..ICMP_BYTES].copy_from_slice(&[3, 3, 0, 0, 0, 0, 0, 0]);
+    let check = !checksum::sum(message);
+    message[2..4].copy_from_slice(&check.to_ne_bytes());
+    Some(l4 + message.len())
+}
+
+/// An IP header without options from the packet's destination to its source; returns where its payload begins.
+fn write_ip(frame: &mut [u8], flow: &Ipv4Flow, protocol: u8, payload_bytes: usize, tos: u8, fragment: u16) -> Option<usize> {
+    let header = frame.get_mut(flow.l3..flow.l3 + IP_BYTES)?;
+    header.fill(0);
+    (header[0], header[1]) = (0x45, tos);
+    header[2..4].copy_from_slice(&((IP_BYTES + payload_bytes) as u16).to_be_bytes());
+    header[6..8].copy_from_slice(&fragment.to_be_bytes());
+    (header[8], header[9]) = (TTL, protocol);
+    header[12..16].copy_from_slice(&flow.tuple.daddr.to_ne_bytes());
+    header[16..20].copy_from_slice(&flow.tuple.saddr.to_ne_bytes());
+    let check = !checksum::sum(header);
+    header[10..12].copy_from_slice(&check.to_ne_bytes());
+    Some(flow.l3 + IP_BYTES)
+}
+
+/// How often something is allowed.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    per_second: u32,
+    burst: u32,
+}
+
+/// ICMP errors to one source. Linux sends one a second after a burst of six (net.ipv4.icmp_ratelimit); a resolver that asks for several
+/// names at once should learn of each.
+const PER_SOURCE: Rate = Rate { per_second: 10, burst: 20 };
+/// ICMP errors of a worker to all sources, forged ones included: net.ipv4.icmp_msgs_per_sec.
+const PER_WORKER: Rate = Rate { per_second: 1000, burst: 1000 };
+/// Sources that a worker tells apart. A power of two; 12 bytes each.
+const SOURCES: usize = 1024;
+
+/// A token bucket; its credit is counted in answers times [`TICKS_PER_SECOND`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Bucket {
+    source: u32,
+    credit: u32,
+    since: u32,
+}
+
+impl Bucket {
+    fn full(source: u32, rate: Rate, now: u32) -> Bucket {
+        Bucket { source, credit: rate.burst * TICKS_PER_SECOND, since: now }
+    }
+
+    fn take(&mut self, rate: Rate, now: u32) -> bool {
+        let elapsed = now.wrapping_sub(self.since);
+        self.since = now;
+        self.credit = self.credit.saturating_add(elapsed.saturating_mul(rate.per_second)).min(rate.burst * TICKS_PER_SECOND);
+        let has = self.credit >= TICKS_PER_SECOND;
+        self.credit -= if has { TICKS_PER_SECOND } else { 0 };
+        has
+    }
+
+    /// It would be full again by now: nothing is lost if another source takes it.
+    fn is_idle(&self, rate: Rate, now: u32) -> bool {
+        now.wrapping_sub(self.since).saturating_mul(rate.per_second) >= rate.burst * TICKS_PER_SECOND
+    }
+}
+
+/// Limits ICMP errors: per source, and in all. Of one worker; a source that changes its ports may reach several workers.
+#[derive(Debug)]
+pub struct Limiter {
+    sources: Box<[Option<Bucket>]>,
+    all: Option<Bucket>,
+}
+
+impl Limiter {
+    pub fn new() -> Limiter {
+        Limiter { sources: vec![None; SOURCES].into_boxed_slice(), all: None }
+    }
+
+    /// Whether `source` may get an answer at this tick. Two sources that meet in one bucket share it while both are active.
+    #[inline]
+    pub fn admit(&mut self, source: u32, now: u32) -> bool {
+        let place = &mut self.sources[(source.wrapping_mul(0x9e37_79b1) >> 22) as usize % SOURCES];
+        let bucket = match place {
+            Some(bucket) if bucket.source == source || !bucket.is_idle(PER_SOURCE, now) => bucket,
+            _ => place.insert(Bucket::full(source, PER_SOURCE, now)),
+        };
+        bucket.take(PER_SOURCE, now) && self.all.get_or_insert(Bucket::full(0, PER_WORKER, now)).take(PER_WORKER, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_has_a_burst_and_then_its_rate() {
+        let mut limiter = Limiter::new();
+        let admitted = |limiter: &mut Limiter, now| (0..100).filter(|_| limiter.admit(7, now)).count();
+        assert_eq!(admitted(&mut limiter, 1000), 20);
+        assert_eq!(admitted(&mut limiter, 1000 + TICKS_PER_SECOND), 10);
+        assert_eq!(admitted(&mut limiter, 1000 + 10 * TICKS_PER_SECOND), 20);
+        assert!(limiter.admit(8, 1000), "another source has credit of its own");
+    }
+
+    #[test]
+    fn all_sources_together_have_a_limit() {
+        let mut limiter = Limiter::new();
+        let admitted = (0..100_000u32).filter(|source| limiter.admit(*source, u32::MAX)).count();
+        assert!(admitted <= 1000, "{admitted}");
+        // Over the wrap of the tick.
+        assert!(limiter.admit(200_000, u32::MAX.wrapping_add(TICKS_PER_SECOND)));
+    }
+
+    #[test]
+    fn a_bucket_that_is_full_again_goes_to_another_source() {
+        let mut limiter = Limiter::new();
+        let place = |source: u32| source.wrapping_mul(0x9e37_79b1) >> 22;
+        let other = (8..).find(|source| place(*source) == place(7)).expect("two sources of one place");
+        while limiter.admit(7, 0) {}
+        assert!(!limiter.admit(other, 0));
+        assert!(limiter.admit(other, 2 * TICKS_PER_SECOND));
+    }
+}
