@@ -1,6 +1,6 @@
 //! The configuration of `run` and `check`: flags, a YAML file with the same names, and defaults. Flags win over the file.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -8,7 +8,7 @@ use ringway_engine::flow::{TICKS_PER_SECOND, Timeouts};
 use ringway_engine::tables::PodDelivery;
 use serde::Deserialize;
 
-use crate::units::{PortRange, Seconds};
+use crate::units::{BindAddress, PortRange, Seconds};
 
 /// Where the process keeps its lock, socket and pins. On `/run`, so that a reboot, which ends every program and map anyway, empties it.
 pub const STATE_DIR_DEFAULT: &str = "/run/ringway";
@@ -26,6 +26,12 @@ pub const SNAT_PORTS_DEFAULT: PortRange = PortRange { first: 10_000, last: 29_99
 
 /// Ports of a dedicated `--snat-address`: all but the privileged ones, which some services distrust or trust too much.
 pub const SNAT_PORTS_DEDICATED: PortRange = PortRange { first: 1_024, last: 65_535 };
+
+/// Default of `--healthz-bind-address`, kube-proxy's: load balancers ask there.
+const HEALTHZ_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10_256);
+
+/// Default of `--metrics-bind-address`, kube-proxy's.
+const METRICS_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10_249);
 
 /// Most workers: the hostlink has one queue for each, and a kick per worker per batch is already rare at eight.
 const WORKERS_MAX: usize = 64;
@@ -103,6 +109,14 @@ pub struct Settings {
     #[arg(long, value_name = "DURATION")]
     pub timeout_udp: Option<Seconds>,
 
+    /// Where /healthz, /livez and /readyz answer; an empty text switches them off [default: 0.0.0.0:10256]
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub healthz_bind_address: Option<BindAddress>,
+
+    /// Where /metrics and /proxyMode answer; an empty text switches them off [default: 127.0.0.1:10249]
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub metrics_bind_address: Option<BindAddress>,
+
     /// Where the process keeps its lock, socket and pins [default: /run/ringway]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -149,6 +163,10 @@ pub struct Config {
     pub announce: bool,
     pub flows_max: u32,
     pub timeouts: FlowTimeouts,
+    /// `None`: off.
+    pub healthz: Option<SocketAddr>,
+    /// `None`: off.
+    pub metrics: Option<SocketAddr>,
     pub state_dir: PathBuf,
 }
 
@@ -237,6 +255,8 @@ impl Settings {
             timeout_tcp_closed: self.timeout_tcp_closed.or(file.timeout_tcp_closed),
             timeout_udp_unreplied: self.timeout_udp_unreplied.or(file.timeout_udp_unreplied),
             timeout_udp: self.timeout_udp.or(file.timeout_udp),
+            healthz_bind_address: self.healthz_bind_address.or(file.healthz_bind_address),
+            metrics_bind_address: self.metrics_bind_address.or(file.metrics_bind_address),
             state_dir: self.state_dir.or(file.state_dir),
             log_level: self.log_level.or(file.log_level),
         }
@@ -295,6 +315,8 @@ impl Settings {
                 udp_unreplied: self.timeout_udp_unreplied.unwrap_or(timeouts.udp_unreplied),
                 udp: self.timeout_udp.unwrap_or(timeouts.udp),
             },
+            healthz: self.healthz_bind_address.map_or(Some(HEALTHZ_DEFAULT), |address| address.with_default_port(HEALTHZ_DEFAULT.port())),
+            metrics: self.metrics_bind_address.map_or(Some(METRICS_DEFAULT), |address| address.with_default_port(METRICS_DEFAULT.port())),
             state_dir: self.state_dir.unwrap_or_else(|| STATE_DIR_DEFAULT.into()),
         })
     }

@@ -25,6 +25,7 @@ use anyhow::Context;
 
 use self::sources::StopSignals;
 use crate::config::Config;
+use crate::health::Servers;
 use crate::lock::{self, Lock};
 use crate::{cleanup, preflight};
 
@@ -53,8 +54,9 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
         let state_dir = config.state_dir.clone();
         std::fs::create_dir_all(&state_dir).with_context(|| format!("cannot create the state directory {}", state_dir.display()))?;
         let lock = Lock::acquire(&state_dir)?;
+        let servers = Servers::start(&config)?;
         let started = tokio::select! {
-            started = start::start(config, &facts) => started,
+            started = start::start(config, &facts, servers) => started,
             signal = signals.received() => {
                 tracing::info!("{signal} during the start: stopping");
                 cleanup::remove_all(&state_dir).await?;

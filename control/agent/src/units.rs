@@ -1,6 +1,7 @@
 //! Values of flags and of the configuration file: durations and ranges of ports, written the same in both.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,48 @@ const TIMEOUT_MAX_SECONDS: u32 = 365 * 86_400;
 pub struct PortRange {
     pub first: u16,
     pub last: u16,
+}
+
+/// Where a server listens: `ADDR`, `ADDR:PORT`, `[ADDR]:PORT`, or empty for nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum BindAddress {
+    Off,
+    /// Without a port: the default one.
+    At(IpAddr, Option<u16>),
+}
+
+impl BindAddress {
+    /// `None`: nowhere.
+    pub fn with_default_port(self, port: u16) -> Option<SocketAddr> {
+        match self {
+            BindAddress::Off => None,
+            BindAddress::At(address, given) => Some(SocketAddr::new(address, given.unwrap_or(port))),
+        }
+    }
+}
+
+impl FromStr for BindAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<BindAddress, String> {
+        if text.is_empty() {
+            return Ok(BindAddress::Off);
+        }
+        let at = text.parse::<IpAddr>().map(|address| BindAddress::At(address, None));
+        at.or_else(|_| text.parse::<SocketAddr>().map(|address| BindAddress::At(address.ip(), Some(address.port()))))
+            .ok()
+            .filter(|address| !matches!(address, BindAddress::At(_, Some(0))))
+            .ok_or_else(|| format!("`{text}` is no address to listen at: write ADDR or ADDR:PORT, for example 0.0.0.0:10256"))
+    }
+}
+
+impl TryFrom<String> for BindAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<BindAddress, String> {
+        text.parse()
+    }
 }
 
 impl FromStr for Seconds {
@@ -120,6 +163,19 @@ impl From<PortRange> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_servers_listen() {
+        let at = |text: &str| text.parse::<BindAddress>().map(|address| address.with_default_port(7).map(|at| at.to_string()));
+        assert_eq!(at(""), Ok(None));
+        assert_eq!(at("0.0.0.0"), Ok(Some("0.0.0.0:7".into())));
+        assert_eq!(at("127.0.0.1:99"), Ok(Some("127.0.0.1:99".into())));
+        assert_eq!(at("::1"), Ok(Some("[::1]:7".into())));
+        assert_eq!(at("[::]:99"), Ok(Some("[::]:99".into())));
+        for wrong in ["host:99", ":99", "0.0.0.0:0", "0.0.0.0:70000", "1.2.3"] {
+            assert!(at(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn durations() {

@@ -7,6 +7,8 @@ mod changes;
 mod commands;
 mod firewall;
 mod garbage;
+mod health;
+mod http;
 mod limits;
 mod local_backends;
 mod node_clients;

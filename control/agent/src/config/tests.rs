@@ -73,3 +73,16 @@ fn sources_that_cannot_be() {
 fn timeouts_in_ticks() {
     assert_eq!(FlowTimeouts::default().ticks().tcp_syn, 120 * TICKS_PER_SECOND);
 }
+
+#[test]
+fn where_the_servers_listen() {
+    let of = |more: &str| {
+        let config = Settings::from_yaml(&format!("{COMPLETE}{more}")).unwrap().resolve().unwrap();
+        (config.healthz.map(|at| at.to_string()), config.metrics.map(|at| at.to_string()))
+    };
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(of(""), (text("0.0.0.0:10256"), text("127.0.0.1:10249")));
+    assert_eq!(of("healthz-bind-address: ''\nmetrics-bind-address: 0.0.0.0\n"), (None, text("0.0.0.0:10249")));
+    assert_eq!(of("healthz-bind-address: 127.0.0.1:1\nmetrics-bind-address: ''\n"), (text("127.0.0.1:1"), None));
+    assert!(error("metrics-bind-address: nowhere").contains("field `metrics-bind-address`"));
+}

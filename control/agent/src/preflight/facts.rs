@@ -3,6 +3,7 @@
 //! Devices are read by netlink and settings from `/proc`, which follow the network namespace of the process; `/sys` shows the
 //! namespace in which it was mounted, which is another one under `nsenter --net`.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use anyhow::Context;
@@ -14,8 +15,8 @@ use xdp_redirect::ProgramName;
 use xdp_redirect::probe::{self, XdpFeatures};
 
 use crate::config::Config;
-use crate::lock;
 use crate::netlink::{self, NetworkFacts};
+use crate::{health, lock};
 
 /// What was found on the node.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -52,6 +53,8 @@ pub struct Facts {
     pub namespace_held: bool,
     /// What a crashed process has left, in words.
     pub leftovers: Vec<String>,
+    /// Where the servers cannot listen: flag, address, the kernel's reason.
+    pub not_listening: Vec<(&'static str, SocketAddr, String)>,
 }
 
 /// One device.
@@ -123,6 +126,8 @@ pub async fn gather(config: &Config) -> anyhow::Result<Facts> {
         leftovers,
         running_pid,
         namespace_held,
+        // A ringway that runs here has them, and is said to run.
+        not_listening: if namespace_held { Vec::new() } else { not_listening(config) },
     })
 }
 
@@ -170,6 +175,12 @@ fn leftovers(config: &Config, devices: &[DeviceFacts]) -> Vec<String> {
     let hostlink = devices.iter().filter(|device| [netlink::RW0, netlink::RW1].contains(&device.name.as_str()));
     let devices = hostlink.map(|device| format!("device {}", device.name));
     crate::programs::leftovers(&config.state_dir).into_iter().chain(devices).collect()
+}
+
+/// Listens for a moment.
+fn not_listening(config: &Config) -> Vec<(&'static str, SocketAddr, String)> {
+    let refused = |(flag, address)| Some((flag, address, TcpListener::bind(address).err()?.to_string()));
+    health::addresses(config).filter_map(refused).collect()
 }
 
 fn capabilities(status: &str) -> u64 {

@@ -4,6 +4,8 @@
 mod tests;
 mod uplinks;
 
+use std::net::SocketAddr;
+
 use ringway_io::FrameSize;
 
 use super::facts::{DeviceFacts, Facts};
@@ -40,6 +42,7 @@ pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings.extend(kernel(facts));
     findings.extend(memory(config, facts));
     findings.extend(other_process(config, facts));
+    findings.extend(facts.not_listening.iter().map(not_listening));
     for (number, name) in config.uplinks.iter().enumerate() {
         if config.uplinks[..number].contains(name) {
             findings.push(Finding::new(
@@ -181,6 +184,15 @@ fn other_process(config: &Config, facts: &Facts) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+fn not_listening((flag, address, reason): &(&str, SocketAddr, String)) -> Finding {
+    Finding::new(
+        Error,
+        format!("{flag}: cannot listen at {address}: {reason}"),
+        "load balancers, probes and scrapers ask there; at its default it is where kube-proxy listens, which must not run beside ringway",
+        format!("stop who has it (`ss -ltnp sport = :{}` shows the process), or give another {flag} (\"\" = off)", address.port()),
+    )
 }
 
 fn device<'a>(facts: &'a Facts, name: &str) -> Option<&'a DeviceFacts> {

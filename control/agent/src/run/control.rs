@@ -20,15 +20,26 @@ use super::sources::{Event, Sources, StopSignals};
 use super::stopped;
 use crate::config::Config;
 use crate::filter::FilterKey;
+use crate::health::{PortsChange, Servers};
 use crate::manifests::Manifests;
 use crate::netlink::{Update, VipConflict, VipRoutes};
 use crate::programs::KernelMaps;
 use crate::tables::{Tables, internal_ips};
 use crate::{cleanup, netlink};
 
+/// Tells the servers what they have to know of an update that is about to be published, and takes their part out of it.
+pub fn note_update(servers: &Servers, compiler: &Compiler, node_name: &str, update: &mut ringway_model::Update) {
+    servers.board.take_changes(std::mem::take(&mut update.changed), compiler.no_local_endpoints());
+    servers.board.set_node(compiler.cluster().node(node_name).map(|node| node.is_eligible()));
+    if !update.health_checks.is_empty() {
+        servers.change_ports(PortsChange::Checks(std::mem::take(&mut update.health_checks)));
+    }
+}
+
 /// Everything that the control half holds.
 pub struct Control {
     pub config: Config,
+    pub servers: Servers,
     pub started: Instant,
     /// How the programs were loaded.
     pub load: LoadOptions,
@@ -80,13 +91,16 @@ impl Control {
                 signal = signals.received() => return Ok(signal),
                 event = sources.next(&self.packets) => event?,
             };
+            self.servers.board.turn_begins();
             match event {
                 Event::Kernel(update) => self.apply_kernel(&update).await?,
                 Event::Manifests => self.apply_manifests().await,
                 Event::Workers => self.look_at_workers().await,
                 Event::Question(question) => self.answer(question),
+                Event::Ports => self.log_problems(),
                 Event::Refresh => self.refresh().await,
             }
+            self.servers.board.turn_ends();
         }
     }
 
@@ -128,6 +142,7 @@ impl Control {
         }
         if !changes.is_empty() {
             let mut update = self.compiler.apply(changes);
+            note_update(&self.servers, &self.compiler, &self.config.node_name, &mut update);
             let backends_changed = !update.frontends.is_empty();
             let stopped = std::mem::take(&mut update.stopped);
             let announced = self.tables.apply_model(update);
@@ -148,6 +163,7 @@ impl Control {
         self.remove_routes().await;
         self.tables.filter.before_snapshot(&mut KernelMaps(&self.programs));
         let generation = self.packets.dataplane.publisher().publish(self.tables.snapshot());
+        self.servers.board.published(generation);
         self.tables.filter.after_snapshot(&mut KernelMaps(&self.programs));
         if self.tables.routed() != self.routed {
             self.add_routes().await;
@@ -199,6 +215,7 @@ impl Control {
     }
 
     async fn look_at_workers(&mut self) {
+        self.servers.board.settle();
         self.hops.resolve_requests(&self.packets.dataplane).await;
         if !self.worker_problems().is_empty() {
             self.log_problems();
@@ -231,6 +248,7 @@ impl Control {
         if self.tables.node().address.is_none() {
             problems.push("the node has no IPv4 address: it cannot be a client of VIPs, nor SNAT without --snat-address".into());
         }
+        problems.extend(self.servers.board.port_problems());
         problems.extend(self.workers_missing.clone());
         problems.extend(self.worker_problems());
         problems
@@ -252,6 +270,7 @@ impl Control {
 
     /// Logs each problem when it appears, and when the last one is solved.
     fn log_problems(&mut self) {
+        self.servers.board.set_workers_missing(self.workers_missing.is_some() || !self.worker_problems().is_empty());
         let problems: BTreeSet<String> = self.problems().into_iter().collect();
         for problem in problems.difference(&self.logged) {
             tracing::warn!("{problem}");

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::packets::Packets;
+use crate::health::Board;
 use crate::manifests::Watch;
 use crate::netlink::{Follower, REFRESH_INTERVAL, Update};
 use crate::status::server::{self, Question};
@@ -23,6 +24,8 @@ pub enum Event {
     /// Workers want neighbors, or one has failed.
     Workers,
     Question(Question),
+    /// What is wrong with health check ports has changed.
+    Ports,
     /// Time to keep neighbors fresh and to look after the node.
     Refresh,
 }
@@ -58,16 +61,17 @@ pub struct Sources {
     follower: Follower,
     manifests: Arc<Notify>,
     questions: mpsc::Receiver<Question>,
+    board: Arc<Board>,
     refresh: Interval,
 }
 
 impl Sources {
     /// # Errors
     /// The socket cannot be listened to.
-    pub fn new(state_dir: &Path, follower: Follower, watch: Watch) -> anyhow::Result<Sources> {
+    pub fn new(state_dir: &Path, follower: Follower, watch: Watch, board: Arc<Board>) -> anyhow::Result<Sources> {
         let mut refresh = interval(REFRESH_INTERVAL);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Sources { follower, manifests: notified_by(watch), questions: server::listen(state_dir)?, refresh })
+        Ok(Sources { follower, manifests: notified_by(watch), questions: server::listen(state_dir)?, board, refresh })
     }
 
     /// Waits for the next event.
@@ -80,6 +84,7 @@ impl Sources {
             update = self.follower.changed() => Ok(Event::Kernel(update.context("cannot follow the kernel's tables any more")?)),
             () = self.manifests.notified() => Ok(Event::Manifests),
             Some(question) = self.questions.recv() => Ok(Event::Question(question)),
+            () = self.board.problems_changed() => Ok(Event::Ports),
             _ = self.refresh.tick() => Ok(Event::Refresh),
         }
     }

@@ -13,7 +13,7 @@ use ringway_model::{Compiler, Folder, Settings};
 use xdp_redirect::{LoadOptions, Programs, XdpMode};
 
 use super::announce::{Announcer, Stations};
-use super::control::Control;
+use super::control::{Control, note_update};
 use super::hops::Hops;
 use super::node::{Node, now_ticks};
 use super::packets::{Packets, Parts, Shape, modes};
@@ -22,6 +22,7 @@ use super::probe;
 use super::sources::Sources;
 use crate::config::{Config, Mode};
 use crate::filter::Filter;
+use crate::health::Servers;
 use crate::manifests::{Manifests, Watch};
 use crate::netlink::{Follower, FollowerConfig, Hostlink, HostlinkConfig, RW0, RW1, Update, VipRoutes};
 use crate::preflight::facts::{DeviceFacts, Facts};
@@ -35,7 +36,7 @@ pub const HOSTLINK_MTU_MAX: u32 = 3_500;
 ///
 /// # Errors
 /// What failed, on what, and what to do. What was made so far is left for the caller to remove.
-pub async fn start(config: Config, facts: &Facts) -> anyhow::Result<(Control, Sources)> {
+pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::Result<(Control, Sources)> {
     let bpffs = xdp_redirect::bpffs::ensure(&config.state_dir)?;
     if let xdp_redirect::bpffs::Mount::OwnNamespace { why } = &bpffs.mount {
         tracing::warn!("pins live in a mount namespace of this process only ({why}): flows end with it");
@@ -86,7 +87,9 @@ pub async fn start(config: Config, facts: &Facts) -> anyhow::Result<(Control, So
     tables.apply_model(compiler.set_device_addresses(tables.device_addresses(&node.uplinks)));
     let scan = manifests.scan();
     let changes: Vec<_> = scan.updated.into_iter().flat_map(|file| folder.update(file)).collect();
-    let announced = tables.apply_model(compiler.apply(changes));
+    let mut update = compiler.apply(changes);
+    note_update(&servers, &compiler, &config.node_name, &mut update);
+    let announced = tables.apply_model(update);
     tables.set_node(node.uplinks.clone(), &crate::tables::internal_ips(&compiler, &config.node_name));
 
     tables.filter.before_snapshot(&mut programs::KernelMaps(&loaded));
@@ -97,11 +100,14 @@ pub async fn start(config: Config, facts: &Facts) -> anyhow::Result<(Control, So
     let shape = Shape { uplinks: plans, rw0_ifindex: hostlink.rw0_ifindex, workers, frame_size };
     let packets = Packets::start(shape, &parts, tables.snapshot())?;
     tables.filter.after_snapshot(&mut programs::KernelMaps(&loaded));
+    servers.board.set_dataplane(Arc::clone(&packets.dataplane));
+    servers.board.published(packets.dataplane.publisher().current().generation);
     probe::hostlink(&packets.dataplane, &loaded).await?;
 
     let stations =
         Stations { dataplane: Arc::clone(&packets.dataplane), macs: node.macs(), announced: Arc::clone(&tables.snapshot().announced) };
     let mut control = Control {
+        servers,
         load,
         workers_missing: None,
         routes: VipRoutes::new(hostlink.rw1_ifindex)?,
@@ -121,7 +127,7 @@ pub async fn start(config: Config, facts: &Facts) -> anyhow::Result<(Control, So
         folder,
         manifests,
     };
-    let sources = Sources::new(&control.config.state_dir, follower, watch)?;
+    let sources = Sources::new(&control.config.state_dir, follower, watch, Arc::clone(&control.servers.board))?;
     control.finish_start(announced).await;
     Ok((control, sources))
 }

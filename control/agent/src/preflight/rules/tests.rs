@@ -197,3 +197,10 @@ fn without_a_root_cgroup_the_node_loses_its_node_ports_only() {
     let found = after(|facts| facts.cgroup_error = Some("no cgroup2 file system is mounted".into()));
     assert_eq!(found, ["warning: the root cgroup cannot be opened: no cgroup2 file system is mounted"]);
 }
+
+#[test]
+fn kube_proxy_still_runs() {
+    let taken = ("--healthz-bind-address", "0.0.0.0:10256".parse().unwrap(), "Address already in use (os error 98)".to_owned());
+    let found = after(|facts| facts.not_listening = vec![taken]);
+    assert_one(&found, "error: --healthz-bind-address: cannot listen at 0.0.0.0:10256: Address already in use");
+}

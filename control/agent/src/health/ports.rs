@@ -1,0 +1,238 @@
+//! Health check ports of services: one listener for each service (and address), opened and closed live.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ringway_model::{HealthCheck, ServiceName};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinHandle;
+
+use super::answers;
+use super::board::Board;
+use crate::http;
+
+/// How often a port that could not be opened is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Load balancers have a few probes at a time.
+const CONNECTIONS_MAX: usize = 32;
+
+/// What the control loop tells the ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortsChange {
+    /// Health checks that appeared, changed or (`None`) went.
+    Checks(Vec<(ServiceName, Option<HealthCheck>)>),
+    /// The addresses of the node on which the ports answer; empty: all.
+    Addresses(Vec<Ipv4Addr>),
+}
+
+/// Owns the listeners; dropping it closes them.
+pub struct Ports {
+    board: Arc<Board>,
+    addresses: BTreeSet<IpAddr>,
+    wanted: BTreeMap<ServiceName, HealthCheck>,
+    open: BTreeMap<ServiceName, Open>,
+    problems: BTreeMap<ServiceName, String>,
+}
+
+struct Open {
+    port: NonZeroU16,
+    local_endpoints: Arc<AtomicUsize>,
+    listeners: Vec<JoinHandle<()>>,
+}
+
+impl Ports {
+    pub fn new(board: Arc<Board>) -> Ports {
+        let (wanted, open, problems) = Default::default();
+        Ports { board, addresses: all_addresses(), wanted, open, problems }
+    }
+
+    /// Follows the changes until nobody can send any.
+    pub async fn follow(mut self, mut changes: UnboundedReceiver<PortsChange>) {
+        loop {
+            let change = tokio::select! {
+                change = changes.recv() => match change {
+                    Some(change) => Some(change),
+                    None => return,
+                },
+                () = tokio::time::sleep(RETRY), if !self.problems.is_empty() => None,
+            };
+            match change {
+                Some(PortsChange::Checks(checks)) => self.take(checks),
+                Some(PortsChange::Addresses(addresses)) => self.move_to(addresses).await,
+                None => {}
+            }
+            self.reconcile().await;
+        }
+    }
+
+    fn take(&mut self, checks: Vec<(ServiceName, Option<HealthCheck>)>) {
+        for (service, check) in checks {
+            match check {
+                Some(check) => self.wanted.insert(service, check),
+                None => self.wanted.remove(&service),
+            };
+        }
+    }
+
+    async fn move_to(&mut self, addresses: Vec<Ipv4Addr>) {
+        let addresses: BTreeSet<IpAddr> = addresses.into_iter().map(IpAddr::V4).collect();
+        let addresses = if addresses.is_empty() { all_addresses() } else { addresses };
+        if addresses != self.addresses {
+            self.addresses = addresses;
+            for (_, open) in std::mem::take(&mut self.open) {
+                open.close().await;
+            }
+        }
+    }
+
+    /// Closes what is not wanted any more before anything is opened: a port may change hands.
+    async fn reconcile(&mut self) {
+        let unwanted = |(service, open): (&ServiceName, &Open)| {
+            let keeps = self.wanted.get(service).is_some_and(|check| check.port == open.port);
+            (!keeps).then(|| service.clone())
+        };
+        let unwanted: Vec<ServiceName> = self.open.iter().filter_map(unwanted).collect();
+        for service in unwanted {
+            if let Some(open) = self.open.remove(&service) {
+                tracing::info!("health check port {} of Service {service} closed", open.port);
+                open.close().await;
+            }
+        }
+        self.problems.clear();
+        for (service, check) in &self.wanted {
+            if let Some(open) = self.open.get(service) {
+                open.local_endpoints.store(check.local_endpoints, Ordering::Relaxed);
+                continue;
+            }
+            match open(service, *check, &self.addresses, &self.board).await {
+                Ok(open) => {
+                    tracing::info!("health check port {} of Service {service} open", check.port);
+                    self.open.insert(service.clone(), open);
+                }
+                Err(problem) => drop(self.problems.insert(service.clone(), problem)),
+            }
+        }
+        self.board.set_port_problems(self.problems.values().cloned().collect());
+    }
+}
+
+impl Open {
+    /// Returns when the port is free again.
+    async fn close(mut self) {
+        for listener in self.listeners.drain(..) {
+            listener.abort();
+            // It was aborted: that is the error.
+            let _ = listener.await;
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.listeners.iter().for_each(JoinHandle::abort);
+    }
+}
+
+fn all_addresses() -> BTreeSet<IpAddr> {
+    BTreeSet::from([IpAddr::V4(Ipv4Addr::UNSPECIFIED)])
+}
+
+/// Opens the port on all addresses, or on none and says why.
+async fn open(service: &ServiceName, check: HealthCheck, addresses: &BTreeSet<IpAddr>, board: &Arc<Board>) -> Result<Open, String> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let at = SocketAddr::new(*address, check.port.get());
+        let listener = TcpListener::bind(at).await.map_err(|error| {
+            format!(
+                "Service {service}: health check port {} cannot be opened at {at}: {error}; free the port (`ss -ltnp sport = :{}` shows \
+                 who has it) or change spec.healthCheckNodePort; it is tried again",
+                check.port, check.port
+            )
+        })?;
+        listeners.push(listener);
+    }
+    let local_endpoints = Arc::new(AtomicUsize::new(check.local_endpoints));
+    let serve = |listener| {
+        let (service, board, count) = (service.clone(), Arc::clone(board), Arc::clone(&local_endpoints));
+        let answer = move |_path| {
+            let answer = answers::service(&service, count.load(Ordering::Relaxed), board.health().is_serving());
+            std::future::ready(answer)
+        };
+        tokio::spawn(http::serve(listener, CONNECTIONS_MAX, answer))
+    };
+    let listeners = listeners.into_iter().map(serve).collect();
+    Ok(Open { port: check.port, local_endpoints, listeners })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::KubeProxyMetrics;
+
+    fn ports() -> (Ports, Arc<Board>) {
+        let board = Arc::new(Board::new(KubeProxyMetrics::new().unwrap()));
+        let mut ports = Ports::new(Arc::clone(&board));
+        ports.addresses = BTreeSet::from([IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+        (ports, board)
+    }
+
+    fn name(name: &str) -> ServiceName {
+        ServiceName { namespace: "default".into(), name: name.into() }
+    }
+
+    /// A port that is free now.
+    async fn free() -> NonZeroU16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        NonZeroU16::new(listener.local_addr().unwrap().port()).unwrap()
+    }
+
+    async fn is_open(port: NonZeroU16) -> bool {
+        tokio::net::TcpStream::connect(("127.0.0.1", port.get())).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_port_changes_hands_and_reopens() {
+        let (mut ports, board) = ports();
+        let check = HealthCheck { port: free().await, local_endpoints: 1 };
+        ports.take(vec![(name("a"), Some(check))]);
+        ports.reconcile().await;
+        assert!(is_open(check.port).await);
+        // In one change, the taker sorting before the giver.
+        ports.take(vec![(name("a"), None), (name("0"), Some(check))]);
+        ports.reconcile().await;
+        assert!(ports.open.contains_key(&name("0")) && is_open(check.port).await && board.port_problems().is_empty());
+        ports.take(vec![(name("0"), None)]);
+        ports.reconcile().await;
+        assert!(!is_open(check.port).await);
+        ports.take(vec![(name("0"), Some(check))]);
+        ports.reconcile().await;
+        assert!(is_open(check.port).await);
+        let other = HealthCheck { port: free().await, local_endpoints: 1 };
+        ports.take(vec![(name("0"), Some(other))]);
+        ports.reconcile().await;
+        assert!(is_open(other.port).await && !is_open(check.port).await, "another number");
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_is_this_services_problem_until_it_is_free() {
+        let (mut ports, board) = ports();
+        let stranger = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = NonZeroU16::new(stranger.local_addr().unwrap().port()).unwrap();
+        let free = free().await;
+        let check = |port| Some(HealthCheck { port, local_endpoints: 1 });
+        ports.take(vec![(name("unlucky"), check(port)), (name("lucky"), check(free))]);
+        ports.reconcile().await;
+        assert!(is_open(free).await);
+        let problems = board.port_problems();
+        assert!(problems.len() == 1 && problems[0].contains("default/unlucky") && problems[0].contains(&port.to_string()), "{problems:?}");
+        drop(stranger);
+        ports.reconcile().await;
+        assert!(board.port_problems().is_empty() && ports.open.contains_key(&name("unlucky")));
+    }
+}
