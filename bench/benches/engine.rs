@@ -60,6 +60,7 @@ fn snapshot() -> Snapshot {
     let node = NodeTables {
         address: Some(node_address),
         snat: vec![SnatAddress { address: node_address, ports: (1024, 65_535) }],
+        overlays: Vec::new(),
         uplinks: vec![uplink],
         ..NodeTables::default()
     };

@@ -61,6 +61,8 @@ pub enum ProgramName {
     EdgePodOut,
     EdgeUplinkIn,
     EdgeUplinkOut,
+    EdgeOverlayIn,
+    EdgeTunnelIn,
     EdgeNodeOut,
     Deliver,
     NodeConnect4,
@@ -70,13 +72,15 @@ pub enum ProgramName {
 }
 
 impl ProgramName {
-    pub const ALL: [ProgramName; 12] = [
+    pub const ALL: [ProgramName; 14] = [
         ProgramName::Uplink,
         ProgramName::Hostlink,
         ProgramName::EdgePodIn,
         ProgramName::EdgePodOut,
         ProgramName::EdgeUplinkIn,
         ProgramName::EdgeUplinkOut,
+        ProgramName::EdgeOverlayIn,
+        ProgramName::EdgeTunnelIn,
         ProgramName::EdgeNodeOut,
         ProgramName::Deliver,
         ProgramName::NodeConnect4,
@@ -93,6 +97,8 @@ impl ProgramName {
             ProgramName::EdgePodOut => "edge_pod_out",
             ProgramName::EdgeUplinkIn => "edge_uplink_in",
             ProgramName::EdgeUplinkOut => "edge_uplink_out",
+            ProgramName::EdgeOverlayIn => "edge_overlay_in",
+            ProgramName::EdgeTunnelIn => "edge_tunnel_in",
             ProgramName::EdgeNodeOut => "edge_node_out",
             ProgramName::Deliver => "deliver",
             ProgramName::NodeConnect4 => "node_connect4",
@@ -156,6 +162,14 @@ impl Programs {
         self.attach_tcx(ProgramName::EdgeUplinkIn, self.fds.edge_uplink_in.as_fd(), ifindex)
     }
 
+    /// `edge` on the ingress of an overlay device; `ethernet` tells whether its packets have Ethernet headers.
+    pub fn attach_edge_overlay(&self, ifindex: u32, ethernet: bool) -> Result<Attachment, Error> {
+        match ethernet {
+            true => self.attach_tcx(ProgramName::EdgeOverlayIn, self.fds.edge_overlay_in.as_fd(), ifindex),
+            false => self.attach_tcx(ProgramName::EdgeTunnelIn, self.fds.edge_tunnel_in.as_fd(), ifindex),
+        }
+    }
+
     /// `edge` on the egress of `rw1`, for the node's own sockets.
     pub fn attach_edge_node(&self, rw1: u32) -> Result<Attachment, Error> {
         self.attach_tcx(ProgramName::EdgeNodeOut, self.fds.edge_node_out.as_fd(), rw1)
@@ -179,6 +193,12 @@ impl Programs {
     pub fn detach_pod(&self, ifindex: u32) -> Result<(), Error> {
         self.detach(ProgramName::EdgePodIn, ifindex)?;
         self.detach(ProgramName::EdgePodOut, ifindex)
+    }
+
+    /// Takes `edge` off an overlay device, or removes its pins if the device is gone already.
+    pub fn detach_overlay(&self, ifindex: u32) -> Result<(), Error> {
+        self.detach(ProgramName::EdgeOverlayIn, ifindex)?;
+        self.detach(ProgramName::EdgeTunnelIn, ifindex)
     }
 
     /// Takes `uplink` and `edge` off a device that is no uplink any more.

@@ -129,6 +129,8 @@ impl Programs {
             ProgramName::EdgePodOut => self.fds.edge_pod_out.as_fd(),
             ProgramName::EdgeUplinkIn => self.fds.edge_uplink_in.as_fd(),
             ProgramName::EdgeUplinkOut => self.fds.edge_uplink_out.as_fd(),
+            ProgramName::EdgeOverlayIn => self.fds.edge_overlay_in.as_fd(),
+            ProgramName::EdgeTunnelIn => self.fds.edge_tunnel_in.as_fd(),
             ProgramName::EdgeNodeOut => self.fds.edge_node_out.as_fd(),
             ProgramName::Deliver => self.fds.deliver.as_fd(),
             ProgramName::Uplink

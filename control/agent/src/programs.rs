@@ -167,11 +167,11 @@ pub fn set_queue_bases(programs: &Programs, bases: &[(u32, u32)]) -> Result<(), 
     Ok(())
 }
 
-/// Removes pinned links that no device of today needs: their devices are gone, or are neither uplink nor pod any more.
+/// Removes pinned links that no device of today needs: their devices are gone, or are neither uplink nor pod nor overlay any more.
 ///
 /// # Errors
 /// The folder of pins cannot be read, or a link cannot be removed.
-pub fn drop_stale_links(programs: &Programs, uplinks: &[u32], pods: &BTreeSet<u32>) -> Result<(), xdp_redirect::Error> {
+pub fn drop_stale_links(programs: &Programs, uplinks: &[u32], edges: &BTreeSet<u32>) -> Result<(), xdp_redirect::Error> {
     for link in xdp_redirect::prune(programs.pin_dir())? {
         tracing::debug!("unpinned {}, whose device {} is gone", link.program.as_str(), link.ifindex);
     }
@@ -179,7 +179,8 @@ pub fn drop_stale_links(programs: &Programs, uplinks: &[u32], pods: &BTreeSet<u3
         use ProgramName::*;
         match link.program {
             Uplink | EdgeUplinkIn | EdgeUplinkOut if !uplinks.contains(&link.ifindex) => programs.detach_uplink(link.ifindex)?,
-            EdgePodIn | EdgePodOut if !pods.contains(&link.ifindex) => programs.detach_pod(link.ifindex)?,
+            EdgePodIn | EdgePodOut if !edges.contains(&link.ifindex) => programs.detach_pod(link.ifindex)?,
+            EdgeOverlayIn | EdgeTunnelIn if !edges.contains(&link.ifindex) => programs.detach_overlay(link.ifindex)?,
             _ => continue,
         }
         tracing::info!("detached {} from device {}: it is not ours to serve any more", link.program.as_str(), link.ifindex);

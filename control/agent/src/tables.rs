@@ -191,6 +191,7 @@ impl Tables {
             name: self.settings.node_name.clone(),
             address,
             snat,
+            overlays: self.overlays(),
             uplinks,
             rw1_ifindex: self.settings.rw1_ifindex,
             rw1_mac: self.settings.rw1_mac,
@@ -206,6 +207,16 @@ impl Tables {
             self.filter.want(FilterKey::Snat(snat.address), Some(FilterValue::Ports(snat.ports.0, snat.ports.1)));
         }
         self.snapshot.node = Arc::new(node);
+    }
+
+    /// Overlay devices that have an address, with the ports that are ours on it.
+    fn overlays(&self) -> Vec<(u32, SnatAddress)> {
+        let ports = (self.settings.snat_ports.first, self.settings.snat_ports.last);
+        let is_overlay = |ifindex| matches!(self.snapshot.devices.get(ifindex), Some(Device { kind: DeviceKind::Overlay { .. }, .. }));
+        let usable = |local: &&netlink::LocalAddress| !local.secondary && !local.address.is_link_local() && is_overlay(local.ifindex);
+        let found: BTreeMap<u32, Ipv4Addr> =
+            self.addresses.iter().rev().filter(usable).map(|local| (local.ifindex, local.address)).collect();
+        found.into_iter().map(|(ifindex, address)| (ifindex, SnatAddress { address, ports })).collect()
     }
 
     /// The node's device addresses for the model: the uplinks' first, in their order.

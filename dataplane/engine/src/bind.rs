@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use crate::flow::{FlowKey, FlowOp, FlowTable, Hook, InsertError, NewFlow, Rewrite, SlotIndex, Tuple, flow_hash};
 use crate::hops::address;
 use crate::random::Random;
-use crate::tables::{Backend, BackendSet, DeviceKind, FibResult, Frontend, FrontendKey, PodDelivery, Snapshot, Target};
+use crate::tables::{Backend, BackendSet, DeviceKind, FibResult, Frontend, FrontendKey, PodDelivery, Snapshot, SnatAddress, Target};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::{Ipv4Flow, TCP};
 
@@ -88,12 +88,13 @@ impl Binder<'_> {
     /// From outside: a backend here keeps the client's address, one elsewhere gets ours so that the reply returns.
     fn bind_outside(&mut self, request: &Request, uplink_ifindex: u32) -> Result<SlotIndex, Verdict> {
         let backend = request.backend.address;
-        let hop = self.snapshot.fib.lookup(address(request.tuple.saddr), backend, Some(uplink_ifindex), u64::from(request.tuple.ports));
+        let snapshot = self.snapshot;
+        let hop = snapshot.fib.lookup(address(request.tuple.saddr), backend, Some(uplink_ifindex), u64::from(request.tuple.ports));
         match hop {
             FibResult::None => Err(Verdict::Drop(DropReason::NoRoute)),
             FibResult::Local => self.bind_edge(request),
             FibResult::Via { ifindex, address, .. } => match self.snapshot.devices.get(ifindex).map(|device| device.kind) {
-                Some(DeviceKind::Uplink(_)) => self.bind_remote(request),
+                Some(DeviceKind::Uplink(_) | DeviceKind::Overlay { .. }) => self.bind_remote(request, snapshot.node.snat_towards(ifindex)),
                 Some(DeviceKind::Pod | DeviceKind::Bridge) => match self.snapshot.node.pod_delivery {
                     PodDelivery::Edge => self.bind_edge(request),
                     PodDelivery::Direct => self.bind_direct(request, ifindex, address, uplink_ifindex),
@@ -132,9 +133,9 @@ impl Binder<'_> {
     }
 
     /// Backend on another node: DNAT and SNAT, both directions by workers.
-    fn bind_remote(&mut self, request: &Request) -> Result<SlotIndex, Verdict> {
+    fn bind_remote(&mut self, request: &Request, snat: &[SnatAddress]) -> Result<SlotIndex, Verdict> {
         let backend = (request.backend.address, request.backend.port);
-        self.insert_snat(request, |source| {
+        self.insert_snat(request, snat, |source| {
             let tuple = Tuple::new(source, backend);
             NewFlow {
                 forward: (request.key(0, Hook::UplinkIn), Rewrite::new(tuple, FlowOp::Worker)),
@@ -204,7 +205,7 @@ impl Binder<'_> {
             }
             FibResult::Via { ifindex, address, .. } => match self.snapshot.devices.get(ifindex).map(|device| device.kind) {
                 Some(DeviceKind::Pod | DeviceKind::Bridge) => (ifindex, self.pod_at(ifindex, address)?.0, Hook::PodIn),
-                Some(DeviceKind::Uplink(_)) => (ifindex, 0, Hook::UplinkIn),
+                Some(DeviceKind::Uplink(_) | DeviceKind::Overlay { .. }) => (ifindex, 0, Hook::UplinkIn),
                 _ => return Err(Verdict::Drop(DropReason::NoRoute)),
             },
         };
@@ -216,9 +217,12 @@ impl Binder<'_> {
                 snat: true,
             }
         };
+        if let Some((_, snat)) = node.overlays.iter().find(|(overlay, _)| *overlay == ifindex) {
+            return self.insert_snat_from(request.protocol, snat, backend, make);
+        }
         // A port of our own range cannot be that of a connection which the node makes to the backend directly.
         match node.snat.iter().find(|snat| snat.address == client) {
-            Some(_) => self.insert_snat_from(request.protocol, client, backend, make),
+            Some(snat) => self.insert_snat_from(request.protocol, snat, backend, make),
             None => self.insert(&make((client, client_port))),
         }
     }
@@ -255,13 +259,17 @@ impl Binder<'_> {
         Err(Verdict::Drop(DropReason::SnatPortsExhausted))
     }
 
-    /// Inserts a flow behind one of the SNAT addresses; the first of them that has a free port towards the backend.
-    fn insert_snat(&mut self, request: &Request, make: impl Fn((Ipv4Addr, u16)) -> NewFlow) -> Result<SlotIndex, Verdict> {
-        let snapshot = self.snapshot;
+    /// Inserts a flow behind one of these addresses; the first of them that has a free port towards the backend.
+    fn insert_snat(
+        &mut self,
+        request: &Request,
+        addresses: &[SnatAddress],
+        make: impl Fn((Ipv4Addr, u16)) -> NewFlow,
+    ) -> Result<SlotIndex, Verdict> {
         let backend = (request.backend.address, request.backend.port);
         let mut outcome = Verdict::Drop(DropReason::NoSnatAddress);
-        for snat in &snapshot.node.snat {
-            match self.insert_snat_from(request.protocol, snat.address, backend, &make) {
+        for snat in addresses {
+            match self.insert_snat_from(request.protocol, snat, backend, &make) {
                 Err(verdict @ Verdict::Drop(DropReason::SnatPortsExhausted)) => outcome = verdict,
                 other => return other,
             }
@@ -269,16 +277,15 @@ impl Binder<'_> {
         Err(outcome)
     }
 
-    /// Ports of `address` from this worker's slice, from a random one on, until one is free towards the backend.
+    /// Ports of the address from this worker's slice, from a random one on, until one is free towards the backend.
     fn insert_snat_from(
         &mut self,
         protocol: u8,
-        source: Ipv4Addr,
+        snat: &SnatAddress,
         backend: (Ipv4Addr, u16),
         make: impl Fn((Ipv4Addr, u16)) -> NewFlow,
     ) -> Result<SlotIndex, Verdict> {
         let exhausted = Verdict::Drop(DropReason::SnatPortsExhausted);
-        let snat = self.snapshot.node.snat.iter().find(|snat| snat.address == source).ok_or(Verdict::Drop(DropReason::NoSnatAddress))?;
         let (low, high) = (usize::from(snat.ports.0), usize::from(snat.ports.1));
         // Worker w owns low + w, low + w + workers, …
         let owned = (high + 1).saturating_sub(low + self.worker).div_ceil(self.workers);
@@ -288,7 +295,7 @@ impl Binder<'_> {
         let first = self.random.below(owned);
         for probe in 0..owned.min(PORT_PROBES_MAX) {
             let port = (low + self.worker + (first + probe) % owned * self.workers) as u16;
-            let flow = make((source, port));
+            let flow = make((snat.address, port));
             let taken = self.flows.lookup(&flow.reverse.0, self.flows.hash(&flow.reverse.0)).is_some();
             debug_assert_eq!(flow.reverse.0.protocol(), protocol);
             debug_assert_eq!(flow.reverse.0.tuple().src(), backend);

@@ -330,7 +330,7 @@ fn locate(snapshot: &Snapshot, packet: &Packet<'_>) -> Result<Taken, Verdict> {
             let kind = snapshot.devices.get(upcall.ifindex).map(|device| device.kind);
             let zone = match (upcall.hook, kind) {
                 (Hook::PodIn, Some(DeviceKind::Pod)) => upcall.ifindex,
-                (Hook::UplinkIn, Some(DeviceKind::Uplink(_))) => 0,
+                (Hook::UplinkIn, Some(DeviceKind::Uplink(_) | DeviceKind::Overlay { .. })) => 0,
                 (Hook::NodeOut, _) if upcall.ifindex == snapshot.node.rw1_ifindex => 0,
                 _ => return bad,
             };

@@ -8,6 +8,8 @@
 //!                                └─ lan 10.2.0.0/24 ── node2 .12                             (option: node2 behind the router)
 //! ```
 //!
+//! With the option *overlay*, node1 and node2 reach each other's pods through vxlan0, with the addresses 10.244.1.0 and 10.244.2.0.
+//!
 //! Every veth is as `ip link add` makes it: offloads at their defaults. Every uplink has as many queues as the topology asks for.
 
 use std::rc::Rc;
@@ -44,6 +46,7 @@ enum Node2 {
     SameLan,
     SecondUplink,
     BehindRouter,
+    Overlay,
 }
 
 /// What to build. The default: two queues, two routed pods on each of two nodes.
@@ -81,6 +84,7 @@ pub struct Net {
     pub node2_address: &'static str,
     /// The uplinks of node1.
     pub uplinks: Vec<&'static str>,
+    pod_mtu: u32,
 }
 
 /// Port on which every pod's server answers, TCP and UDP.
@@ -135,6 +139,12 @@ impl Topology {
         self
     }
 
+    /// The nodes reach each other's pods through a vxlan device, as flannel lays it out.
+    pub fn overlay(mut self) -> Topology {
+        self.node2 = Node2::Overlay;
+        self
+    }
+
     /// No servers in the pods.
     pub fn without_servers(mut self) -> Topology {
         self.serve = false;
@@ -160,7 +170,7 @@ impl Topology {
 
         let node2 = make_node(lab, NODES[1])?;
         let (node2_address, node2_hop, node1_from_node2) = match self.node2 {
-            Node2::SameLan => {
+            Node2::SameLan | Node2::Overlay => {
                 self.join(&router, "lan0", &node2, "eth0", "10.0.0.12/24")?;
                 ("10.0.0.12", "10.0.0.12", "10.0.0.11")
             }
@@ -178,8 +188,13 @@ impl Topology {
             }
         };
         node2.ip(&format!("route add default via {}", node2_address.replace(".12", ".1")))?;
-        node1.ip(&format!("route add 10.244.2.0/24 via {node2_hop}"))?;
-        node2.ip(&format!("route add 10.244.1.0/24 via {node1_from_node2}"))?;
+        if self.node2 == Node2::Overlay {
+            lay_overlay(&node1, 1, &node2, 2)?;
+            lay_overlay(&node2, 2, &node1, 1)?;
+        } else {
+            node1.ip(&format!("route add 10.244.2.0/24 via {node2_hop}"))?;
+            node2.ip(&format!("route add 10.244.1.0/24 via {node1_from_node2}"))?;
+        }
         router.ip_batch(&format!("route add 10.244.1.0/24 via 10.0.0.11\nroute add 10.244.2.0/24 via {node2_address}\n"))?;
 
         let node3 = if self.node3 {
@@ -193,7 +208,8 @@ impl Topology {
             None
         };
 
-        let mut net = Net { lab: Rc::clone(lab), client, router, node1, node2, node3, pods: Vec::new(), node2_address, uplinks };
+        let pod_mtu = if self.node2 == Node2::Overlay { OVERLAY_MTU } else { 1500 };
+        let mut net = Net { lab: Rc::clone(lab), client, router, node1, node2, node3, pods: Vec::new(), node2_address, uplinks, pod_mtu };
         for (node, links) in self.pods.iter().enumerate() {
             for link in links {
                 net.add_pod(node, *link, self.serve)?;
@@ -240,7 +256,8 @@ impl Net {
         };
         let device = format!("veth-{name}");
         let namespace = self.lab.namespace(&name)?;
-        host.ip(&format!("link add {device} type veth peer name eth0 netns {}", namespace.name()))?;
+        let mtu = self.pod_mtu;
+        host.ip(&format!("link add {device} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}", namespace.name()))?;
         match link {
             PodLink::Routed => {
                 host.ip_batch(&format!(
@@ -289,6 +306,25 @@ fn make_node(lab: &Lab, role: &str) -> Result<Namespace> {
          net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0",
     )?;
     Ok(node)
+}
+
+/// What is left of 1 500 bytes by the headers of vxlan.
+const OVERLAY_MTU: u32 = 1450;
+
+/// The device of node 10.0.0.1`own` in a vxlan, and its way to the pods of 10.0.0.1`other`.
+fn lay_overlay(node: &Namespace, own: u8, peer: &Namespace, other: u8) -> Result<()> {
+    let mac = |number| format!("02:00:00:0a:00:{number:02x}");
+    node.ip_batch(&format!(
+        "link add vxlan0 address {} mtu {OVERLAY_MTU} type vxlan id 1 dstport 8472 local 10.0.0.1{own} nolearning\n\
+         address add 10.244.{own}.0/32 dev vxlan0\nlink set vxlan0 up\n\
+         route add 10.244.{other}.0/24 via 10.244.{other}.0 dev vxlan0 onlink\n\
+         neighbor add 10.244.{other}.0 lladdr {} dev vxlan0 nud permanent\n",
+        mac(own),
+        mac(other)
+    ))?;
+    node.shell(&format!("bridge fdb append {} dev vxlan0 dst 10.0.0.1{other}", mac(other)))
+        .with_context(|| format!("the way to {}", peer.name()))
+        .map(drop)
 }
 
 fn make_lan(router: &Namespace, name: &str, address: &str) -> Result<()> {

@@ -12,6 +12,7 @@ mod http;
 mod limits;
 mod local_backends;
 mod node_clients;
+mod overlay;
 mod pod_clients;
 mod refusals;
 mod remote_backends;

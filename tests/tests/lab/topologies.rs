@@ -42,6 +42,18 @@ fn node_behind_router_connects() -> Result<()> {
 }
 
 #[test]
+fn overlay_connects() -> Result<()> {
+    lab("overlay_topology", |lab| {
+        let net = Topology::new().overlay().build(lab)?;
+        let answer = net.pod("a1")?.namespace.curl("http://10.244.2.2:8080/")?;
+        ensure!(answer.starts_with("b1 10.244.1.2:"), "{answer}");
+        let answer = net.node1.curl("http://10.244.2.2:8080/")?;
+        ensure!(answer.starts_with("b1 10.244.1.0:"), "{answer}");
+        Ok(())
+    })
+}
+
+#[test]
 fn failed_lab_leaves_evidence_and_nothing_else() -> Result<()> {
     let mut prefix = String::new();
     let outcome = lab("on_purpose", |lab| {

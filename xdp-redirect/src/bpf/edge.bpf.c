@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
-/* tc at pods' devices, uplinks and rw1: executes the flows that the workers decided on, and asks a worker about
+/* tc at pods' devices, uplinks, overlay devices and rw1: executes the flows that the workers decided on, and asks a worker about
  * the first packet of the others. One function, once per hook. */
 
 static __always_inline int edge_next(enum hook hook, enum edge_outcome outcome)
@@ -139,11 +139,11 @@ static __always_inline int miss(struct __sk_buff *skb, enum hook hook, const str
 
 /* Finds the L3 header and reads the packet. A VLAN tag stands beside the packet in the skb; of two, the inner one
  * stands in it. */
-static __always_inline _Bool parse_skb(struct __sk_buff *skb, __u32 *l3, struct packet4 *p)
+static __always_inline _Bool parse_skb(struct __sk_buff *skb, __u32 *l3, struct packet4 *p, _Bool ethernet)
 {
 	const void *data, *end;
 
-	*l3 = sizeof(struct ethhdr);
+	*l3 = ethernet ? sizeof(struct ethhdr) : 0;
 	if (skb->protocol == bpf_htons(ETH_P_8021Q) || skb->protocol == bpf_htons(ETH_P_8021AD)) {
 		__be16 inner;
 
@@ -167,7 +167,16 @@ static __always_inline _Bool parse_skb(struct __sk_buff *skb, __u32 *l3, struct 
 	return parse_ipv4(data + *l3, end, skb->len - *l3, 1, p);
 }
 
-static __always_inline int edge(struct __sk_buff *skb, enum hook hook, __u32 zone)
+/* Gives a packet of a tunnel without Ethernet headers one, as the hostlink needs it. */
+static __always_inline long add_ethernet(struct __sk_buff *skb, __u32 *l3)
+{
+	struct ethhdr header = {.h_proto = bpf_htons(ETH_P_IP)};
+
+	*l3 = sizeof(header);
+	return bpf_skb_change_head(skb, sizeof(header), 0) ?: bpf_skb_store_bytes(skb, 0, &header, sizeof(header), 0);
+}
+
+static __always_inline int edge(struct __sk_buff *skb, enum hook hook, __u32 zone, _Bool ethernet)
 {
 	_Bool from_worker = skb->mark == MARK_FROM_WORKER;
 	struct packet4 p = {};
@@ -181,13 +190,15 @@ static __always_inline int edge(struct __sk_buff *skb, enum hook hook, __u32 zon
 	/* A bridge's port sees frames for the bridge itself as another host's; an uplink only what was flooded. */
 	if (hook == HOOK_UPLINK_IN && skb->pkt_type == PACKET_OTHERHOST)
 		return edge_next(hook, EDGE_OTHER);
-	if (!parse_skb(skb, &l3, &p))
+	if (!parse_skb(skb, &l3, &p, ethernet))
 		return edge_next(hook, EDGE_OTHER);
 	meta = FLOW_META(zone, hook, p.protocol);
 	hash = flow_hash(seed, p.saddr, p.daddr, p.ports, meta);
 	flow = flow_lookup(&p, meta, hash);
 	if (!flow)
 		return miss(skb, hook, &p, hash, from_worker);
+	if (!ethernet && add_ethernet(skb, &l3))
+		return edge_drop(COUNT_edge_drop_rewrite);
 	if (!flow_runs_at_edge(flow, &p))
 		return from_worker ? edge_next(hook, EDGE_LOOP_GUARD) : upcall(skb, hook, hash);
 
@@ -206,25 +217,40 @@ static __always_inline int edge(struct __sk_buff *skb, enum hook hook, __u32 zon
 SEC("tcx/ingress")
 int edge_pod_in(struct __sk_buff *skb)
 {
-	return edge(skb, HOOK_POD_IN, skb->ifindex);
+	return edge(skb, HOOK_POD_IN, skb->ifindex, 1);
 }
 
 SEC("tcx/egress")
 int edge_pod_out(struct __sk_buff *skb)
 {
-	return edge(skb, HOOK_POD_OUT, skb->ifindex);
+	return edge(skb, HOOK_POD_OUT, skb->ifindex, 1);
 }
 
 SEC("tcx/ingress")
 int edge_uplink_in(struct __sk_buff *skb)
 {
-	return edge(skb, HOOK_UPLINK_IN, 0);
+	return edge(skb, HOOK_UPLINK_IN, 0, 1);
 }
 
 SEC("tcx/egress")
 int edge_uplink_out(struct __sk_buff *skb)
 {
-	return edge(skb, HOOK_UPLINK_OUT, 0);
+	return edge(skb, HOOK_UPLINK_OUT, 0, 1);
+}
+
+/* Overlay devices: replies to what a worker or rw1 sent into the overlay. Flows do not tell by which of the devices
+ * that lead out of the node a reply has to come, so the hook is the uplinks'. */
+SEC("tcx/ingress")
+int edge_overlay_in(struct __sk_buff *skb)
+{
+	return edge(skb, HOOK_UPLINK_IN, 0, 1);
+}
+
+/* The same where packets have no Ethernet header (ipip, WireGuard). */
+SEC("tcx/ingress")
+int edge_tunnel_in(struct __sk_buff *skb)
+{
+	return edge(skb, HOOK_UPLINK_IN, 0, 0);
 }
 
 /* A packet that the kernel forwarded to rw1. What we serve was taken before, where it came in; so it is to a port that nobody
@@ -234,7 +260,7 @@ static __always_inline int forwarded(struct __sk_buff *skb)
 	struct packet4 p = {};
 	__u32 l3;
 
-	if (skb->mark != MARK_FROM_WORKER && parse_skb(skb, &l3, &p) && !frontend_lookup(&p) && is_to_closed_port(&p))
+	if (skb->mark != MARK_FROM_WORKER && parse_skb(skb, &l3, &p, 1) && !frontend_lookup(&p) && is_to_closed_port(&p))
 		return upcall(skb, HOOK_NODE_OUT, p.saddr ^ p.ports);
 	return edge_drop(COUNT_node_out_drop_forwarded);
 }
@@ -255,5 +281,5 @@ int edge_node_out(struct __sk_buff *skb)
 	}
 	if (skb->ingress_ifindex)
 		return forwarded(skb);
-	return edge(skb, HOOK_NODE_OUT, 0);
+	return edge(skb, HOOK_NODE_OUT, 0, 1);
 }

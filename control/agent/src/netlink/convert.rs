@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::Ipv4Net;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags, RouteType};
 use netlink_packet_route::rule::{self, RuleAttribute, RuleFlags, RuleMessage};
@@ -21,6 +21,8 @@ pub(super) struct Link {
     pub(super) name: String,
     pub(super) mac: [u8; 6],
     pub(super) mtu: u32,
+    /// Its packets have Ethernet headers.
+    pub(super) ethernet: bool,
     /// `None` for a device with a driver of its own: a NIC.
     pub(super) kind: Option<InfoKind>,
     /// The bridge, bond or VRF of which it is a part.
@@ -44,6 +46,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         name: String::new(),
         mac: [0; 6],
         mtu: 0,
+        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         kind: None,
         controller: None,
         peer: None,
@@ -94,7 +97,7 @@ pub(super) fn address(message: &AddressMessage) -> Option<LocalAddress> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Neighbor {
     /// `mac` is `None` if it is not usable now.
-    Inet { key: (u32, Ipv4Addr), mac: Option<[u8; 6]> },
+    Inet { key: (u32, Ipv4Addr), mac: Option<[u8; 6]>, permanent: bool },
     /// `port` is `None` if the MAC is the host's own.
     Bridge { key: (u32, [u8; 6], u16), port: Option<u32> },
 }
@@ -118,7 +121,8 @@ pub(super) fn neighbor(message: &NeighbourMessage) -> Option<Neighbor> {
         AddressFamily::Inet => {
             use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
             let usable = matches!(message.header.state, Permanent | Noarp | Reachable | Stale | Delay | Probe);
-            Some(Neighbor::Inet { key: (ifindex, address?), mac: mac.filter(|_| usable) })
+            let permanent = matches!(message.header.state, Permanent | Noarp);
+            Some(Neighbor::Inet { key: (ifindex, address?), mac: mac.filter(|_| usable), permanent })
         }
         AddressFamily::Bridge => {
             let own = message.header.state == NeighbourState::Permanent;

@@ -48,6 +48,7 @@ pub(super) struct Kernel {
     pub(super) changed: Changed,
     links: FxHashMap<u32, Link>,
     neighbors: FxHashMap<(u32, Ipv4Addr), [u8; 6]>,
+    permanent: FxHashMap<(u32, Ipv4Addr), ()>,
     bridge_ports: FxHashMap<(u32, [u8; 6], u16), u32>,
     addresses: Vec<LocalAddress>,
     rules: Vec<Rule>,
@@ -94,6 +95,7 @@ impl Kernel {
     fn forget_link(&mut self, ifindex: u32) {
         self.links.remove(&ifindex);
         self.neighbors.retain(|key, _| key.0 != ifindex);
+        self.permanent.retain(|key, ()| key.0 != ifindex);
         self.bridge_ports.retain(|key, port| key.0 != ifindex && *port != ifindex);
         self.changed.devices = true;
         self.changed.neighbors = true;
@@ -101,7 +103,10 @@ impl Kernel {
 
     fn hear_neighbor(&mut self, neighbor: Option<Neighbor>, present: bool) {
         match neighbor {
-            Some(Neighbor::Inet { key, mac }) => self.changed.neighbors |= put(&mut self.neighbors, key, mac.filter(|_| present)),
+            Some(Neighbor::Inet { key, mac, permanent }) => {
+                self.changed.neighbors |= put(&mut self.neighbors, key, mac.filter(|_| present));
+                self.changed.neighbors |= put(&mut self.permanent, key, (present && permanent).then_some(()));
+            }
             Some(Neighbor::Bridge { key, port }) => {
                 self.changed.devices |= put(&mut self.bridge_ports, key, port.filter(|_| present));
             }
@@ -150,6 +155,7 @@ impl Kernel {
 
     async fn read_neighbors(&mut self, requests: &mut Requests) -> Result<(), NetlinkError> {
         let (neighbors, bridge_ports) = (std::mem::take(&mut self.neighbors), std::mem::take(&mut self.bridge_ports));
+        let permanent = std::mem::take(&mut self.permanent);
         let before = self.changed;
         for (family, attempt) in [(AddressFamily::Inet, "read the neighbors"), (AddressFamily::Bridge, "read the bridges' FDB")] {
             let mut ask = NeighbourMessage::default();
@@ -160,7 +166,7 @@ impl Kernel {
                 }
             }
         }
-        self.changed.neighbors = before.neighbors || neighbors != self.neighbors;
+        self.changed.neighbors = before.neighbors || neighbors != self.neighbors || permanent != self.permanent;
         self.changed.devices = before.devices || bridge_ports != self.bridge_ports;
         Ok(())
     }
@@ -211,7 +217,7 @@ impl Kernel {
     }
 
     pub(super) fn neighbors(&self) -> Neighbors {
-        Neighbors { by_address: self.neighbors.clone() }
+        Neighbors { by_address: self.neighbors.clone(), permanent: self.permanent.keys().copied().collect() }
     }
 
     pub(super) fn addresses(&self) -> Vec<LocalAddress> {
@@ -234,6 +240,8 @@ impl Kernel {
             DeviceKind::Pod
         } else if link.kind == Some(InfoKind::Bridge) {
             DeviceKind::Bridge
+        } else if is_overlay(link) {
+            DeviceKind::Overlay { ethernet: link.ethernet }
         } else {
             DeviceKind::Other
         };
@@ -255,6 +263,16 @@ impl Kernel {
             })
         };
         names.iter().map(uplink).collect()
+    }
+}
+
+/// Whether packets that leave by the device are wrapped for another node. A TAP is a virtual machine's NIC, a TUN a tunnel's mouth.
+fn is_overlay(link: &Link) -> bool {
+    use InfoKind::{Geneve, GreTap, GreTun, IpIp, Tun, Vxlan, Wireguard, Xfrm};
+    match &link.kind {
+        Some(Vxlan | Geneve | GreTap | GreTun | IpIp | Wireguard | Xfrm) => true,
+        Some(Tun) => !link.ethernet,
+        _ => false,
     }
 }
 

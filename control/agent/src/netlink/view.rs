@@ -18,10 +18,10 @@ pub struct LocalAddress {
 /// What happened between two updates, for those who attach programs or announce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A device became the host's side of a pod: attach `edge`.
-    PodAppeared { ifindex: u32 },
-    /// It is gone, or is no pod's any more; its programs went with it or have to be detached.
-    PodVanished { ifindex: u32 },
+    /// A device became the host's side of a pod, or an overlay device: attach `edge`.
+    EdgeAppeared { ifindex: u32, kind: DeviceKind },
+    /// It is gone, or is none of `kind` any more; its programs went with it or have to be detached.
+    EdgeVanished { ifindex: u32, kind: DeviceKind },
     /// The uplink of this index (order of `FollowerConfig::uplinks`) does not exist, or is another device now.
     UplinkGone { uplink: usize },
     /// It exists again, with another ifindex.
@@ -73,8 +73,9 @@ impl View {
         let addresses = changed(&self.addresses, &last.addresses);
         let mut events = Vec::new();
         if devices.is_some() {
-            events.extend(pods_missing(&last.devices, &self.devices).map(|ifindex| Event::PodVanished { ifindex }));
-            events.extend(pods_missing(&self.devices, &last.devices).map(|ifindex| Event::PodAppeared { ifindex }));
+            let (last, now) = (&last.devices, &self.devices);
+            events.extend(edges_missing(last, now).map(|(ifindex, kind)| Event::EdgeVanished { ifindex, kind }));
+            events.extend(edges_missing(now, last).map(|(ifindex, kind)| Event::EdgeAppeared { ifindex, kind }));
         }
         for (uplink, now) in self.uplinks.iter().enumerate() {
             uplink_events(uplink, last.uplinks.get(uplink).map(Option::as_ref), now.as_ref(), &mut events);
@@ -97,10 +98,12 @@ fn changed<T>(now: &Arc<T>, last: &Arc<T>) -> Option<Arc<T>> {
     (!Arc::ptr_eq(now, last)).then(|| Arc::clone(now))
 }
 
-/// Pods' devices of `here` that are none in `there`.
-fn pods_missing<'a>(here: &'a Devices, there: &'a Devices) -> impl Iterator<Item = u32> + 'a {
-    let is_pod = |devices: &Devices, ifindex| devices.get(ifindex).is_some_and(|device| device.kind == DeviceKind::Pod);
-    here.by_index.keys().copied().filter(move |&ifindex| is_pod(here, ifindex) && !is_pod(there, ifindex))
+/// Pods' and overlay devices of `here` that are none of that kind in `there`.
+fn edges_missing<'a>(here: &'a Devices, there: &'a Devices) -> impl Iterator<Item = (u32, DeviceKind)> + 'a {
+    let edges = here.by_index.iter().filter(|(_, device)| device.kind.has_edge());
+    edges
+        .map(|(ifindex, device)| (*ifindex, device.kind))
+        .filter(|(ifindex, kind)| there.get(*ifindex).is_none_or(|other| other.kind != *kind))
 }
 
 /// `last` is `None` in the first update.

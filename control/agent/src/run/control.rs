@@ -216,7 +216,7 @@ impl Control {
 
     async fn look_at_workers(&mut self) {
         self.servers.board.settle();
-        self.hops.resolve_requests(&self.packets.dataplane).await;
+        self.hops.resolve_requests(&self.packets.dataplane, &self.tables.snapshot()).await;
         if !self.worker_problems().is_empty() {
             self.log_problems();
         }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use ringway_engine::tables::{Snapshot, Target};
+use ringway_engine::tables::{DeviceKind, Snapshot, Target};
 use ringway_io::Dataplane;
 use rustc_hash::FxHashSet;
 
@@ -33,14 +33,14 @@ impl Hops {
     }
 
     /// Passes the workers' wishes on to the kernel: packets wait for them.
-    pub async fn resolve_requests(&mut self, dataplane: &Dataplane) {
+    pub async fn resolve_requests(&mut self, dataplane: &Dataplane, snapshot: &Snapshot) {
         let wanted: FxHashSet<_> =
             std::iter::from_fn(|| dataplane.next_neighbor_request()).map(|request| (request.ifindex, request.address)).collect();
         if wanted.is_empty() {
             return;
         }
         self.asked.extend(&wanted);
-        self.resolve(wanted).await;
+        self.resolve(wanted, snapshot).await;
     }
 
     /// The backends or the ways to them have changed: resolve before the first packet.
@@ -53,7 +53,7 @@ impl Hops {
         let hops = next_hops(&snapshot.fib, source, None, addresses);
         let new: Vec<_> = hops.difference(&self.backends).take(KEPT_FRESH_MAX).copied().collect();
         self.backends = hops;
-        self.resolve(new).await;
+        self.resolve(new, snapshot).await;
     }
 
     /// Keeps those in use fresh. Those of a worker's wish that the kernel could not resolve are forgotten; it would ask again.
@@ -61,10 +61,11 @@ impl Hops {
         self.follow_backends(snapshot).await;
         self.asked.retain(|key| snapshot.neighbors.by_address.contains_key(key));
         let in_use: Vec<_> = self.in_use().into_iter().take(KEPT_FRESH_MAX).collect();
-        self.resolve(in_use).await;
+        self.resolve(in_use, snapshot).await;
     }
 
-    async fn resolve(&mut self, wanted: impl IntoIterator<Item = (u32, Ipv4Addr)>) {
+    async fn resolve(&mut self, wanted: impl IntoIterator<Item = (u32, Ipv4Addr)>, snapshot: &Snapshot) {
+        let wanted = wanted.into_iter().filter(|neighbor| is_ours_to_ask(snapshot, neighbor));
         match self.resolver.resolve(wanted).await {
             Ok(refused) => {
                 for (ifindex, address) in refused {
@@ -74,5 +75,33 @@ impl Hops {
             }
             Err(error) => tracing::warn!("{error}"),
         }
+    }
+}
+
+/// Not what somebody has set for good, nor behind devices to which the kernel sends for us: it resolves what it needs there.
+fn is_ours_to_ask(snapshot: &Snapshot, neighbor: &(u32, Ipv4Addr)) -> bool {
+    let kind = snapshot.devices.get(neighbor.0).map(|device| device.kind);
+    let ours = matches!(kind, Some(DeviceKind::Uplink(_) | DeviceKind::Pod | DeviceKind::Bridge));
+    ours && !snapshot.neighbors.permanent.contains(neighbor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use ringway_engine::tables::{Device, Devices, Neighbors};
+
+    #[test]
+    fn permanent_neighbors_and_overlays_are_left_alone() {
+        let device = |kind| Device { name: "d".into(), kind, mac: [0; 6], mtu: 1500, bridge: None };
+        let kinds = [DeviceKind::Uplink(0), DeviceKind::Pod, DeviceKind::Bridge, DeviceKind::Overlay { ethernet: true }, DeviceKind::Other];
+        let devices = Devices { by_index: (1..).zip(kinds.map(device)).collect(), ..Devices::default() };
+        let (free, fixed) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let neighbors = Neighbors { permanent: [(1, fixed)].into_iter().collect(), ..Neighbors::default() };
+        let snapshot = Snapshot { devices: Arc::new(devices), neighbors: Arc::new(neighbors), ..Snapshot::default() };
+        let asked = |ifindex, address| is_ours_to_ask(&snapshot, &(ifindex, address));
+        assert_eq!([1, 2, 3, 4, 5, 6].map(|ifindex| asked(ifindex, free)), [true, true, true, false, false, false]);
+        assert!(!asked(1, fixed) && asked(2, fixed));
     }
 }

@@ -36,15 +36,11 @@ impl Node {
         self.uplinks.iter().map(|uplink| uplink.mac).collect()
     }
 
-    /// Attaches `edge` to all pods' devices and returns them. A device that vanishes meanwhile, or whose hook refuses, is logged; its
-    /// packets go on as the kernel has it.
-    pub fn attach_pods(&self, programs: &Programs, devices: &Devices) -> BTreeSet<u32> {
-        let pods = devices.by_index.iter().filter(|(_, device)| device.kind == DeviceKind::Pod);
-        let pods: BTreeSet<u32> = pods.map(|(ifindex, _)| *ifindex).collect();
-        for ifindex in &pods {
-            attach_pod(programs, devices, *ifindex);
-        }
-        pods
+    /// Attaches `edge` to all pods' and overlay devices and returns them. A device that vanishes meanwhile, or whose hook refuses, is
+    /// logged; its packets go on as the kernel has it.
+    pub fn attach_edges(&self, programs: &Programs, devices: &Devices) -> BTreeSet<u32> {
+        let edges = devices.by_index.iter().filter(|(_, device)| device.kind.has_edge());
+        edges.map(|(ifindex, device)| attach_edge(programs, devices, *ifindex, device.kind)).collect()
     }
 
     /// Follows an update: programs on pods' devices at once, before their first packet if possible. The caller does the rest.
@@ -59,9 +55,10 @@ impl Node {
         }
         for event in &update.events {
             match *event {
-                Event::PodAppeared { ifindex } => attach_pod(programs, devices, ifindex),
-                Event::PodVanished { ifindex } => {
-                    if let Err(error) = programs.detach_pod(ifindex) {
+                Event::EdgeAppeared { ifindex, kind } => drop(attach_edge(programs, devices, ifindex, kind)),
+                Event::EdgeVanished { ifindex, kind } => {
+                    let detached = if kind == DeviceKind::Pod { programs.detach_pod(ifindex) } else { programs.detach_overlay(ifindex) };
+                    if let Err(error) = detached {
                         tracing::warn!("{error}");
                     }
                 }
@@ -82,13 +79,19 @@ impl Node {
     }
 }
 
-fn attach_pod(programs: &Programs, devices: &Devices, ifindex: u32) {
+/// Returns the device.
+fn attach_edge(programs: &Programs, devices: &Devices, ifindex: u32, kind: DeviceKind) -> u32 {
     let name = devices.get(ifindex).map_or_else(|| format!("device {ifindex}"), |device| device.name.clone());
-    match programs.attach_edge_pod(ifindex) {
+    let attached = match kind {
+        DeviceKind::Overlay { ethernet } => programs.attach_edge_overlay(ifindex, ethernet),
+        _ => programs.attach_edge_pod(ifindex),
+    };
+    match attached {
         Ok(attachment) => programs::log_attachment("edge", &name, &attachment),
         // A pod that lives for a moment only.
         Err(error) => tracing::warn!("{name}: {error}"),
     }
+    ifindex
 }
 
 /// The clock of the flow table: `CLOCK_MONOTONIC` in ticks.

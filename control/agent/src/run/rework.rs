@@ -93,7 +93,7 @@ impl Control {
             self.load.generic_uplinks = true;
             self.programs = programs::load(self.load.clone())?;
             attach_hostlink(&self.programs, &self.node.hostlink)?;
-            self.node.attach_pods(&self.programs, &self.tables.snapshot().devices);
+            self.node.attach_edges(&self.programs, &self.tables.snapshot().devices);
         }
         self.load.generic_uplinks = plans.iter().any(|plan| plan.xdp == XdpMode::Generic);
         let internal_ips = self.internal_ips();

@@ -65,16 +65,16 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     let node = Node::new(hostlink, uplinks, update.uplinks.as_deref().map_or(&[], Vec::as_slice));
     attach_hostlink(&loaded, &hostlink)?;
     let devices = update.devices.clone().unwrap_or_default();
-    let pods = node.attach_pods(&loaded, &devices);
+    let edges = node.attach_edges(&loaded, &devices);
     while !attach_uplinks(&loaded, &mut plans, config.mode)? {
         // The programs have to know that some uplink is generic; those that are attached are replaced in place.
         load.generic_uplinks = true;
         loaded = programs::load(load.clone())?;
         attach_hostlink(&loaded, &hostlink)?;
-        node.attach_pods(&loaded, &devices);
+        node.attach_edges(&loaded, &devices);
     }
     let ifindexes: Vec<u32> = plans.iter().map(|plan| plan.ifindex).collect();
-    programs::drop_stale_links(&loaded, &ifindexes, &pods)?;
+    programs::drop_stale_links(&loaded, &ifindexes, &edges)?;
 
     let slots = loaded.flow_slots();
     let (flows, kept) = FlowTable::over(slots, config.flows_max as usize, workers, loaded.seed(), now_ticks());

@@ -34,7 +34,7 @@ fn a_pod_appears_moves_to_a_bridge_and_vanishes() {
         ip(&format!("link add pod0 type veth peer name eth0 netns {}", pod.path()));
         let pod0 = ifindex("pod0");
         known.until("pod0 is a pod", |now| device(now, pod0).is_some_and(|device| device.kind == DeviceKind::Pod)).await;
-        assert_eq!(known.take_events(), [Event::PodAppeared { ifindex: pod0 }]);
+        assert_eq!(known.take_events(), [Event::EdgeAppeared { ifindex: pod0, kind: DeviceKind::Pod }]);
         let expected = Device { name: "pod0".into(), kind: DeviceKind::Pod, mac: mac("pod0"), mtu: 1500, bridge: None };
         assert_eq!(device(&known.now, pod0), Some(&expected));
 
@@ -64,7 +64,7 @@ fn a_pod_appears_moves_to_a_bridge_and_vanishes() {
         known.take_events();
         ip("link del pod0");
         known.until("pod0 is gone", |now| device(now, pod0).is_none()).await;
-        assert_eq!(known.take_events(), [Event::PodVanished { ifindex: pod0 }]);
+        assert_eq!(known.take_events(), [Event::EdgeVanished { ifindex: pod0, kind: DeviceKind::Pod }]);
     });
 }
 
@@ -79,7 +79,31 @@ fn a_veth_becomes_a_pod_when_its_peer_moves_away() {
         // Both ends stay down: the kernel says nothing about host0.
         ip(&format!("link set moving netns {}", pod.path()));
         known.until("host0 is a pod's", |now| device(now, host0).is_some_and(|device| device.kind == DeviceKind::Pod)).await;
-        assert!(known.take_events().contains(&Event::PodAppeared { ifindex: host0 }));
+        assert!(known.take_events().contains(&Event::EdgeAppeared { ifindex: host0, kind: DeviceKind::Pod }));
+    });
+}
+
+#[test]
+fn overlay_devices_are_known_by_their_kind() {
+    Namespace::new().run(async || {
+        let mut known = Known::start(uplinks(&[])).await;
+        known.take_events();
+        let kinds = [
+            ("vxlan0", "link add vxlan0 type vxlan id 1 dstport 4789 local 127.0.0.1", DeviceKind::Overlay { ethernet: true }),
+            ("tun0", "tuntap add tun0 mode tun", DeviceKind::Overlay { ethernet: false }),
+            ("tap0", "tuntap add tap0 mode tap", DeviceKind::Other),
+        ];
+        for (name, command, kind) in kinds {
+            ip(command);
+            let index = ifindex(name);
+            known.until(name, |now| device(now, index).is_some_and(|device| device.kind == kind)).await;
+            let appeared = known.take_events().contains(&Event::EdgeAppeared { ifindex: index, kind });
+            assert_eq!(appeared, kind.has_edge(), "{name}");
+        }
+        let index = ifindex("vxlan0");
+        ip("link del vxlan0");
+        known.until("vxlan0 is gone", |now| device(now, index).is_none()).await;
+        assert_eq!(known.take_events(), [Event::EdgeVanished { ifindex: index, kind: DeviceKind::Overlay { ethernet: true } }]);
     });
 }
 

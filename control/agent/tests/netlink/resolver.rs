@@ -73,6 +73,20 @@ fn a_stale_neighbor_in_use_is_probed_and_replaced() {
 }
 
 #[test]
+fn what_somebody_set_for_good_is_known_as_such() {
+    let wire = Namespace::new();
+    Namespace::new().run(async || {
+        let up0 = wire_up(&wire);
+        let mut known = Known::start(FollowerConfig::default()).await;
+        let permanent = |now: &Update| now.neighbors.as_ref().unwrap().permanent.contains(&(up0, PEER));
+        ip("neigh replace 10.1.0.2 lladdr 02:00:00:00:00:02 dev up0 nud permanent");
+        known.until("permanent", permanent).await;
+        ip("neigh replace 10.1.0.2 lladdr 02:00:00:00:00:02 dev up0 nud reachable");
+        known.until("not permanent any more", |now| !permanent(now) && known_mac(now, (up0, PEER)).is_some()).await;
+    });
+}
+
+#[test]
 fn a_neighbor_on_a_device_that_is_gone_is_refused_alone() {
     let wire = Namespace::new();
     Namespace::new().run(async || {

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// What a device is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,9 +13,20 @@ pub enum DeviceKind {
     Pod,
     /// A bridge; pods may be its ports.
     Bridge,
+    /// Leads to other nodes' pods by encapsulation (vxlan, ipip, WireGuard). `ethernet`: its packets have Ethernet headers.
+    Overlay {
+        ethernet: bool,
+    },
     /// Our own `rw1`.
     Hostlink,
     Other,
+}
+
+impl DeviceKind {
+    /// `edge` runs on each device of this kind as long as it exists. (On uplinks, too, but those are configured.)
+    pub fn has_edge(self) -> bool {
+        matches!(self, DeviceKind::Pod | DeviceKind::Overlay { .. })
+    }
 }
 
 /// One device of this network namespace.
@@ -42,6 +53,9 @@ pub struct Devices {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Neighbors {
     pub by_address: FxHashMap<(u32, Ipv4Addr), [u8; 6]>,
+    /// Those that somebody set for good. The kernel must not be asked to resolve them: it would forget them
+    /// (`NTF_USE` takes `NUD_PERMANENT` away, net/core/neighbour.c), and overlay networks live by such entries.
+    pub permanent: FxHashSet<(u32, Ipv4Addr)>,
 }
 
 impl Devices {

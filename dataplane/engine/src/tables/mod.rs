@@ -49,10 +49,22 @@ pub struct NodeTables {
     /// The node's own address: source of its own sockets' flows to VIPs.
     pub address: Option<Ipv4Addr>,
     pub snat: Vec<SnatAddress>,
+    /// Source addresses towards backends behind an overlay device, by its ifindex: its own, so that replies come back by it.
+    pub overlays: Vec<(u32, SnatAddress)>,
     pub uplinks: Vec<Uplink>,
     pub rw1_ifindex: u32,
     pub rw1_mac: [u8; 6],
     pub pod_delivery: PodDelivery,
+}
+
+impl NodeTables {
+    /// Source addresses towards backends behind this device: an overlay device's own, else the node's.
+    pub fn snat_towards(&self, ifindex: u32) -> &[SnatAddress] {
+        match self.overlays.iter().find(|(overlay, _)| *overlay == ifindex) {
+            Some((_, snat)) => std::slice::from_ref(snat),
+            None => &self.snat,
+        }
+    }
 }
 
 /// One generation of everything that the engine looks up, flows excepted.

@@ -183,6 +183,7 @@ fn tables((low, high): (u16, u16), pod_delivery: PodDelivery) -> Snapshot {
         name: "node1".into(),
         address: Some(NODE),
         snat: vec![SnatAddress { address: NODE, ports: (low, high) }],
+        overlays: Vec::new(),
         uplinks: vec![uplink],
         rw1_ifindex: RW1,
         rw1_mac: RW1_MAC,
