@@ -17,25 +17,25 @@ use crate::packet::udp;
 use crate::scratch::{End, NOW, Scratch, end, one_way, table_of, to};
 
 const RW0: u32 = 80;
-const RW1: u32 = 81;
+pub const RW1: u32 = 81;
 const POD_DEVICE: u32 = 82;
 const POD_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 const DEVICE_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
-const RW1_MAC: [u8; 6] = [2, 0, 0, 0, 1, 3];
-const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
-const NODE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+pub const RW1_MAC: [u8; 6] = [2, 0, 0, 0, 1, 3];
+pub const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 const POD: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 5);
 const WORKERS: u32 = 2;
 
-struct Node {
-    programs: Programs,
+pub struct Node {
+    pub programs: Programs,
     table: FlowTable,
     pod: Namespace,
     _scratch: Scratch,
 }
 
 /// The hostlink as the agent makes it, a pod, all programs, strict reverse-path filtering.
-fn node() -> Node {
+pub fn node() -> Node {
     let pod = Namespace::new();
     ip("link set lo up");
     ip("link add name rw0 index 80 numrxqueues 2 numtxqueues 2 type veth peer name rw1 index 81 numrxqueues 2 numtxqueues 2");
@@ -78,12 +78,12 @@ fn node() -> Node {
 }
 
 impl Node {
-    fn count(&self, name: &str) -> u64 {
+    pub fn count(&self, name: &str) -> u64 {
         self.programs.counters.get(name).expect("counters").expect("a counter of this name")
     }
 
     /// Waits for a counter to reach a value.
-    fn wait_for(&self, name: &str, value: u64) {
+    pub fn wait_for(&self, name: &str, value: u64) {
         for _ in 0..200 {
             if self.count(name) >= value {
                 break;
@@ -93,24 +93,24 @@ impl Node {
         assert_eq!(self.count(name), value, "{name} among {:?}", self.nonzero());
     }
 
-    fn nonzero(&self) -> Vec<(&str, u64)> {
+    pub fn nonzero(&self) -> Vec<(&str, u64)> {
         let mut counters = self.programs.counters.read().expect("counters");
         counters.retain(|(_, value)| *value > 0);
         counters
     }
 
-    fn insert(&self, forward: (FlowKey, Rewrite), reverse: (FlowKey, Rewrite)) {
+    pub fn insert(&self, forward: (FlowKey, Rewrite), reverse: (FlowKey, Rewrite)) {
         self.table.insert(0, &NewFlow { forward, reverse, snat: false }, NOW).expect("room");
     }
 }
 
-fn socket(address: End) -> UdpSocket {
+pub fn socket(address: End) -> UdpSocket {
     let socket = UdpSocket::bind(SocketAddrV4::new(address.0, address.1)).expect("bind");
     socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a time-out");
     socket
 }
 
-fn receive(socket: &UdpSocket) -> Option<(String, End)> {
+pub fn receive(socket: &UdpSocket) -> Option<(String, End)> {
     let mut buffer = [0; 2048];
     match socket.recv_from(&mut buffer) {
         Ok((len, std::net::SocketAddr::V4(from))) => {

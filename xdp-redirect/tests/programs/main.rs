@@ -11,4 +11,5 @@ mod node;
 mod packet;
 mod pins;
 mod scratch;
+mod tunnel;
 mod uplink;

@@ -16,6 +16,8 @@ pub const POD_B: u32 = 11;
 pub const BRIDGE: u32 = 20;
 pub const PORT_C: u32 = 21;
 pub const PORT_D: u32 = 22;
+pub const OVERLAY: u32 = 40;
+pub const OVERLAY_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 0);
 pub const RW1: u32 = 30;
 
 pub const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -140,6 +142,7 @@ fn tables((low, high): (u16, u16), pod_delivery: PodDelivery) -> Snapshot {
         (BRIDGE, device("br0", DeviceKind::Bridge, [2, 9, 0, 0, 0, 20], None)),
         (PORT_C, device("veth-c", DeviceKind::Pod, [2, 9, 0, 0, 0, 21], Some(BRIDGE))),
         (PORT_D, device("veth-d", DeviceKind::Pod, [2, 9, 0, 0, 0, 22], Some(BRIDGE))),
+        (OVERLAY, device("vxlan0", DeviceKind::Overlay { ethernet: true }, [2, 9, 0, 0, 0, 23], None)),
         (RW1, device("rw1", DeviceKind::Hostlink, RW1_MAC, None)),
     ]);
     devices.bridge_ports.extend([((BRIDGE, pod_mac(C)), PORT_C), ((BRIDGE, pod_mac(D)), PORT_D)]);
@@ -174,6 +177,7 @@ fn tables((low, high): (u16, u16), pod_delivery: PodDelivery) -> Snapshot {
     fib.add_route(254, net("10.0.0.0/24"), via(UPLINK, None));
     fib.add_route(254, net("0.0.0.0/0"), via(UPLINK, Some(ROUTER)));
     fib.add_route(254, net("10.2.0.0/16"), via(UPLINK, Some(NODE2)));
+    fib.add_route(254, net("10.3.0.0/16"), via(OVERLAY, Some(Ipv4Addr::new(10, 3, 0, 0))));
     fib.add_route(254, net("10.1.1.10/32"), via(POD_A, None));
     fib.add_route(254, net("10.1.1.11/32"), via(POD_B, None));
     fib.add_route(254, net("10.1.2.0/24"), via(BRIDGE, None));
@@ -183,7 +187,7 @@ fn tables((low, high): (u16, u16), pod_delivery: PodDelivery) -> Snapshot {
         name: "node1".into(),
         address: Some(NODE),
         snat: vec![SnatAddress { address: NODE, ports: (low, high) }],
-        overlays: Vec::new(),
+        overlays: vec![(OVERLAY, SnatAddress { address: OVERLAY_ADDRESS, ports: (low, high) })],
         uplinks: vec![uplink],
         rw1_ifindex: RW1,
         rw1_mac: RW1_MAC,

@@ -1,5 +1,7 @@
 //! Traffic classes: who is translated where (first rows of the design's table).
 
+use std::net::Ipv4Addr;
+
 use ringway_engine::engine::Origin;
 use ringway_engine::flow::{FlowOp, Hook};
 use ringway_engine::order::{Order, order_mac};
@@ -280,4 +282,24 @@ fn a_flow_does_not_begin_anew_towards_a_backend_that_left() {
     bed.serve(80, TCP, &[(A, 8080)]);
     assert_eq!(bed.receive(&tcp(CLIENT_END, FRONTEND, SYN, b"")).verdict, Verdict::Host);
     assert_eq!(bed.flows.records(bed.now)[0].forward.1.tuple.dst(), (A, 8080));
+}
+
+#[test]
+fn a_backend_behind_an_overlay_sees_the_overlays_own_address() {
+    let mut bed = Bed::new();
+    let backend = (Ipv4Addr::new(10, 3, 0, 9), 8080);
+    bed.serve(80, TCP, &[backend]);
+    let out = bed.receive(&tcp(CLIENT_END, FRONTEND, SYN, b""));
+    assert_eq!((out.verdict, macs(&out.frame).0), (Verdict::Host, order_mac(Order::Neigh, OVERLAY)));
+    let seen = read(&out.frame);
+    assert_eq!((seen.src.0, seen.dst, seen.ttl), (OVERLAY_ADDRESS, backend, 63));
+
+    let back = bed.upcall(Hook::UplinkIn, OVERLAY, &tcp(backend, seen.src, SYN | ACK, b""));
+    assert_eq!(back.verdict, Verdict::Uplink { uplink: 0 });
+    assert_eq!((read(&back.frame).src, read(&back.frame).dst), (FRONTEND, CLIENT_END));
+
+    // The node itself: out of the overlay device by `edge`, back as if received at rw1.
+    let own = bed.upcall(Hook::NodeOut, RW1, &tcp((NODE, 50_000), FRONTEND, SYN, b""));
+    assert_eq!((own.verdict, macs(&own.frame).0), (Verdict::Host, order_mac(Order::Neigh, OVERLAY)));
+    assert_eq!(read(&own.frame).src.0, OVERLAY_ADDRESS);
 }
