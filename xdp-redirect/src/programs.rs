@@ -4,7 +4,7 @@ use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapHandle, OpenObject, PrintCallback, PrintLevel, set_print};
@@ -59,7 +59,7 @@ pub struct Programs {
     pub xsks_uplinks: XskMap,
     /// Sockets of `rw0` by queue. Up to 256.
     pub xsks_hostlink: XskMap,
-    pub counters: Counters,
+    pub counters: Arc<Counters>,
     pub(crate) fds: ProgramFds,
     pub(crate) pin_dir: PathBuf,
     slots: &'static [FlowSlot],
@@ -172,7 +172,7 @@ impl Programs {
             device_macs: DeviceMacs(named(&maps.device_macs, "device_macs")?),
             xsks_uplinks: XskMap(named(&maps.xsks_uplinks, "xsks_uplinks")?),
             xsks_hostlink: XskMap(named(&maps.xsks_hostlink, "xsks_hostlink")?),
-            counters: Counters { map: named(&maps.counters, "counters")?, names: counter_names },
+            counters: Arc::new(Counters { map: named(&maps.counters, "counters")?, names: counter_names }),
             fds: ProgramFds {
                 uplink: fd(progs.uplink.as_fd(), "uplink")?,
                 hostlink: fd(progs.hostlink.as_fd(), "hostlink")?,

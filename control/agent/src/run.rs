@@ -14,6 +14,7 @@ mod notices;
 mod packets;
 mod plan;
 mod probe;
+mod problems;
 mod rework;
 mod sources;
 mod start;

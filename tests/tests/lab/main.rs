@@ -11,6 +11,7 @@ mod health;
 mod http;
 mod limits;
 mod local_backends;
+mod metrics;
 mod node_clients;
 mod overlay;
 mod pod_clients;

@@ -2,14 +2,16 @@
 //!
 //! The control loop writes a few words under a lock that nobody holds for longer than it takes to copy them; it never waits for a server.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use ringway_engine::flow::FlowTable;
 use ringway_io::Dataplane;
 use ringway_model::{Changed, NoLocalEndpoints};
 use tokio::sync::Notify;
+use xdp_redirect::Counters;
 
 use crate::metrics::KubeProxyMetrics;
 
@@ -40,6 +42,18 @@ impl Health {
     }
 }
 
+/// What metrics are collected from.
+#[derive(Clone)]
+pub struct Observed {
+    pub dataplane: Option<Arc<Dataplane>>,
+    pub flows: Option<Arc<FlowTable>>,
+    pub counters: Option<Arc<Counters>>,
+    /// When the newest tables were published.
+    pub published: Option<Instant>,
+    /// By severity and kind.
+    pub problems: BTreeMap<(&'static str, String), u64>,
+}
+
 /// Shared by the control loop and the servers.
 pub struct Board {
     pub metrics: KubeProxyMetrics,
@@ -53,6 +67,10 @@ pub struct Board {
 
 struct State {
     dataplane: Option<Arc<Dataplane>>,
+    flows: Option<Arc<FlowTable>>,
+    counters: Option<Arc<Counters>>,
+    published: Option<Instant>,
+    problems: BTreeMap<(&'static str, String), u64>,
     /// Since when the control loop is busy with one event, or with the start.
     busy_since: Option<Instant>,
     /// Since when a worker is missing.
@@ -78,6 +96,10 @@ impl Board {
         let started = Timestamp::now();
         let state = State {
             dataplane: None,
+            flows: None,
+            counters: None,
+            published: None,
+            problems: BTreeMap::new(),
             busy_since: Some(Instant::now()),
             workers_missing_since: None,
             taken: Changed::default(),
@@ -109,8 +131,22 @@ impl Board {
         self.note_acted(&mut state, pending);
     }
 
-    pub fn dataplane(&self) -> Option<Arc<Dataplane>> {
-        self.state().dataplane.clone()
+    /// The flow table, and the counters of the BPF programs: for those who collect metrics.
+    pub fn set_tables(&self, flows: Arc<FlowTable>, counters: Arc<Counters>) {
+        let mut state = self.state();
+        (state.flows, state.counters) = (Some(flows), Some(counters));
+    }
+
+    /// How many problems there are, by severity and kind.
+    pub fn set_problem_counts(&self, problems: BTreeMap<(&'static str, String), u64>) {
+        self.state().problems = problems;
+    }
+
+    /// What metrics are collected from; empty before the workers were started.
+    pub fn observed(&self) -> Observed {
+        let state = self.state();
+        let (dataplane, flows, counters) = (state.dataplane.clone(), state.flows.clone(), state.counters.clone());
+        Observed { dataplane, flows, counters, published: state.published, problems: state.problems.clone() }
     }
 
     pub fn set_workers_missing(&self, missing: bool) {
@@ -143,6 +179,7 @@ impl Board {
     /// A snapshot with all that was taken was published.
     pub fn published(&self, generation: u64) {
         let mut state = self.state();
+        state.published = Some(Instant::now());
         let changed = std::mem::take(&mut state.taken);
         let since = state.busy_since.unwrap_or_else(Instant::now);
         let is_full = state.pending.len() >= PENDING_MAX;

@@ -15,16 +15,17 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use anyhow::Context;
+use futures::future::BoxFuture;
 use hyper::StatusCode;
 use jiff::Timestamp;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-pub use self::board::{Board, HEALTH_TIMEOUT};
+pub use self::board::{Board, HEALTH_TIMEOUT, Observed};
 use self::ports::Ports;
 pub use self::ports::PortsChange;
 use crate::config::Config;
 use crate::http::{self, Answer};
-use crate::metrics::KubeProxyMetrics;
+use crate::metrics::{self, KubeProxyMetrics};
 
 /// Of each of the two servers.
 const CONNECTIONS_MAX: usize = 128;
@@ -106,12 +107,20 @@ fn health_answers(board: &Arc<Board>) -> impl Fn(String) -> std::future::Ready<A
     }
 }
 
-fn metrics_answers(_board: &Arc<Board>) -> impl Fn(String) -> std::future::Ready<Answer> + Clone + use<> {
+fn metrics_answers(board: &Arc<Board>) -> impl Fn(String) -> BoxFuture<'static, Answer> + Clone + use<> {
+    let board = Arc::clone(board);
     move |path: String| {
-        std::future::ready(match path.as_str() {
-            "/healthz" => Answer::text(StatusCode::OK, "ok"),
-            "/proxyMode" => Answer::text(StatusCode::OK, "ringway"),
-            _ => Answer::not_found(),
+        let board = Arc::clone(&board);
+        Box::pin(async move {
+            match path.as_str() {
+                // On a thread where it keeps no probe waiting.
+                "/metrics" => tokio::task::spawn_blocking(move || metrics::scrape(&board))
+                    .await
+                    .unwrap_or_else(|_| Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the scrape has failed\n")),
+                "/healthz" => Answer::text(StatusCode::OK, "ok"),
+                "/proxyMode" => Answer::text(StatusCode::OK, "ringway"),
+                _ => Answer::not_found(),
+            }
         })
     }
 }

@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use anyhow::Context;
 use ringway_engine::tables::FibResult;
-use ringway_io::WorkerState;
 use ringway_model::{Compiler, Folder};
 use rustc_hash::FxHashSet;
 use xdp_redirect::{LoadOptions, Programs};
@@ -234,51 +233,6 @@ impl Control {
 
     pub fn internal_ips(&self) -> Vec<Ipv4Addr> {
         internal_ips(&self.compiler, &self.config.node_name)
-    }
-
-    /// Everything that is wrong now, as sentences.
-    pub fn problems(&self) -> Vec<String> {
-        let mut problems: Vec<String> = self.manifests.problems().map(ToString::to_string).collect();
-        problems.extend(self.folder.problems().iter().map(ToString::to_string));
-        problems.extend(self.compiler.problems().iter().map(ToString::to_string));
-        problems.extend(self.route_conflicts.iter().map(|conflict| format!("route of VIP {}: {}", conflict.vip, conflict.reason)));
-        problems.extend(self.tables.filter.refusals().map(str::to_owned).collect::<BTreeSet<_>>());
-        let absent = self.node.uplinks.iter().zip(&self.node.present).filter(|(_, present)| !**present);
-        problems.extend(absent.map(|(uplink, _)| format!("uplink {} is gone", uplink.name)));
-        if self.tables.node().address.is_none() {
-            problems.push("the node has no IPv4 address: it cannot be a client of VIPs, nor SNAT without --snat-address".into());
-        }
-        problems.extend(self.servers.board.port_problems());
-        problems.extend(self.workers_missing.clone());
-        problems.extend(self.worker_problems());
-        problems
-    }
-
-    fn worker_problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        for worker in self.packets.dataplane.status() {
-            if let WorkerState::Failed(reason) = worker.state {
-                problems.push(format!("worker {} has failed: {reason}", worker.worker));
-            }
-            problems.extend(worker.sockets.iter().filter_map(|socket| {
-                let reason = socket.failed.as_ref()?;
-                Some(format!("the socket of {} queue {} has failed: {reason}", socket.ifname, socket.queue))
-            }));
-        }
-        problems
-    }
-
-    /// Logs each problem when it appears, and when the last one is solved.
-    fn log_problems(&mut self) {
-        self.servers.board.set_workers_missing(self.workers_missing.is_some() || !self.worker_problems().is_empty());
-        let problems: BTreeSet<String> = self.problems().into_iter().collect();
-        for problem in problems.difference(&self.logged) {
-            tracing::warn!("{problem}");
-        }
-        for problem in self.logged.difference(&problems) {
-            tracing::info!("solved: {problem}");
-        }
-        self.logged = problems;
     }
 
     /// Stops in order: attracts nothing any more, then the workers, then the rest.

@@ -100,6 +100,7 @@ impl Control {
         self.tables.set_node(self.node.uplinks.clone(), &internal_ips);
         let shape = Shape { uplinks: plans, frame_size: self.frame_size(), ..self.packets.shape.clone() };
         self.packets = Packets::start(shape, &self.parts, self.tables.snapshot()).context("cannot serve the changed uplinks")?;
+        self.servers.board.set_tables(Arc::clone(&self.parts.flows), Arc::clone(&self.programs.counters));
         self.servers.board.set_dataplane(Arc::clone(&self.packets.dataplane));
         self.announcer.set_stations(self.stations());
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use super::entry::{FLOW_SNAT, FlowKey, Rewrite};
+use super::entry::{FLOW_SNAT, FlowKey, Rewrite, Tuple};
 use super::expiry::FlowState;
 use super::slot::elapsed;
 use super::table::{FlowTable, SlotIndex};
@@ -24,6 +24,20 @@ impl FlowTable {
     /// Copies of all flows that are live, in slot order. For the control thread.
     pub fn records(&self, now: u32) -> Vec<FlowRecord> {
         (0..self.slots.len()).filter_map(|index| self.record(index, now)).collect()
+    }
+
+    /// Calls `visit` with protocol and tuple of each live flow that was given a source, as its backend sees it. For the control half: it
+    /// reads the whole table, but allocates nothing.
+    pub fn visit_snat(&self, mut visit: impl FnMut(u8, Tuple)) {
+        for (index, slot) in self.slots.iter().enumerate() {
+            if self.ownership.is_live(index)
+                && slot.is_forward()
+                && slot.flags.load(Relaxed) & FLOW_SNAT != 0
+                && let Some(rewrite) = slot.rewrite()
+            {
+                visit(slot.key().protocol(), rewrite.tuple);
+            }
+        }
     }
 
     fn record(&self, index: usize, now: u32) -> Option<FlowRecord> {

@@ -1,0 +1,92 @@
+//! What is wrong now: for `status`, the log and the metrics.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ringway_io::WorkerState;
+use ringway_model::Severity;
+
+use super::control::Control;
+
+/// One thing that is wrong.
+struct Trouble {
+    severity: &'static str,
+    /// What it concerns, a label of the metrics.
+    kind: String,
+    sentence: String,
+}
+
+impl Trouble {
+    fn error(kind: &str, sentence: impl Into<String>) -> Trouble {
+        Trouble { severity: "error", kind: kind.into(), sentence: sentence.into() }
+    }
+}
+
+/// `kind` of an object's problem: the object's, or the file that could not be read as objects.
+fn of_model(problem: &ringway_model::Problem) -> Trouble {
+    let severity = match problem.severity {
+        Severity::Error => "error",
+        Severity::Notice => "notice",
+    };
+    let kind = problem.kind.as_deref().filter(|kind| ["Service", "EndpointSlice", "Node"].contains(kind)).unwrap_or("manifest");
+    Trouble { severity, kind: kind.to_lowercase(), sentence: problem.to_string() }
+}
+
+impl Control {
+    /// Everything that is wrong now, as sentences.
+    pub fn problems(&self) -> Vec<String> {
+        self.troubles().into_iter().map(|trouble| trouble.sentence).collect()
+    }
+
+    fn troubles(&self) -> Vec<Trouble> {
+        let of = |kind: &'static str| move |sentence: String| Trouble::error(kind, sentence);
+        let mut troubles: Vec<Trouble> = self.manifests.problems().map(|problem| Trouble::error("manifest", problem.to_string())).collect();
+        troubles.extend(self.folder.problems().iter().map(of_model));
+        troubles.extend(self.compiler.problems().iter().map(of_model));
+        let conflicts = self.route_conflicts.iter();
+        troubles.extend(conflicts.map(|conflict| Trouble::error("route", format!("route of VIP {}: {}", conflict.vip, conflict.reason))));
+        troubles
+            .extend(self.tables.filter.refusals().collect::<BTreeSet<_>>().into_iter().map(|refusal| Trouble::error("filter", refusal)));
+        let absent = self.node.uplinks.iter().zip(&self.node.present).filter(|(_, present)| !**present);
+        troubles.extend(absent.map(|(uplink, _)| Trouble::error("uplink", format!("uplink {} is gone", uplink.name))));
+        if self.tables.node().address.is_none() {
+            let sentence = "the node has no IPv4 address: it cannot be a client of VIPs, nor SNAT without --snat-address";
+            troubles.push(Trouble::error("node", sentence));
+        }
+        troubles.extend(self.servers.board.port_problems().into_iter().map(of("health_check_port")));
+        troubles.extend(self.workers_missing.clone().into_iter().chain(self.worker_problems()).map(of("worker")));
+        troubles
+    }
+
+    pub fn worker_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for worker in self.packets.dataplane.status() {
+            if let WorkerState::Failed(reason) = worker.state {
+                problems.push(format!("worker {} has failed: {reason}", worker.worker));
+            }
+            problems.extend(worker.sockets.iter().filter_map(|socket| {
+                let reason = socket.failed.as_ref()?;
+                Some(format!("the socket of {} queue {} has failed: {reason}", socket.ifname, socket.queue))
+            }));
+        }
+        problems
+    }
+
+    /// Logs each problem when it appears, and when the last one is solved.
+    pub fn log_problems(&mut self) {
+        self.servers.board.set_workers_missing(self.workers_missing.is_some() || !self.worker_problems().is_empty());
+        let mut counts: BTreeMap<(&'static str, String), u64> = BTreeMap::new();
+        let mut problems = BTreeSet::new();
+        for trouble in self.troubles() {
+            *counts.entry((trouble.severity, trouble.kind)).or_default() += 1;
+            problems.insert(trouble.sentence);
+        }
+        self.servers.board.set_problem_counts(counts);
+        for problem in problems.difference(&self.logged) {
+            tracing::warn!("{problem}");
+        }
+        for problem in self.logged.difference(&problems) {
+            tracing::info!("solved: {problem}");
+        }
+        self.logged = problems;
+    }
+}
