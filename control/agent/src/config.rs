@@ -109,6 +109,10 @@ pub struct Settings {
     #[arg(long, value_name = "DURATION")]
     pub timeout_udp: Option<Seconds>,
 
+    /// What SIGTERM leaves behind [default: remove; keep is for updates: established flows live on, new ones wait for the next start]
+    #[arg(long, value_enum)]
+    pub on_stop: Option<OnStop>,
+
     /// Where /healthz, /livez and /readyz answer; an empty text switches them off [default: 0.0.0.0:10256]
     #[arg(long, value_name = "ADDR[:PORT]")]
     pub healthz_bind_address: Option<BindAddress>,
@@ -148,6 +152,17 @@ pub enum Delivery {
     Direct,
 }
 
+/// `--on-stop`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnStop {
+    /// Nothing of ours: the node is as it was.
+    #[default]
+    Remove,
+    /// Everything but the process: the next one takes it over.
+    Keep,
+}
+
 /// What `run` and `check` work with: complete and within bounds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -163,6 +178,7 @@ pub struct Config {
     pub announce: bool,
     pub flows_max: u32,
     pub timeouts: FlowTimeouts,
+    pub on_stop: OnStop,
     /// `None`: off.
     pub healthz: Option<SocketAddr>,
     /// `None`: off.
@@ -255,6 +271,7 @@ impl Settings {
             timeout_tcp_closed: self.timeout_tcp_closed.or(file.timeout_tcp_closed),
             timeout_udp_unreplied: self.timeout_udp_unreplied.or(file.timeout_udp_unreplied),
             timeout_udp: self.timeout_udp.or(file.timeout_udp),
+            on_stop: self.on_stop.or(file.on_stop),
             healthz_bind_address: self.healthz_bind_address.or(file.healthz_bind_address),
             metrics_bind_address: self.metrics_bind_address.or(file.metrics_bind_address),
             state_dir: self.state_dir.or(file.state_dir),
@@ -315,6 +332,7 @@ impl Settings {
                 udp_unreplied: self.timeout_udp_unreplied.unwrap_or(timeouts.udp_unreplied),
                 udp: self.timeout_udp.unwrap_or(timeouts.udp),
             },
+            on_stop: self.on_stop.unwrap_or_default(),
             healthz: self.healthz_bind_address.map_or(Some(HEALTHZ_DEFAULT), |address| address.with_default_port(HEALTHZ_DEFAULT.port())),
             metrics: self.metrics_bind_address.map_or(Some(METRICS_DEFAULT), |address| address.with_default_port(METRICS_DEFAULT.port())),
             state_dir: self.state_dir.unwrap_or_else(|| STATE_DIR_DEFAULT.into()),

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use self::sources::StopSignals;
-use crate::config::Config;
+use crate::config::{Config, OnStop};
 use crate::health::Servers;
 use crate::lock::{self, Lock};
 use crate::{cleanup, preflight};
@@ -52,7 +52,7 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
             anyhow::bail!("{}", preflight::summary(&findings));
         }
         let mut signals = StopSignals::new()?;
-        let state_dir = config.state_dir.clone();
+        let (state_dir, on_stop) = (config.state_dir.clone(), config.on_stop);
         std::fs::create_dir_all(&state_dir).with_context(|| format!("cannot create the state directory {}", state_dir.display()))?;
         let lock = Lock::acquire(&state_dir)?;
         let servers = Servers::start(&config)?;
@@ -60,7 +60,10 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
             started = start::start(config, &facts, servers) => started,
             signal = signals.received() => {
                 tracing::info!("{signal} during the start: stopping");
-                cleanup::remove_all(&state_dir).await?;
+                // If there was nothing before us, there is nothing to keep.
+                if on_stop == OnStop::Remove || facts.leftovers.is_empty() {
+                    cleanup::remove_all(&state_dir).await?;
+                }
                 return Ok(ExitCode::SUCCESS);
             }
         };

@@ -20,6 +20,7 @@ mod remote_backends;
 mod restart;
 mod scale;
 mod topologies;
+mod update;
 mod wire;
 
 use std::collections::BTreeMap;

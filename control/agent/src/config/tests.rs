@@ -75,6 +75,13 @@ fn timeouts_in_ticks() {
 }
 
 #[test]
+fn what_a_stop_leaves() {
+    let of = |more: &str| Settings::from_yaml(&format!("{COMPLETE}{more}")).unwrap().resolve().unwrap().on_stop;
+    assert_eq!((of(""), of("on-stop: keep\n"), of("on-stop: remove\n")), (OnStop::Remove, OnStop::Keep, OnStop::Remove));
+    assert!(error("on-stop: explode").contains("field `on-stop`"));
+}
+
+#[test]
 fn where_the_servers_listen() {
     let of = |more: &str| {
         let config = Settings::from_yaml(&format!("{COMPLETE}{more}")).unwrap().resolve().unwrap();

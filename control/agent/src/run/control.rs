@@ -17,12 +17,13 @@ use super::node::Node;
 use super::packets::{Packets, Parts};
 use super::sources::{Event, Sources, StopSignals};
 use super::stopped;
-use crate::config::Config;
+use crate::config::{Config, OnStop};
 use crate::filter::FilterKey;
 use crate::health::{PortsChange, Servers};
 use crate::manifests::Manifests;
 use crate::netlink::{Update, VipConflict, VipRoutes};
 use crate::programs::KernelMaps;
+use crate::status::socket_path;
 use crate::tables::{Tables, internal_ips};
 use crate::{cleanup, netlink};
 
@@ -235,11 +236,28 @@ impl Control {
         internal_ips(&self.compiler, &self.config.node_name)
     }
 
-    /// Stops in order: attracts nothing any more, then the workers, then the rest.
+    /// Ends as `--on-stop` says.
     ///
     /// # Errors
     /// Something could not be removed; `ringway cleanup` tries again.
-    pub async fn stop(mut self) -> anyhow::Result<()> {
+    pub async fn stop(self) -> anyhow::Result<()> {
+        match self.config.on_stop {
+            OnStop::Remove => self.remove().await,
+            OnStop::Keep => self.leave(),
+        }
+    }
+
+    /// Transmits what the workers hold and leaves programs, flows, routes and the hostlink to the next process.
+    fn leave(self) -> anyhow::Result<()> {
+        self.packets.dataplane.stop();
+        let socket = socket_path(&self.config.state_dir);
+        std::fs::remove_file(&socket).with_context(|| format!("cannot remove {}", socket.display()))?;
+        tracing::info!("stopped; established flows live on in what stays: start again, or remove it by `ringway cleanup`");
+        Ok(())
+    }
+
+    /// Stops in order: attracts nothing any more, then the workers, then the rest.
+    async fn remove(mut self) -> anyhow::Result<()> {
         self.reconcile_routes(FxHashSet::default()).await;
         let keys: Vec<FilterKey> =
             self.tables.filter.wanted_keys().filter(|key| !matches!(key, FilterKey::DeviceMac(_))).copied().collect();
