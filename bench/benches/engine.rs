@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ringway_engine::affinity::AffinityTable;
 use ringway_engine::engine::{BATCH_MAX, Engine, EngineConfig, Origin, Packet};
 use ringway_engine::flow::{FlowTable, TICKS_PER_SECOND, Timeouts};
 use ringway_engine::tables::*;
@@ -32,6 +33,7 @@ fn snapshot() -> Snapshot {
         outside: target.clone(),
         inside: target,
         source_ranges: None,
+        affinity: None,
     };
     let mut fib = FibBuilder::default();
     let any = "0.0.0.0/0".parse().expect("a prefix");
@@ -151,7 +153,11 @@ impl Rig {
 }
 
 fn engine(flows: Arc<FlowTable>) -> Engine {
-    Engine::new(EngineConfig { worker: 0, workers: 1, transmits_on: vec![true], timeouts: Timeouts::default(), seed: 1 }, flows)
+    Engine::new(
+        EngineConfig { worker: 0, workers: 1, transmits_on: vec![true], timeouts: Timeouts::default(), seed: 1 },
+        flows,
+        Arc::new(AffinityTable::in_memory(16, 1)),
+    )
 }
 
 /// Frames in an order in which no flow's entry lies beside the last one's.

@@ -22,7 +22,14 @@ pub fn run(rounds: usize) -> Result<()> {
 
 fn measure(dir: &std::path::Path, rounds: usize) -> Result<()> {
     let pin_dir = bpffs::ensure(dir).context("BPF needs root")?.path;
-    let options = LoadOptions { pin_dir, flow_slots: FlowTable::slots_for(262_144), rw1_ifindex: 1, workers: 1, generic_uplinks: false };
+    let options = LoadOptions {
+        pin_dir,
+        flow_slots: FlowTable::slots_for(262_144),
+        affinity_slots: 64,
+        rw1_ifindex: 1,
+        workers: 1,
+        generic_uplinks: false,
+    };
     let (programs, _) = Programs::load(options)?;
     for number in 0..FRONTENDS {
         let key = FrontendKey { address: (0x0a60_0000 + number).into(), port: 80, protocol: 6 };

@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let measured = measure(LoadOptions {
         pin_dir: pin_dir.clone(),
         flow_slots: FlowTable::slots_for(FLOWS_MAX),
+        affinity_slots: 64,
         rw1_ifindex: LOOPBACK,
         workers: 2,
         generic_uplinks: false,

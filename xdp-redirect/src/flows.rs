@@ -1,4 +1,4 @@
-//! The flow table as memory: the BPF array, mapped into this process.
+//! The flow table and the affinity table as memory: BPF arrays, mapped into this process.
 
 use std::io;
 use std::mem;
@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::slice;
 
+use ringway_engine::affinity::AffinitySlot;
 use ringway_engine::flow::{BUCKET_ENTRIES, FlowSlot};
 
 use crate::Error;
@@ -15,18 +16,28 @@ pub(crate) fn slots_of(bucket_bits: u32) -> usize {
     BUCKET_ENTRIES << bucket_bits
 }
 
-/// Maps the array for reading and writing. The mapping is never undone: it lives as long as the process.
+/// Maps the flow table for reading and writing. The mapping is never undone: it lives as long as the process.
 pub(crate) fn map_slots(flows4: BorrowedFd<'_>, bucket_bits: u32) -> Result<&'static [FlowSlot], Error> {
     let slots = slots_of(bucket_bits);
-    let bytes = slots * mem::size_of::<FlowSlot>();
-    // SAFETY: a new shared mapping at an address of the kernel's choice; no memory of ours is touched.
-    let address =
-        unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, flows4.as_raw_fd(), 0) };
-    if address == libc::MAP_FAILED {
-        return Err(Error::MapFlows { bytes, source: io::Error::last_os_error() });
-    }
-    // SAFETY: the mapping has `bytes` bytes, is aligned to a page (more than FlowSlot's 64 bytes) and is never unmapped. A FlowSlot
+    let address = map_array(flows4, slots * mem::size_of::<FlowSlot>())?;
+    // SAFETY: the mapping has this many bytes, is aligned to a page (more than FlowSlot's 64 bytes) and is never unmapped. A FlowSlot
     // consists of atomic integers, for which every bit pattern is valid, and the BPF programs and other
     // processes access them as such: aligned words.
     Ok(unsafe { slice::from_raw_parts(address.cast::<FlowSlot>(), slots) })
+}
+
+/// Likewise the affinity table.
+pub(crate) fn map_affinity(affinity4: BorrowedFd<'_>, slots: usize) -> Result<&'static [AffinitySlot], Error> {
+    let address = map_array(affinity4, slots * mem::size_of::<AffinitySlot>())?;
+    // SAFETY: as in `map_slots`; an AffinitySlot is aligned to 32 bytes and consists of atomic integers too.
+    Ok(unsafe { slice::from_raw_parts(address.cast::<AffinitySlot>(), slots) })
+}
+
+fn map_array(map: BorrowedFd<'_>, bytes: usize) -> Result<*mut libc::c_void, Error> {
+    // SAFETY: a new shared mapping at an address of the kernel's choice; no memory of ours is touched.
+    let address = unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, map.as_raw_fd(), 0) };
+    if address == libc::MAP_FAILED {
+        return Err(Error::MapFlows { bytes, source: io::Error::last_os_error() });
+    }
+    Ok(address)
 }

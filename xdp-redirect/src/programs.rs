@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapHandle, OpenObject, PrintCallback, PrintLevel, set_print};
+use ringway_engine::affinity::AffinitySlot;
 use ringway_engine::flow::FlowSlot;
 use ringway_engine::tables::NODE_PORT_ALIAS;
 
@@ -24,6 +25,8 @@ pub struct LoadOptions {
     pub pin_dir: PathBuf,
     /// Slots of the flow table, [`ringway_engine::flow::FlowTable::slots_for`]: a power of two.
     pub flow_slots: usize,
+    /// Slots of the affinity table, [`ringway_engine::affinity::AffinityTable::slots_for`].
+    pub affinity_slots: usize,
     /// The host's side of the hostlink.
     pub rw1_ifindex: u32,
     /// Number of workers = queues of the hostlink, 1 to 256.
@@ -63,6 +66,7 @@ pub struct Programs {
     pub(crate) fds: ProgramFds,
     pub(crate) pin_dir: PathBuf,
     slots: &'static [FlowSlot],
+    affinity: &'static [AffinitySlot],
     seed: u64,
 }
 
@@ -117,10 +121,14 @@ impl Programs {
         rodata.node_port_alias = u32::from_ne_bytes(NODE_PORT_ALIAS.octets());
         open.maps.flows4.set_max_entries(1 << bucket_bits).map_err(|source| Error::Map { action: "sizing", map: "flows4", source })?;
 
+        let affinity_slots = u32::try_from(options.affinity_slots).unwrap_or(u32::MAX);
+        open.maps.affinity4.set_max_entries(affinity_slots).map_err(|source| Error::Map { action: "sizing", map: "affinity4", source })?;
+
         let maps = &mut open.maps;
         let stale = stale.as_deref();
         let fates = [
             ("flows4", pins::take_over(&mut maps.flows4, "flows4", &dir.join("flows4"), stale)?),
+            ("affinity4", pins::take_over(&mut maps.affinity4, "affinity4", &dir.join("affinity4"), stale)?),
             ("frontends4", pins::take_over(&mut maps.frontends4, "frontends4", &dir.join("frontends4"), stale)?),
             ("vips4", pins::take_over(&mut maps.vips4, "vips4", &dir.join("vips4"), stale)?),
             ("snat4", pins::take_over(&mut maps.snat4, "snat4", &dir.join("snat4"), stale)?),
@@ -161,6 +169,7 @@ impl Programs {
         // First the seed, then the table that needs it: a crash between them must not leave a table without.
         named(&maps.node_meta, "node_meta")?.upsert(&0u32.to_ne_bytes(), &meta.to_bytes())?;
         let flows4 = named(&maps.flows4, "flows4")?;
+        let affinity4 = named(&maps.affinity4, "affinity4")?;
         // Only the programs use it; it is pinned for the next start.
         named(&maps.node_peers4, "node_peers4")?;
         let progs = &skel.progs;
@@ -191,6 +200,7 @@ impl Programs {
             },
             pin_dir: options.pin_dir.clone(),
             slots: flows::map_slots(flows4.handle.as_fd(), meta.bucket_bits)?,
+            affinity: flows::map_affinity(affinity4.handle.as_fd(), options.affinity_slots)?,
             seed: meta.seed,
         })
     }
@@ -198,6 +208,11 @@ impl Programs {
     /// The flow table's slots: shared memory with the BPF programs. Lives as long as the process.
     pub fn flow_slots(&self) -> &'static [FlowSlot] {
         self.slots
+    }
+
+    /// The affinity table's slots, likewise, though no program reads them.
+    pub fn affinity_slots(&self) -> &'static [AffinitySlot] {
+        self.affinity
     }
 
     /// The seed of the flow table's hash: random when the table was first made, then kept with it.

@@ -17,6 +17,9 @@ pub const STATE_DIR_DEFAULT: &str = "/run/ringway";
 /// 4 slots of 64 bytes per flow 64 MiB of memory. Larger tables cost memory, not time: a lookup stays within two cache lines.
 pub const FLOWS_MAX_DEFAULT: u32 = 262_144;
 
+/// 32 bytes each: 4 MiB.
+const AFFINITY_MAX_DEFAULT: u32 = 131_072;
+const AFFINITY_MAX_RANGE: std::ops::RangeInclusive<u32> = 16..=16_777_216;
 /// Least and most of `--flows-max`. 2^24 flows are 4 GiB of table.
 const FLOWS_MAX_RANGE: std::ops::RangeInclusive<u32> = 64..=16_777_216;
 
@@ -84,6 +87,10 @@ pub struct Settings {
     /// Most flows at a time [default: 262144]
     #[arg(long, value_name = "N")]
     pub flows_max: Option<u32>,
+
+    /// Most clients that session affinity remembers, one for each service port [default: 131072]
+    #[arg(long, value_name = "N")]
+    pub affinity_max: Option<u32>,
 
     /// Idle time-out of a TCP connection whose SYN was not answered [default: 2m]
     #[arg(long, value_name = "DURATION")]
@@ -177,6 +184,7 @@ pub struct Config {
     pub pod_delivery: PodDelivery,
     pub announce: bool,
     pub flows_max: u32,
+    pub affinity_max: u32,
     pub timeouts: FlowTimeouts,
     pub on_stop: OnStop,
     /// `None`: off.
@@ -265,6 +273,7 @@ impl Settings {
             pod_delivery: self.pod_delivery.or(file.pod_delivery),
             announce: self.announce.or(file.announce),
             flows_max: self.flows_max.or(file.flows_max),
+            affinity_max: self.affinity_max.or(file.affinity_max),
             timeout_tcp_syn: self.timeout_tcp_syn.or(file.timeout_tcp_syn),
             timeout_tcp_established: self.timeout_tcp_established.or(file.timeout_tcp_established),
             timeout_tcp_close_wait: self.timeout_tcp_close_wait.or(file.timeout_tcp_close_wait),
@@ -301,6 +310,10 @@ impl Settings {
         if !FLOWS_MAX_RANGE.contains(&flows_max) {
             wrong.push(format!("--flows-max: must be between {} and {}", FLOWS_MAX_RANGE.start(), FLOWS_MAX_RANGE.end()));
         }
+        let affinity_max = self.affinity_max.unwrap_or(AFFINITY_MAX_DEFAULT);
+        if !AFFINITY_MAX_RANGE.contains(&affinity_max) {
+            wrong.push(format!("--affinity-max: must be between {} and {}", AFFINITY_MAX_RANGE.start(), AFFINITY_MAX_RANGE.end()));
+        }
         for address in &self.snat_address {
             if address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast() {
                 wrong.push(format!("--snat-address: {address} cannot be the source of a connection"));
@@ -324,6 +337,7 @@ impl Settings {
             },
             announce: self.announce.unwrap_or(false),
             flows_max,
+            affinity_max,
             timeouts: FlowTimeouts {
                 tcp_syn: self.timeout_tcp_syn.unwrap_or(timeouts.tcp_syn),
                 tcp_established: self.timeout_tcp_established.unwrap_or(timeouts.tcp_established),

@@ -188,6 +188,9 @@ fn line(key: &FrontendKey, frontend: &Frontend) -> String {
         let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
         write!(line, " from {}", ranges.join(",")).unwrap();
     }
+    if let Some(affinity) = frontend.affinity {
+        write!(line, " sticky {} ticks", affinity.timeout).unwrap();
+    }
     if frontend.outside == frontend.inside {
         write!(line, " -> {}", target(&frontend.outside)).unwrap();
     } else {

@@ -5,6 +5,7 @@
 
 use std::net::Ipv4Addr;
 
+use crate::affinity::{AffinityTable, Contended};
 use crate::flow::{FlowKey, FlowOp, FlowTable, Hook, InsertError, NewFlow, Rewrite, SlotIndex, Tuple, flow_hash};
 use crate::hops::address;
 use crate::random::Random;
@@ -34,6 +35,7 @@ pub enum Client {
 pub struct Binder<'a> {
     pub snapshot: &'a Snapshot,
     pub flows: &'a FlowTable,
+    pub affinity: &'a AffinityTable,
     pub random: &'a mut Random,
     pub worker: usize,
     pub workers: usize,
@@ -68,21 +70,39 @@ impl Binder<'_> {
         bound.map(Some)
     }
 
-    /// Whether the packet's client may reach this backend by the frontend that it addresses.
+    /// Whether the packet's client may go on with this backend by the frontend that it addresses.
     pub fn permits(&self, client: Client, flow: &Ipv4Flow, backend: (Ipv4Addr, u16)) -> bool {
         let (address, port) = flow.tuple.dst();
         let frontend = self.snapshot.frontends.lookup(&FrontendKey { address, port, protocol: flow.protocol });
-        let set = frontend.and_then(|frontend| reachable(frontend, client, flow).ok());
-        set.is_some_and(|set| set.backends.iter().any(|other| (other.address, other.port) == backend))
+        let Some(frontend) = frontend else { return false };
+        if let Some(affinity) = frontend.affinity
+            && self.affinity.renew(affinity, flow.tuple.saddr, self.now) != Some(backend)
+        {
+            return false;
+        }
+        reachable(frontend, client, flow).is_ok_and(|set| find(set, backend).is_some())
     }
 
     fn select(&mut self, frontend: &Frontend, client: Client, flow: &Ipv4Flow) -> Result<Backend, Verdict> {
         let set = reachable(frontend, client, flow)?;
-        let index = match &set.maglev {
-            Some(maglev) => maglev.select(flow_hash(MAGLEV_SEED, &flow.tuple.at(0, Hook::UplinkIn, flow.protocol))),
-            None => self.random.below(set.backends.len()),
+        let random = &mut *self.random;
+        let mut choose = || {
+            let index = match &set.maglev {
+                Some(maglev) => maglev.select(flow_hash(MAGLEV_SEED, &flow.tuple.at(0, Hook::UplinkIn, flow.protocol))),
+                None => random.below(set.backends.len()),
+            };
+            set.backends.get(index)
         };
-        set.backends.get(index).copied().ok_or(Verdict::Drop(DropReason::NoBackend))
+        let backend = match frontend.affinity {
+            None => choose().copied(),
+            Some(affinity) => {
+                let choose = || choose().map(|backend| (backend.address, backend.port));
+                let may_reach = |backend| find(set, backend).is_some();
+                let settled = self.affinity.settle(affinity, flow.tuple.saddr, self.now, may_reach, choose);
+                settled.map_err(|Contended| Verdict::Again)?.and_then(|backend| find(set, backend))
+            }
+        };
+        backend.ok_or(Verdict::Drop(DropReason::NoBackend))
     }
 
     /// From outside: a backend here keeps the client's address, one elsewhere gets ours so that the reply returns.
@@ -354,6 +374,10 @@ fn reachable<'a>(frontend: &'a Frontend, client: Client, flow: &Ipv4Flow) -> Res
         Target::NoBackend => Err(Verdict::Drop(DropReason::NoBackend)),
         Target::PolicyLocal => Err(Verdict::Drop(DropReason::PolicyLocal)),
     }
+}
+
+fn find(set: &BackendSet, (address, port): (Ipv4Addr, u16)) -> Option<Backend> {
+    set.backends.iter().find(|backend| (backend.address, backend.port) == (address, port)).copied()
 }
 
 /// Packets that cannot begin a flow, whatever they claim.

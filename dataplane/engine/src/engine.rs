@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use arrayvec::ArrayVec;
 
+use crate::affinity::AffinityTable;
 use crate::arp::{self, ArpAction};
 use crate::bind::{self, Binder, Client};
 use crate::flow::{FlowKey, FlowOp, FlowTable, Hook, SEEN_FIN, SEEN_RST, SlotIndex, TICKS_PER_SECOND, Timeouts};
@@ -61,6 +62,7 @@ pub struct EngineConfig {
 pub struct Engine {
     config: EngineConfig,
     flows: Arc<FlowTable>,
+    affinity: Arc<AffinityTable>,
     counts: VerdictCounts,
     random: Random,
     hops: HopCache,
@@ -92,9 +94,9 @@ enum Stage {
 }
 
 impl Engine {
-    pub fn new(config: EngineConfig, flows: Arc<FlowTable>) -> Engine {
+    pub fn new(config: EngineConfig, flows: Arc<FlowTable>, affinity: Arc<AffinityTable>) -> Engine {
         let random = Random::new(config.seed);
-        Engine { config, flows, counts: VerdictCounts::default(), random, hops: HopCache::new(), refusals: Limiter::new() }
+        Engine { config, flows, affinity, counts: VerdictCounts::default(), random, hops: HopCache::new(), refusals: Limiter::new() }
     }
 
     /// Decides and rewrites a batch of at most [`BATCH_MAX`]: `verdicts[i]` is for `packets[i]`. `now` in ticks.
@@ -168,6 +170,7 @@ impl Engine {
         let mut binder = Binder {
             snapshot,
             flows: &self.flows,
+            affinity: &self.affinity,
             random: &mut self.random,
             worker: self.config.worker,
             workers: self.config.workers,

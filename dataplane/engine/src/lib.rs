@@ -3,6 +3,7 @@
 //! Pure: no ring, no system call, no clock, no lock, no allocation per packet. The shell around it is `ringway-io`.
 #![forbid(unsafe_code)]
 
+pub mod affinity;
 pub mod arp;
 mod bind;
 pub mod checksum;

@@ -1,6 +1,7 @@
 //! The lab tests: `ringway` on real devices, with real clients. One topic a file. They need root and the release binary.
 #![forbid(unsafe_code)]
 
+mod affinity;
 mod announcement;
 mod bulk;
 mod changes;

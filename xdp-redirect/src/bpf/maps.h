@@ -26,6 +26,22 @@ struct {
 	__type(value, struct bucket4);
 } flows4 SEC(".maps");
 
+/* Which backend a client has at a service port: the workers' alone, here because a pinned map outlives the process.
+ * The layout is that of dataplane/engine/src/affinity.rs. */
+struct affinity4 {
+	__u64 key, backend;
+	__u32 last, timeout;
+	__u64 reserved;
+};
+_Static_assert(sizeof(struct affinity4) == 32, "the stride of the mapped array");
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 16); /* set before load */
+	__type(key, __u32);
+	__type(value, struct affinity4);
+} affinity4 SEC(".maps");
+
 /* Address and port in network byte order. */
 struct frontend4 {
 	__u32 address;

@@ -29,6 +29,7 @@ impl Scratch {
         LoadOptions {
             pin_dir: self.pin_dir.clone(),
             flow_slots: FlowTable::slots_for(FLOWS_MAX),
+            affinity_slots: 64,
             rw1_ifindex: 1,
             workers: 2,
             generic_uplinks: false,

@@ -73,7 +73,14 @@ impl Control {
                 })
                 .collect(),
             workers: answer::workers(&workers, &stats),
-            limits: answer::limits(self.compiler.services_len(), &snapshot, self.tables.vips().len(), &self.parts.flows, &stats),
+            limits: answer::limits(
+                self.compiler.services_len(),
+                &snapshot,
+                self.tables.vips().len(),
+                (&self.parts.flows, &self.parts.affinity),
+                now_ticks(),
+                &stats,
+            ),
             snat: snapshot
                 .node
                 .snat

@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use anyhow::Context;
+use ringway_engine::affinity::AffinityTable;
 use ringway_engine::engine::{Engine, EngineConfig};
 use ringway_engine::flow::{FlowTable, Timeouts};
 use ringway_engine::tables::Snapshot;
@@ -34,6 +35,7 @@ pub struct Packets {
 #[derive(Clone, Debug)]
 pub struct Parts {
     pub flows: Arc<FlowTable>,
+    pub affinity: Arc<AffinityTable>,
     pub timeouts: Timeouts,
     pub maps: SocketMaps,
     /// Slots of the flow table.
@@ -55,7 +57,7 @@ impl Packets {
                 timeouts: parts.timeouts,
                 seed: random(),
             };
-            Engine::new(config, Arc::clone(&parts.flows))
+            Engine::new(config, Arc::clone(&parts.flows), Arc::clone(&parts.affinity))
         };
         let engines = workers.iter().enumerate().map(engine).collect();
         let mut config = DataplaneConfig::new(workers);

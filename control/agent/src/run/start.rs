@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
+use ringway_engine::affinity::AffinityTable;
 use ringway_engine::flow::FlowTable;
 use ringway_engine::tables::Uplink;
 use ringway_io::{FrameSize, ethtool};
@@ -57,6 +58,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     let mut load = LoadOptions {
         pin_dir: bpffs.path.clone(),
         flow_slots: FlowTable::slots_for(config.flows_max as usize),
+        affinity_slots: AffinityTable::slots_for(config.affinity_max as usize),
         rw1_ifindex: hostlink.rw1_ifindex,
         workers: workers as u32,
         generic_uplinks: plans.iter().any(|plan| plan.xdp == XdpMode::Generic),
@@ -94,7 +96,8 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
 
     tables.filter.before_snapshot(&mut programs::KernelMaps(&loaded));
     let maps = SocketMaps { uplinks: clone_fd(&loaded.xsks_uplinks)?, hostlink: clone_fd(&loaded.xsks_hostlink)? };
-    let parts = Parts { flows: Arc::new(flows), timeouts: config.timeouts.ticks(), maps, slots: slots.len() };
+    let affinity = Arc::new(AffinityTable::over(loaded.affinity_slots(), loaded.seed()));
+    let parts = Parts { flows: Arc::new(flows), affinity, timeouts: config.timeouts.ticks(), maps, slots: slots.len() };
     let frame_mtu = hostlink.mtu.max(node.uplinks.iter().map(|uplink| uplink.mtu).max().unwrap_or(0));
     let frame_size = FrameSize::for_mtu(frame_mtu).with_context(|| format!("no frame holds packets of an MTU of {frame_mtu}"))?;
     let shape = Shape { uplinks: plans, rw0_ifindex: hostlink.rw0_ifindex, workers, frame_size };

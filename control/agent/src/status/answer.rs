@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ringway_engine::affinity::AffinityTable;
 use ringway_engine::flow::{FlowKey, FlowOp, FlowRecord, FlowState, FlowTable, Hook, Rewrite, TICK_SHIFT};
 use ringway_engine::tables::{BackendSet, Devices, Snapshot, Target};
 use ringway_engine::verdict::DropReason;
@@ -70,7 +71,14 @@ pub fn frames(stats: &[WorkerStats]) -> FramesDocument {
 }
 
 /// How full everything is. Backends are those in force, each address and port once.
-pub fn limits(services: usize, snapshot: &Snapshot, vips: usize, flows: &FlowTable, stats: &[WorkerStats]) -> LimitsDocument {
+pub fn limits(
+    services: usize,
+    snapshot: &Snapshot,
+    vips: usize,
+    (flows, affinity): (&FlowTable, &AffinityTable),
+    now: u32,
+    stats: &[WorkerStats],
+) -> LimitsDocument {
     let targets = snapshot.frontends.iter().flat_map(|(_, frontend)| [&frontend.outside, &frontend.inside]);
     let sets = targets.filter_map(|target| if let Target::Backends(set) = target { Some(set) } else { None });
     // Frontends of one service port share their set.
@@ -84,6 +92,8 @@ pub fn limits(services: usize, snapshot: &Snapshot, vips: usize, flows: &FlowTab
         vips: limit(vips, crate::programs::VIPS_MAX),
         backends: limit(backends.len(), 0),
         flows: limit(flows.len(), flows.flows_max()),
+        affinity: limit(affinity.len(now), affinity.entries_max()),
+        affinity_evicted: affinity.evicted(),
         frames: Limit { count: frames.total.saturating_sub(frames.pool + frames.fill), max: frames.total },
     }
 }

@@ -78,6 +78,12 @@ pub struct LimitsDocument {
     pub vips: Limit,
     pub backends: Limit,
     pub flows: Limit,
+    /// Clients with session affinity, one for each service port.
+    #[serde(default)]
+    pub affinity: Limit,
+    /// Of those, in force, that had to make room for others since the start.
+    #[serde(default)]
+    pub affinity_evicted: u64,
     /// Frames of all workers that hold a packet.
     pub frames: Limit,
 }

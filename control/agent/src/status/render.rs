@@ -77,6 +77,7 @@ fn status(document: &StatusDocument) -> String {
         ("VIPs", l.vips),
         ("backends", l.backends),
         ("flows", l.flows),
+        ("affinity", l.affinity),
         ("frames in use", l.frames),
     ] {
         limits.row([name.into(), limit.count.to_string(), if limit.max == 0 { "-".into() } else { limit.max.to_string() }]);

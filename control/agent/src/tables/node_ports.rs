@@ -67,7 +67,7 @@ mod tests {
 
     fn frontend(kind: FrontendKind) -> Option<Frontend> {
         let service = Arc::new(ServicePortName { namespace: "default".into(), name: "web".into(), port: String::new() });
-        Some(Frontend { service, kind, outside: Target::NoBackend, inside: Target::NoBackend, source_ranges: None })
+        Some(Frontend { service, kind, outside: Target::NoBackend, inside: Target::NoBackend, source_ranges: None, affinity: None })
     }
 
     #[test]

@@ -36,6 +36,7 @@ fn frontend(backend: Ipv4Addr, local: bool) -> Frontend {
         outside: target.clone(),
         inside: target,
         source_ranges: None,
+        affinity: None,
     }
 }
 

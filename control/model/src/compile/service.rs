@@ -5,13 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
+use ringway_engine::affinity::Affinity;
 use ringway_engine::maglev::Maglev;
 use ringway_engine::tables::{Backend, BackendSet, Frontend, FrontendKey, FrontendKind, ServicePortName, Target};
 
 use super::health::{self, HealthCheck, NoLocalEndpoints};
 use super::vips::Vip;
 use crate::cluster::Cluster;
-use crate::model::{Protocol, ServiceModel, ServicePort, TrafficPolicy};
+use crate::model::{Protocol, ServiceModel, ServicePort, SessionAffinity, TrafficPolicy};
 use crate::select::{Location, PortEndpoint, Selected, merge, select};
 
 /// The same on every node and in every version, or nodes that announce the same address would not agree on backends.
@@ -59,6 +60,10 @@ pub(super) fn compile(cluster: &Cluster, service: &ServiceModel, here: Here<'_>,
             port: port.name.clone(),
         });
         let serving = Arc::new(serving(&endpoints));
+        let affinity = match service.session_affinity {
+            SessionAffinity::None => None,
+            SessionAffinity::ClientIp { timeout_s } => Some(Affinity::new(&name, port.protocol.number(), timeout_s)),
+        };
         for (kind, address, number) in addresses(service, port, here.node_port_addresses) {
             let (outside, inside) = targets.of(service, kind);
             let frontend = Frontend {
@@ -67,6 +72,7 @@ pub(super) fn compile(cluster: &Cluster, service: &ServiceModel, here: Here<'_>,
                 outside,
                 inside,
                 source_ranges: source_ranges.as_ref().filter(|_| kind == FrontendKind::LoadBalancerIp).map(Arc::clone),
+                affinity,
             };
             let key = FrontendKey { address, port: number, protocol: port.protocol.number() };
             // The same address as two kinds (an externalIP that is also an LB IP): the first, for it is the stricter one.

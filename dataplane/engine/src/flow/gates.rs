@@ -9,13 +9,13 @@ const GATES: usize = 1024;
 const SPINS_MAX: usize = 64;
 
 #[derive(Debug)]
-pub(super) struct Gates {
+pub(crate) struct Gates {
     closed: Box<[AtomicBool]>,
 }
 
 /// Two gates held; they open again when this is dropped.
 #[derive(Debug)]
-pub(super) struct Passage<'a> {
+pub(crate) struct Passage<'a> {
     first: &'a AtomicBool,
     second: Option<&'a AtomicBool>,
 }

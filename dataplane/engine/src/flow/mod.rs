@@ -23,9 +23,11 @@ mod table;
 
 pub use entry::*;
 pub use expiry::{FlowState, Timeouts};
+pub(crate) use gates::Gates;
 pub use hash::{buckets_of, flow_hash};
 pub use insert::{InsertError, NewFlow};
 pub use record::FlowRecord;
+pub(crate) use slot::elapsed;
 pub use table::{FlowTable, SlotIndex};
 
 #[cfg(test)]

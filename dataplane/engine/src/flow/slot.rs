@@ -92,7 +92,7 @@ impl FlowSlot {
 
 /// Ticks from `then` to `now`; 0 if `then` is ahead: CPUs do not read the clock at the same time. Right over the wrap of the
 /// counter (2.3 years) for anything younger than 1.1 years.
-pub(super) fn elapsed(then: u32, now: u32) -> u32 {
+pub(crate) fn elapsed(then: u32, now: u32) -> u32 {
     let ticks = now.wrapping_sub(then);
     if ticks > u32::MAX / 2 { 0 } else { ticks }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use rustc_hash::FxHashMap;
 
+use crate::affinity::Affinity;
 use crate::maglev::Maglev;
 
 /// What clients address. `protocol` is the IP protocol number (6 TCP, 17 UDP).
@@ -77,6 +78,8 @@ pub struct Frontend {
     pub inside: Target,
     /// `loadBalancerSourceRanges` of this family; `None` = unrestricted. Load-balancer addresses only.
     pub source_ranges: Option<Arc<[Ipv4Net]>>,
+    /// A client sticks to its backend; all frontends of a service port have the same.
+    pub affinity: Option<Affinity>,
 }
 
 /// A power of two; one shard of 10 000 services has about 40 frontends, cheap to copy when one of them changes.

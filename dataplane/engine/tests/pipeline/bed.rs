@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
+use ringway_engine::affinity::AffinityTable;
 use ringway_engine::engine::{BATCH_MAX, Engine, EngineConfig, Origin, Packet};
 use ringway_engine::flow::{FlowTable, Hook, Timeouts};
 use ringway_engine::order::{Upcall, upcall_mac};
@@ -54,6 +55,7 @@ pub fn pod_mac(address: Ipv4Addr) -> [u8; 6] {
 pub struct Bed {
     pub snapshot: Snapshot,
     pub flows: Arc<FlowTable>,
+    pub affinity: Arc<AffinityTable>,
     pub engine: Engine,
     pub now: u32,
 }
@@ -73,8 +75,9 @@ impl Bed {
     pub fn with(flows_max: usize, ports: (u16, u16), pod_delivery: PodDelivery) -> Bed {
         let flows = Arc::new(FlowTable::in_memory(flows_max, 1, 7));
         let config = EngineConfig { worker: 0, workers: 1, transmits_on: vec![true], timeouts: Timeouts::default(), seed: 42 };
-        let engine = Engine::new(config, Arc::clone(&flows));
-        let mut bed = Bed { snapshot: tables(ports, pod_delivery), flows, engine, now: 1000 };
+        let affinity = Arc::new(AffinityTable::in_memory(1024, 7));
+        let engine = Engine::new(config, Arc::clone(&flows), Arc::clone(&affinity));
+        let mut bed = Bed { snapshot: tables(ports, pod_delivery), flows, affinity, engine, now: 1000 };
         bed.snapshot.generation = 1;
         bed
     }
@@ -99,6 +102,7 @@ impl Bed {
                 outside: Target::NoBackend,
                 inside: Target::NoBackend,
                 source_ranges: None,
+                affinity: None,
             },
             |frontend| Frontend::clone(frontend),
         );

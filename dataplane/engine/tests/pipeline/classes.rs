@@ -241,7 +241,7 @@ fn without_a_queue_on_the_uplink_the_kernel_sends() {
         timeouts: ringway_engine::flow::Timeouts::default(),
         seed: 1,
     };
-    bed.engine = ringway_engine::engine::Engine::new(config, std::sync::Arc::clone(&bed.flows));
+    bed.engine = ringway_engine::engine::Engine::new(config, std::sync::Arc::clone(&bed.flows), std::sync::Arc::clone(&bed.affinity));
     let out = bed.run(Origin::Uplink(0), &tcp(CLIENT_END, FRONTEND, SYN, b""));
     assert_eq!((out.verdict, macs(&out.frame).0), (Verdict::Host, order_mac(Order::Neigh, UPLINK)));
 }

@@ -1,6 +1,7 @@
 //! The engine as a whole, one story per traffic class: frames in, verdicts and frames out.
 #![forbid(unsafe_code)]
 
+mod affinity;
 mod answers;
 mod bed;
 mod classes;
