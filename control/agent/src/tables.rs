@@ -106,6 +106,7 @@ impl Tables {
         if !update.frontends.is_empty() {
             self.snapshot.frontends = self.snapshot.frontends.with(update.frontends);
         }
+        let touched: Vec<Ipv4Addr> = update.vips.iter().map(|(address, _)| *address).collect();
         for (address, vip) in update.vips {
             let is_cluster_ip = vip.is_some_and(|vip| vip.cluster_ip);
             match vip {
@@ -122,17 +123,24 @@ impl Tables {
             }
             self.want_vip(address);
         }
-        self.follow_announced()
+        self.follow_announced(touched)
     }
 
-    /// Addresses for which this node answers: the VIPs if it is told to, and SNAT addresses that no device has. Returns those that are
-    /// new.
-    fn follow_announced(&mut self) -> Vec<Ipv4Addr> {
-        let candidates = self.vips.keys().chain(&self.settings.snat_addresses);
-        let announced: FxHashSet<Ipv4Addr> = candidates.filter(|address| self.is_announced(address)).copied().collect();
-        let new = announced.difference(&self.snapshot.announced).copied().collect();
-        if announced != *self.snapshot.announced {
-            self.snapshot.announced = Arc::new(announced);
+    /// Addresses for which this node answers: the VIPs if it is told to, and SNAT addresses that no device has. Looks at those that were
+    /// touched and returns those that are new.
+    fn follow_announced(&mut self, touched: Vec<Ipv4Addr>) -> Vec<Ipv4Addr> {
+        let mut new = Vec::new();
+        for address in touched.into_iter().chain(self.settings.snat_addresses.clone()) {
+            match (self.is_announced(&address), self.snapshot.announced.contains(&address)) {
+                (true, false) => {
+                    Arc::make_mut(&mut self.snapshot.announced).insert(address);
+                    new.push(address);
+                }
+                (false, true) => {
+                    Arc::make_mut(&mut self.snapshot.announced).remove(&address);
+                }
+                _ => {}
+            }
         }
         new
     }

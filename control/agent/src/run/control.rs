@@ -12,7 +12,7 @@ use rustc_hash::FxHashSet;
 use xdp_redirect::{LoadOptions, Programs};
 
 use super::announce::{Announcer, Stations};
-use super::hops::Hops;
+use super::hops::{Hops, backends_of};
 use super::node::Node;
 use super::packets::{Packets, Parts};
 use super::sources::{Event, Sources, StopSignals};
@@ -67,7 +67,7 @@ impl Control {
     /// The last steps of the start: routes, neighbors, announcement.
     pub async fn finish_start(&mut self, announced: Vec<Ipv4Addr>) {
         self.add_routes().await;
-        self.hops.follow_backends(&self.tables.snapshot()).await;
+        self.hops.refresh(&self.tables.snapshot()).await;
         self.announcer.announce(announced);
         self.log_problems();
         let node = self.tables.node();
@@ -143,15 +143,13 @@ impl Control {
         if !changes.is_empty() {
             let mut update = self.compiler.apply(changes);
             note_update(&self.servers, &self.compiler, &self.config.node_name, &mut update);
-            let backends_changed = !update.frontends.is_empty();
+            let backends = backends_of(update.frontends.iter().filter_map(|(_, frontend)| frontend.as_ref()));
             let stopped = std::mem::take(&mut update.stopped);
             let announced = self.tables.apply_model(update);
             let generation = self.publish().await;
             stopped::remove_flows(&self.parts.flows, self.packets.dataplane.publisher(), generation, stopped);
             self.announcer.announce(announced);
-            if backends_changed {
-                self.hops.follow_backends(&self.tables.snapshot()).await;
-            }
+            self.hops.follow_backends(&self.tables.snapshot(), backends).await;
         }
         self.log_problems();
     }

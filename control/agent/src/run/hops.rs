@@ -1,8 +1,9 @@
 //! The neighbors that packets are sent to. The kernel does not see our packets, so it would let them grow stale: we ask for them.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-use ringway_engine::tables::{DeviceKind, Snapshot, Target};
+use ringway_engine::tables::{DeviceKind, Frontend, Snapshot, Target};
 use ringway_io::Dataplane;
 use rustc_hash::FxHashSet;
 
@@ -43,22 +44,19 @@ impl Hops {
         self.resolve(wanted, snapshot).await;
     }
 
-    /// The backends or the ways to them have changed: resolve before the first packet.
-    pub async fn follow_backends(&mut self, snapshot: &Snapshot) {
-        let targets = snapshot.frontends.iter().flat_map(|(_, frontend)| [&frontend.outside, &frontend.inside]);
-        let sets = targets.filter_map(|target| if let Target::Backends(set) = target { Some(set) } else { None });
-        let addresses: FxHashSet<Ipv4Addr> = sets.flat_map(|set| set.backends.iter().map(|backend| backend.address)).collect();
-        // From where the workers send: their source only matters where a rule names it, and the device where it names that.
-        let source = snapshot.node.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        let hops = next_hops(&snapshot.fib, source, None, addresses);
-        let new: Vec<_> = hops.difference(&self.backends).take(KEPT_FRESH_MAX).copied().collect();
-        self.backends = hops;
+    /// Some frontends have changed: the ways to their backends are resolved before the first packet. Those that are in use no more
+    /// are forgotten by the next [`Hops::refresh`].
+    pub async fn follow_backends(&mut self, snapshot: &Snapshot, backends: FxHashSet<Ipv4Addr>) {
+        let mut hops = ways(snapshot, backends);
+        hops.retain(|hop| !self.backends.contains(hop));
+        let new: Vec<_> = hops.iter().take(KEPT_FRESH_MAX).copied().collect();
+        self.backends.extend(hops);
         self.resolve(new, snapshot).await;
     }
 
     /// Keeps those in use fresh. Those of a worker's wish that the kernel could not resolve are forgotten; it would ask again.
     pub async fn refresh(&mut self, snapshot: &Snapshot) {
-        self.follow_backends(snapshot).await;
+        self.backends = ways(snapshot, backends_of(snapshot.frontends.iter().map(|(_, frontend)| &**frontend)));
         self.asked.retain(|key| snapshot.neighbors.by_address.contains_key(key));
         let in_use: Vec<_> = self.in_use().into_iter().take(KEPT_FRESH_MAX).collect();
         self.resolve(in_use, snapshot).await;
@@ -78,6 +76,21 @@ impl Hops {
     }
 }
 
+/// The addresses of the backends of these frontends.
+pub fn backends_of<'a>(frontends: impl Iterator<Item = &'a Frontend>) -> FxHashSet<Ipv4Addr> {
+    let targets = frontends.flat_map(|frontend| [&frontend.outside, &frontend.inside]);
+    let sets = targets.filter_map(|target| if let Target::Backends(set) = target { Some(set) } else { None });
+    // Frontends of one service share their sets.
+    let mut seen = FxHashSet::default();
+    sets.filter(|set| seen.insert(Arc::as_ptr(set))).flat_map(|set| set.backends.iter().map(|backend| backend.address)).collect()
+}
+
+/// Where the workers send what is for these backends: the source only matters where a rule names it, and the device where it names that.
+fn ways(snapshot: &Snapshot, backends: FxHashSet<Ipv4Addr>) -> FxHashSet<(u32, Ipv4Addr)> {
+    let source = snapshot.node.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    next_hops(&snapshot.fib, source, None, backends)
+}
+
 /// Not what somebody has set for good, nor behind devices to which the kernel sends for us: it resolves what it needs there.
 fn is_ours_to_ask(snapshot: &Snapshot, neighbor: &(u32, Ipv4Addr)) -> bool {
     let kind = snapshot.devices.get(neighbor.0).map(|device| device.kind);
@@ -88,7 +101,6 @@ fn is_ours_to_ask(snapshot: &Snapshot, neighbor: &(u32, Ipv4Addr)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     use ringway_engine::tables::{Device, Devices, Neighbors};
 
