@@ -9,6 +9,7 @@ mod announce;
 mod answers;
 mod control;
 mod hops;
+mod misplaced;
 mod node;
 mod notices;
 mod packets;

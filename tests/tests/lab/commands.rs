@@ -1,7 +1,7 @@
 //! The commands that look into the running process.
 
 use anyhow::{Context, Result, ensure};
-use ringway_tests::lab::{RingwayOptions, Topology};
+use ringway_tests::lab::{RingwayOptions, Service, Topology, address};
 
 use crate::{VIP_80, VIP_URL, serving};
 
@@ -63,6 +63,21 @@ fn iperf3_through_the_vip() -> Result<()> {
             let mbits = sum["bits_per_second"].as_f64().unwrap_or(0.0) / 1e6;
             ensure!(mbits > 20.0, "iperf3 {more:?}: {mbits:.1} Mbit/s: {end}");
         }
+        Ok(())
+    })
+}
+
+#[test]
+fn pods_that_bypass_the_node_are_named() -> Result<()> {
+    serving("misplaced", Topology::new(), RingwayOptions::default(), &["a1"], |_, ringway| {
+        // An address of the LAN, as a pod on a macvlan has it.
+        let pod = Service::new("macvlan").cluster_ip(address::CLUSTER_IP2).tcp(80, 8080).endpoint("10.0.0.50", "node1");
+        ringway.publish(&[pod])?;
+        ringway.kill();
+        ringway.start_again()?;
+        let problems = ringway.status()?["problems"].to_string();
+        ensure!(problems.contains("endpoint 10.0.0.50 of Service default/macvlan") && problems.contains("eth0"), "{problems}");
+        ensure!(!problems.contains("10.244.1.2"), "{problems}");
         Ok(())
     })
 }

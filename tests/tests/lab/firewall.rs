@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ringway_tests::lab::{Net, PodLink, RingwayOptions, Topology, address};
+use ringway_tests::lab::{Net, PodLink, RingwayOptions, Service, Topology, address};
 
 use crate::{CLUSTER_IP_80, VIP_80, VIP_URL, ensure_served, serving};
 
@@ -127,6 +127,29 @@ fn sysctls_of_the_node_stay_as_they_are() -> Result<()> {
         net.client.curl(VIP_URL)?;
         let after = net.node1.shell(settings)?;
         ensure!(before == after, "sysctls changed from {before} to {after}");
+        Ok(())
+    })
+}
+
+/// What the portmap plugin writes for a pod with `hostPort: 8081`.
+const HOST_PORT: &str = "table ip hostport {
+    chain prerouting { type nat hook prerouting priority dstnat; fib daddr type local tcp dport 8081 dnat to 10.244.1.2:8080; }
+    chain output { type nat hook output priority -100; fib daddr type local tcp dport 8081 dnat to 10.244.1.2:8080; }
+}";
+
+#[test]
+fn host_ports_are_not_shadowed() -> Result<()> {
+    serving("host_ports", Topology::new(), RingwayOptions::default(), &[], |net, ringway| {
+        net.node1.nft(HOST_PORT)?;
+        // The same number on a VIP, and a NodePort on the same address.
+        let service = Service::new("web").cluster_ip(address::CLUSTER_IP).load_balancer_ip(address::VIP);
+        ringway.publish(&[service.tcp_node_port(8081, 8080, 30081).pods([net.pod("b1")?])])?;
+        for (who, client) in [("client", &net.client), ("pod", &net.pod("a2")?.namespace), ("node", &net.node1)] {
+            for (target, server) in [("10.0.0.11:8081", "a1"), ("10.0.0.11:30081", "b1"), ("10.0.0.100:8081", "b1")] {
+                let answer = client.line(target, 0)?;
+                ensure!(answer.starts_with(server), "{who} got {answer} from {target}");
+            }
+        }
         Ok(())
     })
 }

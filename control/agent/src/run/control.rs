@@ -13,6 +13,7 @@ use xdp_redirect::{LoadOptions, Programs};
 
 use super::announce::{Announcer, Stations};
 use super::hops::{Hops, backends_of};
+use super::misplaced::misplaced;
 use super::node::Node;
 use super::packets::{Packets, Parts};
 use super::sources::{Event, Sources, StopSignals};
@@ -59,6 +60,8 @@ pub struct Control {
     pub route_conflicts: Vec<VipConflict>,
     pub hops: Hops,
     pub announcer: Announcer,
+    /// See [`misplaced`]; looked for with each refresh.
+    pub misplaced: Vec<String>,
     /// Problems that were logged already and still stand.
     pub logged: BTreeSet<String>,
 }
@@ -68,6 +71,7 @@ impl Control {
     pub async fn finish_start(&mut self, announced: Vec<Ipv4Addr>) {
         self.add_routes().await;
         self.hops.refresh(&self.tables.snapshot()).await;
+        self.misplaced = misplaced(&self.tables.snapshot());
         self.announcer.announce(announced);
         self.log_problems();
         let node = self.tables.node();
@@ -223,6 +227,7 @@ impl Control {
     async fn refresh(&mut self) {
         self.repair_hostlink().await;
         self.hops.refresh(&self.tables.snapshot()).await;
+        self.misplaced = misplaced(&self.tables.snapshot());
         if self.rework().await {
             self.publish().await;
             self.announcer.announce(self.tables.snapshot().announced.iter().copied().collect());

@@ -53,6 +53,7 @@ impl Control {
             troubles.push(Trouble::error("node", sentence));
         }
         troubles.extend(self.servers.board.port_problems().into_iter().map(of("health_check_port")));
+        troubles.extend(self.misplaced.iter().cloned().map(of("endpoint")));
         troubles.extend(self.workers_missing.clone().into_iter().chain(self.worker_problems()).map(of("worker")));
         troubles
     }

@@ -119,6 +119,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
         route_conflicts: Vec::new(),
         hops: Hops::new()?,
         announcer: Announcer::new(stations),
+        misplaced: Vec::new(),
         logged: BTreeSet::new(),
         started: Instant::now(),
         config,
