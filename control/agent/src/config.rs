@@ -4,9 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use ipnet::Ipv4Net;
 use ringway_engine::flow::{TICKS_PER_SECOND, Timeouts};
 use ringway_engine::tables::PodDelivery;
+use ringway_model::NodePortAddresses;
 use serde::Deserialize;
+
+mod addresses;
 
 use crate::units::{BindAddress, PortRange, Seconds};
 
@@ -79,6 +83,16 @@ pub struct Settings {
     /// How packets from outside reach pods here [default: edge, so that the node's firewall sees them]
     #[arg(long, value_enum)]
     pub pod_delivery: Option<Delivery>,
+
+    /// Addresses of this node on which NodePorts answer: `primary`, `all`, or networks [default: primary]
+    #[arg(long = "nodeport-addresses", value_name = "primary|all|CIDR,...")]
+    #[serde(default, rename = "nodeport-addresses")]
+    pub node_port_addresses: Vec<String>,
+
+    /// Range of ClusterIPs, beside those of ServiceCIDR objects; repeat for several
+    #[arg(long, value_name = "CIDR")]
+    #[serde(default)]
+    pub service_cidr: Vec<String>,
 
     /// Answer ARP for LoadBalancer and external IPs on this node
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
@@ -183,6 +197,8 @@ pub struct Config {
     pub snat_ports: PortRange,
     pub pod_delivery: PodDelivery,
     pub announce: bool,
+    pub node_port_addresses: NodePortAddresses,
+    pub service_cidrs: Vec<Ipv4Net>,
     pub flows_max: u32,
     pub affinity_max: u32,
     pub timeouts: FlowTimeouts,
@@ -271,6 +287,8 @@ impl Settings {
             snat_address: if self.snat_address.is_empty() { file.snat_address } else { self.snat_address },
             snat_ports: self.snat_ports.or(file.snat_ports),
             pod_delivery: self.pod_delivery.or(file.pod_delivery),
+            node_port_addresses: list(self.node_port_addresses, file.node_port_addresses),
+            service_cidr: list(self.service_cidr, file.service_cidr),
             announce: self.announce.or(file.announce),
             flows_max: self.flows_max.or(file.flows_max),
             affinity_max: self.affinity_max.or(file.affinity_max),
@@ -310,6 +328,8 @@ impl Settings {
         if !FLOWS_MAX_RANGE.contains(&flows_max) {
             wrong.push(format!("--flows-max: must be between {} and {}", FLOWS_MAX_RANGE.start(), FLOWS_MAX_RANGE.end()));
         }
+        let node_port_addresses = addresses::node_port_addresses(&self.node_port_addresses, &mut wrong);
+        let service_cidrs = addresses::service_cidrs(&self.service_cidr, &mut wrong);
         let affinity_max = self.affinity_max.unwrap_or(AFFINITY_MAX_DEFAULT);
         if !AFFINITY_MAX_RANGE.contains(&affinity_max) {
             wrong.push(format!("--affinity-max: must be between {} and {}", AFFINITY_MAX_RANGE.start(), AFFINITY_MAX_RANGE.end()));
@@ -336,6 +356,8 @@ impl Settings {
                 Some(Delivery::Direct) => PodDelivery::Direct,
             },
             announce: self.announce.unwrap_or(false),
+            node_port_addresses,
+            service_cidrs,
             flows_max,
             affinity_max,
             timeouts: FlowTimeouts {

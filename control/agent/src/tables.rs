@@ -2,10 +2,11 @@
 
 mod node_ports;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use ipnet::Ipv4Net;
 use ringway_engine::tables::{
     Backend, Device, DeviceKind, Fib, FibResult, Frontend, FrontendKind, NODE_PORT_ALIAS, NodeTables, PodDelivery, Snapshot, SnatAddress,
     Target, Uplink,
@@ -30,6 +31,8 @@ pub struct TableSettings {
     pub snat_ports: PortRange,
     pub pod_delivery: PodDelivery,
     pub announce: bool,
+    /// Beside those of the ServiceCIDR objects.
+    pub service_cidrs: Vec<Ipv4Net>,
     pub rw1_ifindex: u32,
     pub rw1_mac: [u8; 6],
 }
@@ -43,6 +46,9 @@ pub struct Tables {
     vips: BTreeMap<Ipv4Addr, Vip>,
     node_ports: NodePorts,
     addresses: Arc<Vec<netlink::LocalAddress>>,
+    /// Of the ServiceCIDR objects.
+    service_cidrs: BTreeSet<Ipv4Net>,
+    refused_cidrs: BTreeSet<Ipv4Net>,
 }
 
 impl TableSettings {
@@ -53,6 +59,7 @@ impl TableSettings {
             snat_ports: config.snat_ports,
             pod_delivery: config.pod_delivery,
             announce: config.announce,
+            service_cidrs: config.service_cidrs.clone(),
             rw1_ifindex,
             rw1_mac,
         }
@@ -69,6 +76,8 @@ impl Tables {
             vips: BTreeMap::new(),
             node_ports: NodePorts::default(),
             addresses: Arc::default(),
+            service_cidrs: BTreeSet::new(),
+            refused_cidrs: BTreeSet::new(),
         }
     }
 
@@ -86,10 +95,21 @@ impl Tables {
         &self.vips
     }
 
-    /// Addresses that have a route into the hostlink.
-    pub fn routed(&self) -> FxHashSet<Ipv4Addr> {
+    /// What has a route into the hostlink: the ServiceCIDRs, and the addresses that none of them covers.
+    pub fn routed(&self) -> FxHashSet<Ipv4Net> {
         let alias = (!self.node_ports.is_empty()).then_some(NODE_PORT_ALIAS);
-        self.vips.keys().copied().chain(alias).collect()
+        let covering: Vec<&Ipv4Net> = self.service_cidrs().filter(|net| !self.refused_cidrs.contains(net)).collect();
+        let alone = self.vips.keys().copied().chain(alias).filter(|vip| !covering.iter().any(|net| net.contains(vip)));
+        alone.map(Ipv4Net::from).chain(self.service_cidrs().copied()).collect()
+    }
+
+    fn service_cidrs(&self) -> impl Iterator<Item = &Ipv4Net> {
+        self.settings.service_cidrs.iter().chain(&self.service_cidrs)
+    }
+
+    /// ServiceCIDRs whose routes the kernel did not take: their addresses need routes of their own.
+    pub fn refuse_cidrs(&mut self, refused: BTreeSet<Ipv4Net>) {
+        self.refused_cidrs = refused;
     }
 
     /// Takes in what the model made of changed objects. Returns the VIPs that are announced from now on.
@@ -107,6 +127,9 @@ impl Tables {
             self.snapshot.frontends = self.snapshot.frontends.with(update.frontends);
         }
         let touched: Vec<Ipv4Addr> = update.vips.iter().map(|(address, _)| *address).collect();
+        if let Some(cidrs) = update.service_cidrs {
+            self.service_cidrs = cidrs;
+        }
         for (address, vip) in update.vips {
             let is_cluster_ip = vip.is_some_and(|vip| vip.cluster_ip);
             match vip {

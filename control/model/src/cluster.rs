@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::jiff::Timestamp;
 
-use crate::model::{Change, EndpointSliceModel, Kind, Model, NodeModel, ObjectRef, ServiceModel, ServiceName};
+use crate::model::{Change, EndpointSliceModel, Kind, Model, NodeModel, ObjectRef, ServiceCidrModel, ServiceModel, ServiceName};
 
 /// What has to be compiled again after a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub struct Touched {
     pub services: BTreeSet<ServiceName>,
     /// Names of the nodes that changed.
     pub nodes: BTreeSet<String>,
+    /// A ServiceCIDR changed.
+    pub service_cidrs: bool,
     pub changed: Changed,
 }
 
@@ -34,6 +37,7 @@ pub struct Cluster {
     /// Namespace and name of a slice → its service, which a label can change.
     service_of_slice: HashMap<ServiceName, ServiceName>,
     nodes: HashMap<String, Arc<NodeModel>>,
+    service_cidrs: BTreeMap<String, Arc<ServiceCidrModel>>,
 }
 
 impl Cluster {
@@ -53,6 +57,13 @@ impl Cluster {
                     touched.nodes.insert(node.name.clone());
                     self.nodes.insert(node.name.clone(), node);
                 }
+            }
+            Change::Upsert(Model::ServiceCidr(cidr)) => {
+                touched.service_cidrs = true;
+                self.service_cidrs.insert(cidr.name.clone(), cidr);
+            }
+            Change::Delete(ObjectRef { kind: Kind::ServiceCidr, name, .. }) => {
+                touched.service_cidrs |= self.service_cidrs.remove(&name).is_some();
             }
             Change::Delete(ObjectRef { kind: Kind::Node, name, .. }) => {
                 if self.nodes.remove(&name).is_some() {
@@ -112,12 +123,21 @@ impl Cluster {
         self.slices.get(service).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// The ranges of all ServiceCIDRs, by name of the object.
+    pub fn service_cidrs(&self) -> impl Iterator<Item = IpNet> {
+        self.service_cidrs.values().flat_map(|object| object.cidrs.iter().copied())
+    }
+
     pub fn node(&self, name: &str) -> Option<&Arc<NodeModel>> {
         self.nodes.get(name)
     }
 
     /// Whether nothing is left: for tests that end in "everything is empty".
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.slices.is_empty() && self.service_of_slice.is_empty() && self.nodes.is_empty()
+        self.services.is_empty()
+            && self.slices.is_empty()
+            && self.service_of_slice.is_empty()
+            && self.nodes.is_empty()
+            && self.service_cidrs.is_empty()
     }
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, btree_map};
 use std::sync::Arc;
 
 use crate::manifest::{FILE_BYTES_MAX, ManifestFile, documents};
-use crate::model::{Change, Kind, Model, ObjectRef};
+use crate::model::{Change, Model, ObjectRef};
 use crate::problem::{Problem, Severity};
 use crate::reading::Reading;
 
@@ -141,7 +141,7 @@ fn duplicate(object: &ObjectRef, file: &str, place: Place, winner: &str) -> Prob
         document: Some(place.document),
         line: Some(place.line),
         kind: Some(object.kind.to_string()),
-        namespace: (object.kind != Kind::Node).then(|| object.namespace.clone()),
+        namespace: object.kind.is_namespaced().then(|| object.namespace.clone()),
         name: Some(object.name.clone()),
         ..Problem::new(Severity::Error, format!("has no effect: {winner} holds the same object, and the first one wins"))
     }

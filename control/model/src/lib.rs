@@ -34,8 +34,8 @@ pub use cluster::{Changed, Cluster, Touched};
 pub use compile::{Compiler, HealthCheck, NoLocalEndpoints, NodePortAddresses, Settings, Update, Vip};
 pub use folder::Folder;
 pub use model::{
-    Change, Endpoint, EndpointSliceModel, Kind, Model, NodeModel, ObjectRef, Protocol, ServiceModel, ServiceName, ServicePort, ServiceType,
-    SessionAffinity, SlicePort, TrafficPolicy,
+    Change, Endpoint, EndpointSliceModel, Kind, Model, NodeModel, ObjectRef, Protocol, ServiceCidrModel, ServiceModel, ServiceName,
+    ServicePort, ServiceType, SessionAffinity, SlicePort, TrafficPolicy,
 };
 pub use problem::{Problem, Severity};
 pub use view::{EndpointView, FrontendKindView, FrontendView, ServicePortView, TargetView};

@@ -17,6 +17,14 @@ pub enum Kind {
     Service,
     EndpointSlice,
     Node,
+    ServiceCidr,
+}
+
+impl Kind {
+    /// Its objects live in namespaces.
+    pub fn is_namespaced(self) -> bool {
+        matches!(self, Kind::Service | Kind::EndpointSlice)
+    }
 }
 
 impl fmt::Display for Kind {
@@ -25,11 +33,12 @@ impl fmt::Display for Kind {
             Kind::Service => "Service",
             Kind::EndpointSlice => "EndpointSlice",
             Kind::Node => "Node",
+            Kind::ServiceCidr => "ServiceCIDR",
         })
     }
 }
 
-/// Names one object of a cluster. `namespace` is empty for a Node.
+/// Names one object of a cluster. `namespace` is empty for a Node and a ServiceCIDR.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectRef {
     pub kind: Kind,
@@ -212,12 +221,21 @@ impl NodeModel {
     }
 }
 
+/// A ServiceCIDR: a range from which ClusterIPs are allocated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceCidrModel {
+    pub name: String,
+    /// At most one of each family.
+    pub cidrs: Vec<IpNet>,
+}
+
 /// A converted object. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Model {
     Service(Arc<ServiceModel>),
     EndpointSlice(Arc<EndpointSliceModel>),
     Node(Arc<NodeModel>),
+    ServiceCidr(Arc<ServiceCidrModel>),
 }
 
 impl Model {
@@ -230,6 +248,7 @@ impl Model {
                 ObjectRef { kind: Kind::EndpointSlice, namespace: slice.service.namespace.to_string(), name: slice.name.to_string() }
             }
             Model::Node(node) => ObjectRef { kind: Kind::Node, namespace: String::new(), name: node.name.clone() },
+            Model::ServiceCidr(cidr) => ObjectRef { kind: Kind::ServiceCidr, namespace: String::new(), name: cidr.name.clone() },
         }
     }
 }

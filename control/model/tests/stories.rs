@@ -1,11 +1,12 @@
 //! Runs every story in `stories/`: manifests in, tables out, step by step until everything is empty. `stories/README.md` has the format.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use ipnet::Ipv4Net;
 use ringway_engine::tables::{Backend, Frontend, FrontendKey, FrontendKind, Target};
 use ringway_model::manifest::ManifestFile;
 use ringway_model::{Compiler, Folder, HealthCheck, NoLocalEndpoints, NodePortAddresses, ServiceName, Settings, Update, Vip};
@@ -43,6 +44,8 @@ struct Step {
     frontends: Vec<String>,
     /// Checked where given.
     vips: Option<Vec<String>>,
+    /// Likewise.
+    service_cidrs: Option<Vec<String>>,
     #[serde(default)]
     stopped: Vec<String>,
     /// Checked where given.
@@ -59,6 +62,7 @@ struct Run {
     compiler: Compiler,
     frontends: BTreeMap<FrontendKey, Frontend>,
     vips: BTreeMap<Ipv4Addr, Vip>,
+    service_cidrs: BTreeSet<Ipv4Net>,
     health_checks: BTreeMap<ServiceName, HealthCheck>,
     /// Of the last step.
     stopped: Vec<String>,
@@ -77,6 +81,7 @@ impl Run {
             compiler: Compiler::new(settings),
             frontends: BTreeMap::new(),
             vips: BTreeMap::new(),
+            service_cidrs: BTreeSet::new(),
             health_checks: BTreeMap::new(),
             stopped: Vec::new(),
         }
@@ -123,6 +128,10 @@ impl Run {
                 None => self.health_checks.remove(&service),
             };
         }
+        if let Some(cidrs) = update.service_cidrs {
+            assert_ne!(self.service_cidrs, cidrs, "ServiceCIDRs are published without a change");
+            self.service_cidrs = cidrs;
+        }
         let all: BTreeMap<_, _> = self.compiler.vips().collect();
         assert_eq!(all, self.vips);
     }
@@ -137,6 +146,9 @@ impl Run {
             };
             let vips: Vec<String> = self.vips.iter().map(line).collect();
             compare("vips", expected, &vips, faults);
+        }
+        if let Some(expected) = &step.service_cidrs {
+            compare("serviceCidrs", expected, &self.service_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(), faults);
         }
         compare("stopped", &step.stopped, &self.stopped, faults);
         if let Some(expected) = &step.health_checks {

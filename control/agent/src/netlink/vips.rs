@@ -1,8 +1,10 @@
-//! Routes of the VIPs into the hostlink, for the node's own sockets.
+//! Routes of VIPs and of ServiceCIDRs into the hostlink: for the node's own sockets, and so that an address that no Service has goes
+//! nowhere else.
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol};
@@ -13,10 +15,10 @@ use super::kernel::local_addresses;
 use super::socket::Requests;
 use super::{HOSTLINK_GATEWAY, NetlinkError, ROUTE_PROTOCOL, RW1};
 
-/// A VIP whose route the kernel did not take, or keeps although it is not wanted.
+/// A route that the kernel did not take, or keeps although it is not wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VipConflict {
-    pub vip: Ipv4Addr,
+    pub net: Ipv4Net,
     /// What stands in the way, as a sentence.
     pub reason: String,
 }
@@ -31,7 +33,7 @@ pub struct Reconciled {
     pub conflicts: Vec<VipConflict>,
 }
 
-/// `VIP/32 via 169.254.82.2 dev rw1 onlink src NODE proto 82` in table main, one for each VIP.
+/// `NET via 169.254.82.2 dev rw1 onlink src NODE proto 82` in table main, one for each VIP (a /32) and ServiceCIDR.
 pub struct VipRoutes {
     requests: Requests,
     rw1_ifindex: u32,
@@ -49,50 +51,57 @@ impl VipRoutes {
     ///
     /// # Errors
     /// The kernel's tables cannot be read. What it refuses for single routes is in [`Reconciled::conflicts`].
-    pub async fn reconcile(&mut self, wanted: &FxHashSet<Ipv4Addr>, source: Ipv4Addr) -> Result<Reconciled, NetlinkError> {
+    pub async fn reconcile(&mut self, wanted: &FxHashSet<Ipv4Net>, source: Ipv4Addr) -> Result<Reconciled, NetlinkError> {
         let node: HashSet<Ipv4Addr> = local_addresses(&mut self.requests).await?.iter().map(|local| local.address).collect();
-        let mut local: Vec<Ipv4Addr> = wanted.iter().copied().filter(|vip| node.contains(vip)).collect();
+        let is_local = |net: &&Ipv4Net| net.prefix_len() == 32 && node.contains(&net.addr());
+        let mut local: Vec<Ipv4Addr> = wanted.iter().filter(is_local).map(Ipv4Net::addr).collect();
         local.sort_unstable();
+        // A route of a network that the node lives in would cut it off.
+        let overlaps = |net: &Ipv4Net| node.iter().find(|address| net.prefix_len() < 32 && net.contains(*address)).copied();
 
-        let mut missing: FxHashSet<Ipv4Addr> = wanted.iter().copied().filter(|vip| !node.contains(vip)).collect();
+        let mut missing: FxHashSet<Ipv4Net> = wanted.iter().filter(|net| !is_local(net) && overlaps(net).is_none()).copied().collect();
         let mut surplus = Vec::new();
         for route in ours(&mut self.requests).await? {
             if !self.fits(&route, source) || !missing.remove(&destination(&route)) {
                 surplus.push(route);
             }
         }
-        let mut missing: Vec<Ipv4Addr> = missing.into_iter().collect();
+        let mut missing: Vec<Ipv4Net> = missing.into_iter().collect();
         missing.sort_unstable();
 
         let mut result = Reconciled { local, ..Reconciled::default() };
+        result.conflicts.extend(wanted.iter().filter_map(|&net| {
+            let address = overlaps(&net)?;
+            Some(VipConflict { net, reason: format!("{address} is an address of this node: such a route would cut it off") })
+        }));
         // First, because a route with another source is in the way of its successor.
-        let vips: Vec<Ipv4Addr> = surplus.iter().map(destination).collect();
-        for (removed, vip) in remove(&mut self.requests, surplus).await?.into_iter().zip(vips) {
+        let nets: Vec<Ipv4Net> = surplus.iter().map(destination).collect();
+        for (removed, net) in remove(&mut self.requests, surplus).await?.into_iter().zip(nets) {
             match removed {
                 Ok(()) => result.removed += 1,
                 // The kernel was faster: it removes routes whose source address goes.
                 Err(error) if error.errno() == Some(libc::ESRCH) => result.removed += 1,
-                Err(error) => result.conflicts.push(VipConflict { vip, reason: error.to_string() }),
+                Err(error) => result.conflicts.push(VipConflict { net, reason: error.to_string() }),
             }
         }
-        let requests = missing.iter().map(|&vip| (Message::NewRoute(self.route(vip, source)), NLM_F_CREATE | NLM_F_EXCL)).collect();
-        let added = self.requests.batch(requests, |number| format!("add the route {}/32 dev {RW1}", missing[number])).await?;
-        for (added, &vip) in added.into_iter().zip(&missing) {
+        let requests = missing.iter().map(|&net| (Message::NewRoute(self.route(net, source)), NLM_F_CREATE | NLM_F_EXCL)).collect();
+        let added = self.requests.batch(requests, |number| format!("add the route {} dev {RW1}", missing[number])).await?;
+        for (added, &net) in added.into_iter().zip(&missing) {
             match added {
                 Ok(()) => result.added += 1,
                 Err(error) if error.errno() == Some(libc::EEXIST) => {
-                    let reason = format!("a route to {vip}/32 that is not Ringway's exists in table main: the node's own sockets use that");
-                    result.conflicts.push(VipConflict { vip, reason });
+                    let reason = format!("a route to {net} that is not Ringway's exists in table main: packets take that one");
+                    result.conflicts.push(VipConflict { net, reason });
                 }
-                Err(error) => result.conflicts.push(VipConflict { vip, reason: error.to_string() }),
+                Err(error) => result.conflicts.push(VipConflict { net, reason: error.to_string() }),
             }
         }
         Ok(result)
     }
 
-    fn route(&self, vip: Ipv4Addr, source: Ipv4Addr) -> RouteMessage {
+    fn route(&self, net: Ipv4Net, source: Ipv4Addr) -> RouteMessage {
         RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(vip, 32)
+            .destination_prefix(net.network(), net.prefix_len())
             .gateway(HOSTLINK_GATEWAY)
             .output_interface(self.rw1_ifindex)
             .pref_source(source)
@@ -104,7 +113,6 @@ impl VipRoutes {
     fn fits(&self, route: &RouteMessage, source: Ipv4Addr) -> bool {
         let has = |wanted: RouteAttribute| route.attributes.contains(&wanted);
         route.header.table == RouteHeader::RT_TABLE_MAIN
-            && route.header.destination_prefix_length == 32
             && route.header.flags.contains(RouteFlags::Onlink)
             && !route.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::Priority(_)))
             && has(RouteAttribute::Oif(self.rw1_ifindex))
@@ -128,15 +136,15 @@ pub(super) async fn ours(requests: &mut Requests) -> Result<Vec<RouteMessage>, N
 }
 
 pub(super) async fn remove(requests: &mut Requests, routes: Vec<RouteMessage>) -> Result<Vec<Result<(), NetlinkError>>, NetlinkError> {
-    let vips: Vec<Ipv4Addr> = routes.iter().map(destination).collect();
+    let nets: Vec<Ipv4Net> = routes.iter().map(destination).collect();
     let messages = routes.into_iter().map(|route| (Message::DelRoute(route), 0)).collect();
-    requests.batch(messages, |number| format!("remove the route to {}", vips[number])).await
+    requests.batch(messages, |number| format!("remove the route to {}", nets[number])).await
 }
 
-fn destination(route: &RouteMessage) -> Ipv4Addr {
+fn destination(route: &RouteMessage) -> Ipv4Net {
     let destination = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
         _ => None,
     });
-    destination.unwrap_or(Ipv4Addr::UNSPECIFIED)
+    Ipv4Net::new(destination.unwrap_or(Ipv4Addr::UNSPECIFIED), route.header.destination_prefix_length).unwrap_or_default()
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
+use ipnet::Ipv4Net;
 use ringway_engine::tables::FibResult;
 use ringway_model::{Compiler, Folder};
 use rustc_hash::FxHashSet;
@@ -55,8 +56,8 @@ pub struct Control {
     pub folder: Folder,
     pub manifests: Manifests,
     pub routes: VipRoutes,
-    /// VIPs whose routes were asked for last.
-    pub routed: FxHashSet<Ipv4Addr>,
+    /// Whose routes were asked for last.
+    pub routed: FxHashSet<Ipv4Net>,
     pub route_conflicts: Vec<VipConflict>,
     pub hops: Hops,
     pub announcer: Announcer,
@@ -181,9 +182,12 @@ impl Control {
     }
 
     async fn remove_routes(&mut self) {
-        let vips = self.tables.routed();
-        if self.routed.iter().any(|vip| !vips.contains(vip)) {
-            let kept = self.routed.intersection(&vips).copied().collect();
+        let wanted = self.tables.routed();
+        // What becomes part of a ServiceCIDR, and a ServiceCIDR whose addresses get their own routes, waits until those are there.
+        let cidrs: Vec<&Ipv4Net> = wanted.iter().filter(|net| net.prefix_len() < 32).collect();
+        let is_over = |net: &Ipv4Net| net.prefix_len() == 32 && !wanted.contains(net) && !cidrs.iter().any(|cidr| cidr.contains(net));
+        if self.routed.iter().any(is_over) {
+            let kept = self.routed.iter().filter(|net| !is_over(net)).copied().collect();
             self.reconcile_routes(kept).await;
         }
     }
@@ -192,7 +196,7 @@ impl Control {
     fn misses_routes(&self) -> bool {
         let (node, fib) = (&self.tables.node(), &self.tables.snapshot().fib);
         let Some(source) = node.address else { return false };
-        let is_there = |vip: &Ipv4Addr| match fib.lookup(source, *vip, None, 0) {
+        let is_there = |net: &Ipv4Net| match fib.lookup(source, net.network(), None, 0) {
             FibResult::Via { ifindex, .. } => ifindex == node.rw1_ifindex,
             FibResult::Local => true,
             FibResult::None => false,
@@ -201,14 +205,23 @@ impl Control {
     }
 
     async fn add_routes(&mut self) {
+        let wanted = self.tables.routed();
+        let cidrs = |nets: &FxHashSet<Ipv4Net>| nets.iter().filter(|net| net.prefix_len() < 32).copied().collect::<BTreeSet<_>>();
+        if cidrs(&wanted) != cidrs(&self.routed) {
+            // First what is new, then without what it replaces: at no moment is an address without its route.
+            let both = wanted.union(&self.routed).copied().collect();
+            self.reconcile_routes(both).await;
+        }
         self.reconcile_routes(self.tables.routed()).await;
     }
 
-    async fn reconcile_routes(&mut self, wanted: FxHashSet<Ipv4Addr>) {
+    async fn reconcile_routes(&mut self, wanted: FxHashSet<Ipv4Net>) {
         // Without an address of its own the node cannot be a client.
         let Some(source) = self.tables.node().address else { return };
         match self.routes.reconcile(&wanted, source).await {
             Ok(reconciled) => {
+                let refused = reconciled.conflicts.iter().map(|conflict| conflict.net).filter(|net| net.prefix_len() < 32);
+                self.tables.refuse_cidrs(refused.collect());
                 self.route_conflicts = reconciled.conflicts;
                 self.routed = wanted;
             }

@@ -43,7 +43,7 @@ impl Control {
         troubles.extend(self.folder.problems().iter().map(of_model));
         troubles.extend(self.compiler.problems().iter().map(of_model));
         let conflicts = self.route_conflicts.iter();
-        troubles.extend(conflicts.map(|conflict| Trouble::error("route", format!("route of VIP {}: {}", conflict.vip, conflict.reason))));
+        troubles.extend(conflicts.map(|conflict| Trouble::error("route", format!("route to {}: {}", conflict.net, conflict.reason))));
         troubles
             .extend(self.tables.filter.refusals().collect::<BTreeSet<_>>().into_iter().map(|refusal| Trouble::error("filter", refusal)));
         let absent = self.node.uplinks.iter().zip(&self.node.present).filter(|(_, present)| !**present);

@@ -83,7 +83,8 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     tracing::info!("flow table for {} flows, {kept} kept", config.flows_max);
     let filter = Filter::over(programs::filter_entries(&loaded)?);
     let mut tables = Tables::new(TableSettings::new(&config, hostlink.rw1_ifindex, hostlink.rw1_mac), filter);
-    let mut compiler = Compiler::new(Settings { node_name: config.node_name.clone(), ..Settings::default() });
+    let mut compiler =
+        Compiler::new(Settings { node_name: config.node_name.clone(), node_port_addresses: config.node_port_addresses.clone() });
     let (mut folder, mut manifests) = (Folder::default(), Manifests::new(&config.manifests));
     tables.apply_netlink(&update);
     tables.apply_model(compiler.set_device_addresses(tables.device_addresses(&node.uplinks)));

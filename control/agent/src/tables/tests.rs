@@ -17,6 +17,7 @@ fn settings() -> TableSettings {
         snat_addresses: Vec::new(),
         snat_ports: PortRange { first: 10_000, last: 29_999 },
         pod_delivery: PodDelivery::Edge,
+        service_cidrs: Vec::new(),
         announce: true,
         rw1_ifindex: 9,
         rw1_mac: [2; 6],
@@ -186,8 +187,26 @@ fn a_node_port_is_also_the_nodes_own() {
     let wanted = |tables: &Tables, key| tables.filter.wanted(&FilterKey::Frontend(key));
     assert_eq!(wanted(&tables, key), Some(FilterValue::Frontend { here: true, node_port: true }));
     assert_eq!(wanted(&tables, alias(key)), Some(FilterValue::Frontend { here: false, node_port: false }));
-    assert!(tables.snapshot().frontends.lookup(&alias(key)).is_some() && tables.routed().contains(&NODE_PORT_ALIAS));
+    assert!(tables.snapshot().frontends.lookup(&alias(key)).is_some() && tables.routed().contains(&NODE_PORT_ALIAS.into()));
     tables.apply_model(update(None));
     assert_eq!((wanted(&tables, key), wanted(&tables, alias(key))), (None, None));
     assert!(tables.snapshot().frontends.is_empty() && tables.routed().is_empty());
+}
+
+/// An address within a ServiceCIDR has no route of its own, unless the CIDR's route was refused.
+#[test]
+fn service_cidrs_cover_their_addresses() {
+    let mut tables = tables();
+    tables.apply_model(model(Some(frontend(POD, true)), Some(Vip { announced: true, cluster_ip: false })));
+    let (inside, outside): (Ipv4Net, Ipv4Net) = ("192.0.2.0/24".parse().unwrap(), "10.96.0.0/16".parse().unwrap());
+    let routed = |tables: &Tables| tables.routed().into_iter().collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(routed(&tables), [VIP.into()].into());
+    let cidrs = |nets: &[Ipv4Net]| ringway_model::Update { service_cidrs: Some(nets.iter().copied().collect()), ..Default::default() };
+    tables.apply_model(cidrs(&[inside, outside]));
+    assert_eq!(routed(&tables), [inside, outside].into());
+    tables.refuse_cidrs([inside].into());
+    assert_eq!(routed(&tables), [inside, outside, VIP.into()].into());
+    tables.refuse_cidrs([].into());
+    tables.apply_model(cidrs(&[]));
+    assert_eq!(routed(&tables), [VIP.into()].into());
 }

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use ringway_agent::netlink::{Hostlink, HostlinkConfig, Reconciled, VipRoutes, cleanup};
 use rustc_hash::FxHashSet;
 
@@ -13,8 +14,8 @@ fn vip(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 0, 0)) + number)
 }
 
-fn vips(numbers: std::ops::Range<u32>) -> FxHashSet<Ipv4Addr> {
-    numbers.map(vip).collect()
+fn vips(numbers: std::ops::Range<u32>) -> FxHashSet<Ipv4Net> {
+    numbers.map(|number| vip(number).into()).collect()
 }
 
 /// d0 with 10.1.0.1, the hostlink, and some routes of others.
@@ -81,11 +82,11 @@ fn addresses_of_the_node_and_routes_of_others_are_left_alone() {
         let mut routes = node().await;
         let before = others();
         let taken = Ipv4Addr::new(10, 201, 0, 1);
-        let wanted = [SOURCE, taken, vip(1), vip(2)].into_iter().collect();
+        let wanted = [SOURCE, taken, vip(1), vip(2)].into_iter().map(Ipv4Net::from).collect();
         let result = routes.reconcile(&wanted, SOURCE).await.unwrap();
         assert_eq!((result.added, result.removed, &result.local[..]), (2, 0, &[SOURCE][..]));
         assert_eq!(result.conflicts.len(), 1);
-        assert_eq!(result.conflicts[0].vip, taken);
+        assert_eq!(result.conflicts[0].net, taken.into());
         assert!(result.conflicts[0].reason.contains("not Ringway's"), "{}", result.conflicts[0].reason);
         assert_eq!(others(), before);
 
@@ -99,6 +100,27 @@ fn addresses_of_the_node_and_routes_of_others_are_left_alone() {
         // Our protocol, but not as it should be: by hand, or of an older version.
         ip("route add 10.96.9.9 dev d0 proto 82 table 116");
         ip("route replace 10.96.0.2 dev d0 proto 82");
+        let result = routes.reconcile(&wanted, SOURCE).await.unwrap();
+        assert_eq!((result.added, result.removed), (1, 2));
+        assert_eq!(others(), before);
+    });
+}
+
+/// A range beside single addresses: others' routes for it, and ranges that the node lives in, are conflicts.
+#[test]
+fn ranges_are_routed_unless_they_are_others() {
+    Namespace::new().run(async || {
+        let mut routes = node().await;
+        let before = others();
+        let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
+        let wanted = [net("10.96.0.0/16"), net("10.200.0.0/16"), net("10.1.0.0/16"), net("0.0.0.0/0"), vip(7).into()].into_iter().collect();
+        let result = routes.reconcile(&wanted, SOURCE).await.unwrap();
+        assert_eq!((result.added, result.removed), (2, 0));
+        let mut refused: Vec<Ipv4Net> = result.conflicts.iter().map(|conflict| conflict.net).collect();
+        refused.sort_unstable();
+        assert_eq!(refused, [net("0.0.0.0/0"), net("10.1.0.0/16"), net("10.200.0.0/16")], "{:?}", result.conflicts);
+        assert!(ip("route get 10.96.200.1").contains("dev rw1 src 10.1.0.1"));
+        let wanted = [net("10.96.0.0/17")].into_iter().collect();
         let result = routes.reconcile(&wanted, SOURCE).await.unwrap();
         assert_eq!((result.added, result.removed), (1, 2));
         assert_eq!(others(), before);

@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use ringway_engine::tables::{Frontend, FrontendKey};
 
 use crate::cluster::{Changed, Cluster, Touched};
@@ -54,6 +54,8 @@ pub struct Update {
     /// UDP frontends and backends that stopped serving them: their flows must go at once, for UDP has no end of its own and clients
     /// would send into a black hole (contract §2, existing flows). TCP flows go on while their pod lives.
     pub stopped: Vec<(FrontendKey, SocketAddrV4)>,
+    /// All IPv4 ranges of the ServiceCIDRs, if they became different.
+    pub service_cidrs: Option<BTreeSet<Ipv4Net>>,
     /// Health check ports that appeared, changed what they say, or (`None`) went.
     pub health_checks: Vec<(ServiceName, Option<HealthCheck>)>,
     /// What the batch was made of, whether or not the tables became different.
@@ -74,6 +76,7 @@ pub struct Compiler {
     /// Of the UDP frontends in `published`.
     serving: HashMap<FrontendKey, Arc<BTreeSet<SocketAddrV4>>>,
     vips: Vips,
+    service_cidrs: BTreeSet<Ipv4Net>,
     /// The sum over `compiled`.
     no_local: NoLocalEndpoints,
 }
@@ -97,7 +100,8 @@ impl Compiler {
             }
             services.extend(self.refresh_addresses());
         }
-        Update { changed: touched.changed, ..self.compile(services) }
+        let service_cidrs = if touched.service_cidrs { self.refresh_service_cidrs() } else { None };
+        Update { changed: touched.changed, service_cidrs, ..self.compile(services) }
     }
 
     /// The IPv4 addresses of the node's devices, the most important first (the first uplink's). Call it whenever they change.
@@ -160,6 +164,7 @@ impl Compiler {
             && self.published.is_empty()
             && self.serving.is_empty()
             && self.vips.is_empty()
+            && self.service_cidrs.is_empty()
             && self.no_local == NoLocalEndpoints::default()
     }
 
@@ -169,6 +174,16 @@ impl Compiler {
 
     fn node_port_services(&self) -> impl Iterator<Item = &ServiceName> {
         self.cluster.services().filter(|service| service.ports.iter().any(|port| port.node_port.is_some())).map(|service| &service.name)
+    }
+
+    /// The ranges from which ClusterIPs are allocated: an address within them that no Service has is nobody's (contract §2).
+    fn refresh_service_cidrs(&mut self) -> Option<BTreeSet<Ipv4Net>> {
+        let v4 = |net| if let IpNet::V4(v4) = net { Some(v4) } else { None };
+        let cidrs: BTreeSet<Ipv4Net> = self.cluster.service_cidrs().filter_map(v4).collect();
+        (cidrs != self.service_cidrs).then(|| {
+            self.service_cidrs.clone_from(&cidrs);
+            cidrs
+        })
     }
 
     /// Derives the node's addresses anew; returns the services that depend on what changed.

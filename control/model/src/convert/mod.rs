@@ -6,6 +6,7 @@
 mod check;
 mod node;
 mod service;
+mod service_cidr;
 mod slice;
 
 use std::collections::BTreeMap;
@@ -45,6 +46,7 @@ pub fn convert(object: &Object) -> Result<Converted, Refused> {
         Object::Service(object) => service::convert(object),
         Object::EndpointSlice(object) => slice::convert(object),
         Object::Node(object) => node::convert(object),
+        Object::ServiceCidr(object) => service_cidr::convert(object),
     }
 }
 
@@ -62,7 +64,7 @@ impl Findings {
     /// Begins with the name. The namespace defaults to `default`, as with kubectl.
     fn of(kind: Kind, metadata: &ObjectMeta) -> Findings {
         let namespace = match (kind, metadata.namespace.as_deref()) {
-            (Kind::Node, _) => "",
+            (Kind::Node | Kind::ServiceCidr, _) => "",
             (_, None | Some("")) => "default",
             (_, Some(namespace)) => namespace,
         };
@@ -70,14 +72,14 @@ impl Findings {
         let mut findings = Findings { kind, namespace: namespace.to_owned(), name, named: true, problems: Vec::new() };
         let name_rule = match kind {
             Kind::Service => check::dns_label,
-            Kind::EndpointSlice | Kind::Node => check::dns_subdomain,
+            Kind::EndpointSlice | Kind::Node | Kind::ServiceCidr => check::dns_subdomain,
         };
         if findings.name.is_empty() {
             findings.error("metadata.name", "missing");
         } else if let Err(message) = name_rule(&findings.name) {
             findings.error("metadata.name", message);
         }
-        if kind != Kind::Node
+        if kind.is_namespaced()
             && let Err(message) = check::dns_label(&findings.namespace)
         {
             findings.error("metadata.namespace", message);
@@ -97,7 +99,7 @@ impl Findings {
     fn add(&mut self, severity: Severity, field: String, message: String) {
         self.problems.push(Problem {
             kind: Some(self.kind.to_string()),
-            namespace: (self.kind != Kind::Node).then(|| self.namespace.clone()),
+            namespace: self.kind.is_namespaced().then(|| self.namespace.clone()),
             name: (!self.name.is_empty()).then(|| self.name.clone()),
             field: Some(field),
             ..Problem::new(severity, message)

@@ -8,6 +8,7 @@ mod typed;
 
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use serde_json::Value;
 
 use crate::model::{Kind, ObjectRef};
@@ -39,6 +40,7 @@ pub enum Object {
     Service(Box<Service>),
     EndpointSlice(Box<EndpointSlice>),
     Node(Box<Node>),
+    ServiceCidr(Box<ServiceCIDR>),
 }
 
 /// What [`parse`] made of one document. Never nothing: what cannot be read is a problem.
@@ -137,14 +139,16 @@ impl ParsedDocument {
             ("Service", "v1") => Kind::Service,
             ("EndpointSlice", "discovery.k8s.io/v1") => Kind::EndpointSlice,
             ("Node", "v1") => Kind::Node,
+            ("ServiceCIDR", "networking.k8s.io/v1") => Kind::ServiceCidr,
             _ => return self.skip(&kind, &api_version, namespace, name, within),
         };
-        let namespace = (known != Kind::Node).then(|| namespace.unwrap_or_else(|| "default".into()));
+        let namespace = known.is_namespaced().then(|| namespace.unwrap_or_else(|| "default".into()));
         let mut unknown = Vec::new();
         let object = match known {
             Kind::Service => typed(value, &mut unknown).map(|service| Object::Service(Box::new(service))),
             Kind::EndpointSlice => typed(value, &mut unknown).map(|slice| Object::EndpointSlice(Box::new(slice))),
             Kind::Node => typed(value, &mut unknown).map(|node| Object::Node(Box::new(node))),
+            Kind::ServiceCidr => typed(value, &mut unknown).map(|cidr| Object::ServiceCidr(Box::new(cidr))),
         };
         let about = Problem { kind: Some(kind), namespace, name, ..problem("") };
         for path in unknown {
@@ -165,7 +169,7 @@ impl ParsedDocument {
         match &about.name {
             Some(name) => {
                 let namespace = match kind {
-                    Kind::Node => String::new(),
+                    Kind::Node | Kind::ServiceCidr => String::new(),
                     Kind::Service | Kind::EndpointSlice => about.namespace.clone().unwrap_or_else(|| "default".into()),
                 };
                 self.refused.push(ObjectRef { kind, namespace, name: name.clone() });
@@ -180,6 +184,7 @@ impl ParsedDocument {
             "Service" => Some((Kind::Service, "v1")),
             "Node" => Some((Kind::Node, "v1")),
             "EndpointSlice" => Some((Kind::EndpointSlice, "discovery.k8s.io/v1")),
+            "ServiceCIDR" => Some((Kind::ServiceCidr, "networking.k8s.io/v1")),
             _ => None,
         };
         let group = |api_version: &str| api_version.split_once('/').map(|(group, _)| group.to_owned());

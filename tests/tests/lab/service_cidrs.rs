@@ -1,0 +1,102 @@
+//! Ranges of ClusterIPs: an address within them that no Service has goes nowhere (contract §2).
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use ringway_tests::lab::{Capture, Net, Ringway, RingwayOptions, Service, Topology, address, wait_for};
+
+use crate::{CLUSTER_IP_80, VIP_80, ensure_silence, lab};
+
+const PATIENCE: Duration = Duration::from_secs(3);
+
+fn cidr(name: &str, cidr: &str) -> String {
+    format!("apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {{name: {name}}}\nspec: {{cidrs: [{cidr}]}}\n")
+}
+
+fn routes(net: &Net) -> Result<Vec<String>> {
+    let text = net.node1.ip("route show proto 82")?;
+    let mut routes: Vec<String> = text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
+    routes.sort();
+    Ok(routes)
+}
+
+fn wait_for_routes(net: &Net, expected: &[&str]) -> Result<()> {
+    wait_for("routes", PATIENCE, || {
+        let routes = routes(net)?;
+        ensure!(routes == expected, "{routes:?}, not {expected:?}");
+        Ok(())
+    })
+}
+
+fn counter(ringway: &Ringway, name: &str) -> Result<u64> {
+    let stats = ringway.ask("stats")?;
+    let programs = stats["programs"].as_array().context("stats has no programs")?;
+    let counter = programs.iter().find(|counter| counter["name"] == name).with_context(|| format!("no counter {name}"))?;
+    counter["packets"].as_u64().context("no number")
+}
+
+#[test]
+fn what_no_service_has_goes_nowhere() -> Result<()> {
+    lab("cidr_unallocated", |lab| {
+        let net = Topology::new().build(lab)?;
+        net.router.ip_batch("route add 10.96.0.0/16 via 10.0.0.11\nroute add 10.97.0.0/16 via 10.0.0.11\n")?;
+        let options = RingwayOptions::default().with(&["--service-cidr", "10.97.0.0/24"]);
+        let web = Service::web(address::VIP, address::CLUSTER_IP, [net.pod("b1")?]);
+        let ringway = Ringway::start(&net, &options, &[web])?;
+        wait_for_routes(&net, &["10.0.0.100", "10.96.0.10", "10.97.0.0/24"])?;
+        ringway.write_manifest("cidr.yaml", &cidr("kubernetes", "10.96.0.0/16, \"fd00::/108\""))?;
+        wait_for_routes(&net, &["10.0.0.100", "10.96.0.0/16", "10.97.0.0/24"])?;
+
+        // Nothing may leave the node towards such an address: by the default route it would come back from the router, again and again.
+        let mac = net.node1.mac("eth0")?.map(|byte| format!("{byte:02x}")).join(":");
+        let filter = format!("ether src {mac} and (dst net 10.96.0.0/16 or dst net 10.97.0.0/16)");
+        let mut capture = Capture::start(&net.router, "node1-eth0", &filter, lab.state_dir())?;
+        ensure_silence(&net.pod("a1")?.namespace, "tcp", "10.96.5.5:80")?;
+        ensure_silence(&net.client, "udp", "10.97.0.5:80")?;
+        ensure_silence(&net.node1, "tcp", "10.97.0.5:80")?;
+        capture.stop();
+        let left = capture.frames()?;
+        ensure!(left.is_empty(), "{} packets left the node: {:02x?}", left.len(), left.first());
+        ensure!(counter(&ringway, "node_out_drop_forwarded")? > 1 && counter(&ringway, "node_out_drop_miss")? > 0, "not counted");
+
+        for client in [&net.client, &net.pod("a1")?.namespace, &net.node1] {
+            let load = client.requests("tcp", if client.role() == "client" { VIP_80 } else { CLUSTER_IP_80 }, 1, 5)?;
+            ensure!(load.errors == 0, "{} is not served: {load:?}", client.role());
+        }
+        ringway.remove_manifest("cidr.yaml")?;
+        wait_for_routes(&net, &["10.0.0.100", "10.96.0.10", "10.97.0.0/24"])
+    })
+}
+
+/// Connections of the node go on while a range takes its address over and gives it back.
+#[test]
+fn ranges_come_and_go_under_a_connection_and_leave_others_routes_alone() -> Result<()> {
+    lab("cidr_live", |lab| {
+        let net = Topology::new().build(lab)?;
+        net.node1.ip("route add 10.98.0.0/16 via 10.0.0.1 proto static")?;
+        let web = Service::web(address::VIP, address::CLUSTER_IP, [net.pod("b1")?]);
+        let other = Service::new("other").cluster_ip("10.98.0.10").tcp(80, 8080).pods([net.pod("b1")?]);
+        let ringway = Ringway::start(&net, &RingwayOptions::default(), &[web, other])?;
+        let mut held = net.node1.hold(CLUSTER_IP_80, 2)?;
+        held.run_every(Duration::from_millis(1))?;
+        for _ in 0..3 {
+            ringway.write_manifest("cidr.yaml", &cidr("kubernetes", "10.96.0.0/16"))?;
+            wait_for_routes(&net, &["10.0.0.100", "10.96.0.0/16", "10.98.0.10"])?;
+            ringway.remove_manifest("cidr.yaml")?;
+            wait_for_routes(&net, &["10.0.0.100", "10.96.0.10", "10.98.0.10"])?;
+        }
+        let report = held.stop()?;
+        ensure!(report.errors == 0 && report.longest_gap_ms < 150.0, "{report:?}");
+
+        ringway.write_manifest("cidr.yaml", &cidr("taken", "10.98.0.0/16"))?;
+        wait_for("the conflict", PATIENCE, || {
+            let problems = ringway.status()?["problems"].to_string();
+            ensure!(problems.contains("10.98.0.0/16"), "{problems}");
+            Ok(())
+        })?;
+        wait_for_routes(&net, &["10.0.0.100", "10.96.0.10", "10.98.0.10"])?;
+        ensure!(net.node1.ip("route show 10.98.0.0/16")?.contains("proto static"), "the route of others is gone");
+        ensure!(net.node1.requests("tcp", "10.98.0.10:80", 1, 5)?.errors == 0);
+        Ok(())
+    })
+}
