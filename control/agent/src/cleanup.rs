@@ -64,8 +64,8 @@ fn remove_files(state_dir: &Path) -> anyhow::Result<Vec<String>> {
     }
     match fs::remove_dir(state_dir) {
         Ok(()) => removed.push(format!("folder {}", state_dir.display())),
-        // What others have put there stays.
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {}
+        // What others have put there stays, and so does a folder that is mounted into a container.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy) => {}
         Err(error) => return Err(error).with_context(|| format!("cannot remove {}", state_dir.display())),
     }
     Ok(removed)

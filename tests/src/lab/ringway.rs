@@ -29,11 +29,13 @@ pub struct RingwayOptions {
     pub announce: bool,
     /// Further arguments.
     pub more: Vec<String>,
+    /// A command that runs the program: its words before the program's. It must not fork.
+    pub under: Vec<String>,
 }
 
 impl Default for RingwayOptions {
     fn default() -> RingwayOptions {
-        RingwayOptions { workers: 2, pod_delivery: "edge", mode: "auto", announce: true, more: Vec::new() }
+        RingwayOptions { workers: 2, pod_delivery: "edge", mode: "auto", announce: true, more: Vec::new(), under: Vec::new() }
     }
 }
 
@@ -41,6 +43,12 @@ impl RingwayOptions {
     /// `--pod-delivery direct`.
     pub fn direct() -> RingwayOptions {
         RingwayOptions { pod_delivery: "direct", ..RingwayOptions::default() }
+    }
+
+    /// Runs the program by this command.
+    pub fn under(mut self, words: &[&str]) -> RingwayOptions {
+        self.under = words.iter().map(|word| (*word).to_owned()).collect();
+        self
     }
 
     pub fn with(mut self, arguments: &[&str]) -> RingwayOptions {
@@ -56,6 +64,7 @@ pub(super) type SharedProcess = Rc<RefCell<Option<Process>>>;
 pub struct Ringway {
     node: Namespace,
     program: PathBuf,
+    under: Vec<String>,
     arguments: Vec<String>,
     manifests: PathBuf,
     state_dir: PathBuf,
@@ -94,8 +103,15 @@ impl Ringway {
             arguments.push("--announce".to_owned());
         }
         arguments.extend(options.more.iter().cloned());
-        let ringway =
-            Ringway { node: node.clone(), program: program()?, arguments, manifests, state_dir, process: lab.adopt_ringway(node) };
+        let ringway = Ringway {
+            node: node.clone(),
+            program: program()?,
+            under: options.under.clone(),
+            arguments,
+            manifests,
+            state_dir,
+            process: lab.adopt_ringway(node),
+        };
         ringway.publish(services)?;
         ringway.start_again()?;
         Ok(ringway)
@@ -109,7 +125,8 @@ impl Ringway {
 
     /// Starts the process and does not wait.
     pub fn launch(&self) -> Result<()> {
-        let mut words = vec![self.program.to_string_lossy().into_owned(), "run".to_owned()];
+        let mut words = self.under.clone();
+        words.extend([self.program.to_string_lossy().into_owned(), "run".to_owned()]);
         words.extend(self.arguments.iter().cloned());
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         *self.process.borrow_mut() = Some(self.node.spawn("ringway", &words)?);
@@ -159,7 +176,7 @@ impl Ringway {
     /// `ringway ARGUMENTS --state-dir …` as a person would run it.
     pub fn run(&self, arguments: &[&str]) -> Result<Output> {
         let (program, state_dir) = (self.program.to_string_lossy(), self.state_dir.to_string_lossy());
-        let mut words = vec![&*program];
+        let mut words: Vec<&str> = self.under.iter().map(String::as_str).chain([&*program]).collect();
         words.extend(arguments);
         words.extend(["--state-dir", &*state_dir]);
         self.node.output(&words)
