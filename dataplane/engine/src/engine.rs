@@ -11,7 +11,7 @@ use crate::bind::{self, Binder, Client};
 use crate::flow::{FlowKey, FlowOp, FlowTable, Hook, SEEN_FIN, SEEN_RST, SlotIndex, TICKS_PER_SECOND, Timeouts};
 use crate::hops::{Hop, HopCache, HopKey};
 use crate::nat;
-use crate::order::{Order, order_mac, parse_upcall};
+use crate::order::{Order, is_echo, order_mac, parse_upcall};
 use crate::random::Random;
 use crate::refuse::{self, Limiter};
 use crate::tables::{DeviceKind, Snapshot, Uplink};
@@ -329,7 +329,10 @@ fn locate(snapshot: &Snapshot, packet: &Packet<'_>) -> Result<Taken, Verdict> {
             None => bad,
         },
         Origin::Host => {
-            let Some(upcall) = parse_upcall(wire::destination_mac(packet.bytes)) else { return bad };
+            let mac = wire::destination_mac(packet.bytes);
+            let Some(upcall) = parse_upcall(mac) else {
+                return if is_echo(mac) { Err(Verdict::Drop(DropReason::Echo)) } else { bad };
+            };
             let kind = snapshot.devices.get(upcall.ifindex).map(|device| device.kind);
             let zone = match (upcall.hook, kind) {
                 (Hook::PodIn, Some(DeviceKind::Pod)) => upcall.ifindex,

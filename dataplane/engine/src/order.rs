@@ -26,6 +26,9 @@ pub enum Order {
     Peer = 3,
     /// A probe of the hostlink: `deliver` counts and drops it.
     Probe = 4,
+    /// A probe of the hostlink in both directions: `deliver` counts it and sends it out of the device, which is `rw1`, as an upcall of
+    /// this number, which is no hook's, by the queue whose number is the last byte of the *source* field. The worker of that queue finds it and drops it as [`crate::verdict::DropReason::Echo`].
+    Echo = 64,
 }
 
 /// An upcall as read from a frame of the hostlink.
@@ -47,6 +50,11 @@ pub fn order_mac(order: Order, ifindex: u32) -> [u8; 6] {
 pub fn upcall_mac(upcall: Upcall) -> [u8; 6] {
     let i = upcall.ifindex.to_be_bytes();
     [PREFIX_UPCALL[0], PREFIX_UPCALL[1], upcall.hook as u8, i[1], i[2], i[3]]
+}
+
+/// Whether a frame of the hostlink is an echo that comes back.
+pub fn is_echo(dmac: [u8; 6]) -> bool {
+    dmac[..3] == [PREFIX_UPCALL[0], PREFIX_UPCALL[1], Order::Echo as u8]
 }
 
 /// Reads the upcall out of a frame's destination MAC; `None` if it is none.

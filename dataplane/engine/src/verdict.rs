@@ -42,6 +42,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     Malformed "malformed" "A header is truncated or its lengths contradict the frame.",
     BadUpcall "bad_upcall" "A hostlink frame carries no upcall that we know, or names a device that we do not know.",
+    Echo "echo" "A probe of our own, back from the hostlink: it has proved the way there and back, and is done.",
     LandAttack "land_attack" "Source and destination are the same endpoint, or the source is an address that cannot be one.",
     NotForwarded "not_forwarded" "A packet of the node itself for an address of ours that is no frontend.",
     NoBackend "no_backend" "There is no backend, and the packet is none that may be answered by a refusal.",

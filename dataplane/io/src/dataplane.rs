@@ -137,6 +137,19 @@ impl Dataplane {
         Ok(())
     }
 
+    /// Transmits a whole Ethernet frame on the hostlink, by this worker's own queue of it.
+    pub fn inject_by(&self, worker: usize, frame: &[u8]) -> Result<(), InjectError> {
+        if frame.len() < INJECTED_MIN {
+            return Err(InjectError::Length(frame.len()));
+        }
+        let bytes = ArrayVec::<u8, INJECTED_MAX>::try_from(frame).map_err(|_| InjectError::Length(frame.len()))?;
+        let shared = self.shared.workers.get(worker).filter(|shared| shared.state() == WorkerState::Running);
+        let shared = shared.ok_or(InjectError::NoSuchPort(Port::Host))?;
+        shared.inject.push(Injected { port: Port::Host, bytes }).map_err(|_| InjectError::Full(Port::Host))?;
+        shared.wake.signal();
+        Ok(())
+    }
+
     /// By worker.
     pub fn status(&self) -> Vec<WorkerStatus> {
         let workers = self.workers.iter().zip(&self.shared.workers).enumerate();

@@ -176,3 +176,26 @@ fn who_has_the_port_is_said_before_anything_is_touched() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn ready_means_that_a_packet_of_ours_came_back() -> Result<()> {
+    serving("health_ready", Topology::new(), RingwayOptions::default(), &["b1"], |net, ringway| {
+        const READYZ: &str = "http://10.0.0.11:10256/readyz";
+        let ready = wait_answer(&net.client, READYZ, |answer| answer.code == 200)?;
+        ensure!(ready.json()? == json!({"ready": true, "reasons": []}), "{ready:?}");
+        let echoes = |ringway: &Ringway| -> Result<u64> {
+            let stats = ringway.ask("stats")?;
+            let drops = stats["drops"].as_array().context("drops")?;
+            drops.iter().find(|drop| drop["reason"] == "echo").and_then(|drop| drop["packets"].as_u64()).context("no reason echo")
+        };
+        ensure!(echoes(ringway)? >= 2, "one for each worker");
+        // Somebody has put a queue without room before what goes to the workers.
+        net.node1.exec(&["tc", "qdisc", "replace", "dev", "rw1", "root", "pfifo", "limit", "0"])?;
+        let broken = wait_answer(&net.client, READYZ, |answer| answer.code == 503)?;
+        ensure!(broken.body.contains("worker 0") && broken.body.contains("worker 1"), "{broken:?}");
+        ensure!(get(&net.client, LIVEZ)?.code == 200, "a new start would not help");
+        net.node1.exec(&["tc", "qdisc", "del", "dev", "rw1", "root"])?;
+        wait_answer(&net.client, READYZ, |answer| answer.code == 200)?;
+        Ok(())
+    })
+}

@@ -49,6 +49,18 @@ static __always_inline int deliver_peer(struct __sk_buff *skb, __u32 ifindex, co
 	return bpf_redirect_peer(ifindex, 0);
 }
 
+/* Out of rw1 by the queue that the source field names: back to the same worker. */
+static __always_inline int deliver_echo(struct __sk_buff *skb, __u32 rw1, const __u8 *source)
+{
+	const __u8 kind = MAC_UPCALL;
+
+	if (bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_dest) + offsetof(struct order_mac, kind), &kind, sizeof(kind), 0))
+		return deliver_drop(COUNT_deliver_drop_unknown);
+	count(COUNT_deliver_probe);
+	skb->queue_mapping = source[5] + 1;
+	return bpf_redirect(rw1, 0);
+}
+
 SEC("tcx/ingress")
 int deliver(struct __sk_buff *skb)
 {
@@ -75,6 +87,8 @@ int deliver(struct __sk_buff *skb)
 		return deliver_peer(skb, ifindex, frame.source);
 	case ORDER_PROBE:
 		return deliver_drop(COUNT_deliver_probe);
+	case ORDER_ECHO:
+		return deliver_echo(skb, ifindex, frame.source);
 	}
 	return deliver_drop(COUNT_deliver_drop_unknown);
 }

@@ -13,6 +13,7 @@ enum order {
 	ORDER_NEIGH = 2,    /* out of the device, the kernel writes both MACs */
 	ORDER_PEER = 3,     /* into the namespace behind the device; the source field holds the pod's MAC */
 	ORDER_PROBE = 4,    /* count and drop */
+	ORDER_ECHO = 64,    /* count, and back to the worker as an upcall of this number, which is no hook's */
 };
 
 /* skb->mark of a packet that comes from a worker. The next program that sees it clears it (others' rules look at

@@ -1,6 +1,6 @@
 //! `deliver`: orders in, packets where they belong.
 
-use ringway_engine::order::{Order, order_mac};
+use ringway_engine::order::{Order, is_echo, order_mac};
 use xdp_redirect::{LoadOptions, ProgramName, Programs, SkbContext, TcAction};
 
 use crate::packet::{ACK, CLIENT_MAC, tcp};
@@ -43,7 +43,12 @@ fn orders_are_carried_out() {
 
     let probe = order_mac(Order::Probe, DEVICE);
     assert_eq!(run(&programs, &ordered(probe), 0).0, TcAction::Drop);
-    for counter in ["deliver_received", "deliver_neigh", "deliver_peer", "deliver_probe"] {
+    let mut echo = order_mac(Order::Echo, DEVICE);
+    let (action, _, returned, _) = run(&programs, &ordered(echo), 0);
+    echo[1] = 0x53;
+    assert_eq!((action, returned, is_echo(returned)), (TcAction::Redirect, echo, true));
+    assert_eq!(programs.counters.get("deliver_probe").expect("counters"), Some(2), "both");
+    for counter in ["deliver_received", "deliver_neigh", "deliver_peer"] {
         assert_eq!(programs.counters.get(counter).expect("counters"), Some(1), "{counter}");
     }
 }

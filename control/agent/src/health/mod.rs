@@ -1,4 +1,4 @@
-//! Health for load balancers, kubelet and people: `/healthz`, `/livez`, and a port for each service that asks for one (contract §3).
+//! Health for load balancers, kubelet and people: `/healthz`, `/livez`, `/readyz`, and a port for each service that asks for one (contract §3).
 //!
 //! ```text
 //! control loop ── notes ──▶ Board ◀── asks ── thread `health`: /healthz /livez   /metrics /proxyMode   health check ports
@@ -10,6 +10,7 @@
 mod answers;
 pub mod board;
 mod ports;
+mod ready;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 pub use self::board::{Board, HEALTH_TIMEOUT, Observed};
 use self::ports::Ports;
 pub use self::ports::PortsChange;
+use self::ready::Readiness;
 use crate::config::Config;
 use crate::http::{self, Answer};
 use crate::metrics::{self, KubeProxyMetrics};
@@ -91,18 +93,21 @@ fn from_std(listener: TcpListener) -> anyhow::Result<tokio::net::TcpListener> {
     tokio::net::TcpListener::from_std(listener).context("cannot wait for connections")
 }
 
-fn health_answers(board: &Arc<Board>) -> impl Fn(String) -> std::future::Ready<Answer> + Clone + use<> {
-    let board = Arc::clone(board);
-    move |path| {
-        let (health, now) = (board.health(), Timestamp::now());
+fn health_answers(board: &Arc<Board>) -> impl Fn(String) -> BoxFuture<'static, Answer> + Clone + use<> {
+    let (board, readiness) = (Arc::clone(board), Arc::new(Readiness::default()));
+    move |path: String| {
+        let (board, readiness) = (Arc::clone(&board), Arc::clone(&readiness));
         let counted = |answer: Answer, counters: &prometheus::IntCounterVec| {
             counters.with_label_values(&[answer.status.as_str()]).inc();
             answer
         };
-        std::future::ready(match path.as_str() {
-            "/healthz" => counted(answers::healthz(&health, now), &board.metrics.healthz_total),
-            "/livez" => counted(answers::livez(&health, now), &board.metrics.livez_total),
-            _ => Answer::not_found(),
+        Box::pin(async move {
+            match path.as_str() {
+                "/healthz" => counted(answers::healthz(&board.health(), Timestamp::now()), &board.metrics.healthz_total),
+                "/livez" => counted(answers::livez(&board.health(), Timestamp::now()), &board.metrics.livez_total),
+                "/readyz" => readiness.answer(&board).await,
+                _ => Answer::not_found(),
+            }
         })
     }
 }

@@ -94,6 +94,9 @@ fn upcalls_from_unknown_places_are_dropped() {
     let mut bed = serving();
     let frame = tcp((A, 1), FRONTEND, SYN, b"");
     assert_eq!(bed.run(ringway_engine::engine::Origin::Host, &frame).verdict, dropped(DropReason::BadUpcall));
+    let mut echo = frame.clone();
+    echo[..3].copy_from_slice(&[0x02, 0x53, Order::Echo as u8]);
+    assert_eq!(bed.run(ringway_engine::engine::Origin::Host, &echo).verdict, dropped(DropReason::Echo));
     assert_eq!(bed.upcall(Hook::PodIn, 999, &frame).verdict, dropped(DropReason::BadUpcall));
     assert_eq!(bed.upcall(Hook::PodIn, UPLINK, &frame).verdict, dropped(DropReason::BadUpcall));
 }
