@@ -199,3 +199,15 @@ fn ready_means_that_a_packet_of_ours_came_back() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn health_check_ports_answer_on_the_node_ports_addresses() -> Result<()> {
+    let options = RingwayOptions::default().with(&["--nodeport-addresses", "10.0.0.0/24"]);
+    serving("health_addresses", Topology::new(), options, &["a1"], |net, ringway| {
+        ringway.publish(&[local(net, &["a1"])?])?;
+        wait_answer(&net.client, PORT_URL, |answer| answer.code == 200)?;
+        ensure!(get(&net.node1, "http://127.0.0.1:32000/").is_err(), "it answers on the loopback, which is not in the list");
+        ensure!(get(&net.node1, "http://127.0.0.1:10256/livez")?.code == 200, "/livez has an address of its own");
+        Ok(())
+    })
+}

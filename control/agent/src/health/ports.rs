@@ -27,8 +27,8 @@ const CONNECTIONS_MAX: usize = 32;
 pub enum PortsChange {
     /// Health checks that appeared, changed or (`None`) went.
     Checks(Vec<(ServiceName, Option<HealthCheck>)>),
-    /// The addresses of the node on which the ports answer; empty: all.
-    Addresses(Vec<Ipv4Addr>),
+    /// The addresses of the node on which the ports answer; `None`: all.
+    Addresses(Option<Vec<Ipv4Addr>>),
 }
 
 /// Owns the listeners; dropping it closes them.
@@ -80,9 +80,8 @@ impl Ports {
         }
     }
 
-    async fn move_to(&mut self, addresses: Vec<Ipv4Addr>) {
-        let addresses: BTreeSet<IpAddr> = addresses.into_iter().map(IpAddr::V4).collect();
-        let addresses = if addresses.is_empty() { all_addresses() } else { addresses };
+    async fn move_to(&mut self, addresses: Option<Vec<Ipv4Addr>>) {
+        let addresses = addresses.map_or_else(all_addresses, |addresses| addresses.into_iter().map(IpAddr::V4).collect());
         if addresses != self.addresses {
             self.addresses = addresses;
             for (_, open) in std::mem::take(&mut self.open) {
@@ -217,6 +216,21 @@ mod tests {
         ports.take(vec![(name("0"), Some(other))]);
         ports.reconcile().await;
         assert!(is_open(other.port).await && !is_open(check.port).await, "another number");
+    }
+
+    #[tokio::test]
+    async fn ports_move_with_the_nodes_addresses() {
+        let (mut ports, _) = ports();
+        let check = HealthCheck { port: free().await, local_endpoints: 1 };
+        ports.take(vec![(name("a"), Some(check))]);
+        let answers = async |address: &str| tokio::net::TcpStream::connect((address, check.port.get())).await.is_ok();
+        for (addresses, open) in
+            [(Some(vec![[127, 0, 0, 2].into()]), (false, true)), (Some(Vec::new()), (false, false)), (None, (true, true))]
+        {
+            ports.move_to(addresses.clone()).await;
+            ports.reconcile().await;
+            assert_eq!((answers("127.0.0.1").await, answers("127.0.0.2").await), open, "{addresses:?}");
+        }
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::Context;
 use ipnet::Ipv4Net;
 use ringway_engine::tables::FibResult;
-use ringway_model::{Compiler, Folder};
+use ringway_model::{Compiler, Folder, NodePortAddresses};
 use rustc_hash::FxHashSet;
 use xdp_redirect::{LoadOptions, Programs};
 
@@ -36,6 +36,15 @@ pub fn note_update(servers: &Servers, compiler: &Compiler, node_name: &str, upda
     if !update.health_checks.is_empty() {
         servers.change_ports(PortsChange::Checks(std::mem::take(&mut update.health_checks)));
     }
+}
+
+/// Tells the servers where health check ports answer: on the NodePorts' addresses if these are restricted, else on all.
+pub fn note_addresses(servers: &Servers, compiler: &Compiler, restriction: &NodePortAddresses) {
+    let restricted = match restriction {
+        NodePortAddresses::Primary => false,
+        NodePortAddresses::Within(nets) => nets.iter().all(|net| net.prefix_len() > 0),
+    };
+    servers.change_ports(PortsChange::Addresses(restricted.then(|| compiler.node_port_addresses().to_vec())));
 }
 
 /// Everything that the control half holds.
@@ -120,6 +129,7 @@ impl Control {
         if change.addresses_changed {
             let addresses = self.tables.device_addresses(&self.node.uplinks);
             announced = self.tables.apply_model(self.compiler.set_device_addresses(addresses));
+            note_addresses(&self.servers, &self.compiler, &self.config.node_port_addresses);
         }
         if update.neighbors.is_some() || update.devices.is_some() {
             self.repair_hostlink().await;

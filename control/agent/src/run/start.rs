@@ -14,7 +14,7 @@ use ringway_model::{Compiler, Folder, Settings};
 use xdp_redirect::{LoadOptions, Programs, XdpMode};
 
 use super::announce::{Announcer, Stations};
-use super::control::{Control, note_update};
+use super::control::{Control, note_addresses, note_update};
 use super::hops::Hops;
 use super::node::{Node, now_ticks};
 use super::packets::{Packets, Parts, Shape, modes};
@@ -88,6 +88,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     let (mut folder, mut manifests) = (Folder::default(), Manifests::new(&config.manifests));
     tables.apply_netlink(&update);
     tables.apply_model(compiler.set_device_addresses(tables.device_addresses(&node.uplinks)));
+    note_addresses(&servers, &compiler, &config.node_port_addresses);
     let scan = manifests.scan();
     let changes: Vec<_> = scan.updated.into_iter().flat_map(|file| folder.update(file)).collect();
     let mut update = compiler.apply(changes);
