@@ -14,6 +14,8 @@ pub const FRONTEND_HERE: u32 = 1;
 /// Flag of a frontend: a NodePort, so the node's own sockets that use it are sent to
 /// [`NODE_PORT_ALIAS`](ringway_engine::tables::NODE_PORT_ALIAS).
 pub const FRONTEND_NODE_PORT: u32 = 2;
+/// Flag of what was a frontend: its established flows are still ours, new ones are not.
+pub const FRONTEND_DRAINING: u32 = 4;
 /// Flag of a VIP: answer ARP for it.
 pub const VIP_ANNOUNCED: u32 = 1;
 /// Flag of a VIP: every port of it is ours, a worker refuses what no frontend takes.

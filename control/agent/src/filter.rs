@@ -35,6 +35,8 @@ pub enum FilterValue {
         here: bool,
         node_port: bool,
     },
+    /// No frontend any more: only its established flows are ours.
+    Draining,
 }
 
 /// The maps themselves.
@@ -61,6 +63,8 @@ pub struct Filter {
     touched: BTreeSet<FilterKey>,
     /// Keys that the kernel refused, and why. They are tried again with each publication.
     refused: BTreeMap<FilterKey, String>,
+    /// Those of `wanted` that drain.
+    draining: BTreeSet<FrontendKey>,
 }
 
 impl Filter {
@@ -77,7 +81,34 @@ impl Filter {
             Some(value) => self.wanted.insert(key, value),
             None => self.wanted.remove(&key),
         };
+        if let FilterKey::Frontend(frontend) = key {
+            match value {
+                Some(FilterValue::Draining) => self.draining.insert(frontend),
+                _ => self.draining.remove(&frontend),
+            };
+        }
         self.touched.insert(key);
+    }
+
+    /// A frontend is no more. What was established over TCP goes on (contract §2), so it drains if the maps hold it; UDP flows end.
+    pub fn retire(&mut self, key: FrontendKey) {
+        const TCP: u8 = 6;
+        let place = FilterKey::Frontend(key);
+        let drains = key.protocol == TCP && self.held.contains_key(&place);
+        self.want(place, drains.then_some(FilterValue::Draining));
+    }
+
+    /// Of an earlier process's frontends, those that nobody wants now.
+    pub fn retire_unwanted(&mut self) {
+        let unwanted = self.held.keys().filter(|key| !self.wanted.contains_key(key));
+        let frontends: Vec<FrontendKey> =
+            unwanted.filter_map(|key| if let FilterKey::Frontend(key) = key { Some(*key) } else { None }).collect();
+        frontends.into_iter().for_each(|key| self.retire(key));
+    }
+
+    /// Frontends that drain.
+    pub fn draining(&self) -> impl Iterator<Item = FrontendKey> {
+        self.draining.iter().copied()
     }
 
     /// The entry as it should be.
@@ -101,6 +132,7 @@ impl Filter {
         for key in &self.touched {
             match (key, self.wanted.get(key)) {
                 (FilterKey::DeviceMac(_), Some(value)) if self.held.get(key) != Some(value) => add.push((*key, *value)),
+                (_, Some(value @ FilterValue::Draining)) if self.held.get(key) != Some(value) => add.push((*key, *value)),
                 (FilterKey::DeviceMac(_), _) | (_, Some(_)) => {}
                 (_, None) => remove.push(*key),
             }
@@ -256,6 +288,29 @@ mod tests {
         filter.want(frontend(80), ELSEWHERE);
         assert_eq!(maps.publish(&mut filter), ["publish", "+Frontend"]);
         assert_eq!(filter.held.get(&frontend(80)), ELSEWHERE.as_ref());
+    }
+
+    #[test]
+    fn a_frontend_over_tcp_drains_before_the_snapshot_and_one_over_udp_goes() {
+        let (mut filter, mut maps) = (populated(), Recorder::default());
+        let datagrams = FrontendKey { address: VIP, port: 80, protocol: 17 };
+        filter.want(FilterKey::Frontend(datagrams), HERE);
+        maps.publish(&mut filter);
+        let FilterKey::Frontend(segments) = frontend(80) else { panic!("no frontend") };
+        filter.retire(segments);
+        filter.retire(datagrams);
+        filter.retire(FrontendKey { port: 99, ..segments });
+        assert_eq!(maps.publish(&mut filter), ["+Frontend", "-Frontend", "publish"]);
+        assert_eq!(filter.draining().collect::<Vec<_>>(), [segments]);
+        // The next process finds it draining, and so it stays until somebody says otherwise.
+        let mut next = Filter::over(filter.held.clone());
+        next.retire_unwanted();
+        assert_eq!(next.draining().collect::<Vec<_>>(), [segments]);
+        next.want(frontend(80), HERE);
+        assert_eq!(next.draining().count(), 0);
+        filter.want(frontend(80), None);
+        assert_eq!(maps.publish(&mut filter), ["-Frontend", "publish"]);
+        assert_eq!(filter.draining().count(), 0);
     }
 
     #[test]

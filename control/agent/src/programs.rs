@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::Context;
 use xdp_redirect::{
-    Attachment, FRONTEND_HERE, FRONTEND_NODE_PORT, LoadOptions, MapFate, ProgramName, Programs, VIP_ANNOUNCED, VIP_CLOSED, XdpMode,
+    Attachment, FRONTEND_DRAINING, FRONTEND_HERE, FRONTEND_NODE_PORT, LoadOptions, MapFate, ProgramName, Programs, VIP_ANNOUNCED,
+    VIP_CLOSED, XdpMode,
 };
 
 use crate::filter::{FilterKey, FilterMaps, FilterValue};
@@ -36,6 +37,7 @@ impl FilterMaps for KernelMaps<'_> {
                 let flag = |is_set, flag| if is_set { flag } else { 0 };
                 programs.frontends.upsert(&key, flag(here, FRONTEND_HERE) | flag(node_port, FRONTEND_NODE_PORT))
             }
+            (FilterKey::Frontend(key), FilterValue::Draining) => programs.frontends.upsert(&key, FRONTEND_DRAINING),
             (key, value) => return Err(format!("{key:?} cannot hold {value:?}")),
         };
         result.map_err(|error| error.to_string())
@@ -67,7 +69,8 @@ pub fn filter_entries(programs: &Programs) -> anyhow::Result<Vec<(FilterKey, Fil
     let frontends = programs.frontends.entries()?.into_iter();
     let frontends = frontends.map(|(key, flags)| {
         let is_set = |flag| flags & flag != 0;
-        (FilterKey::Frontend(key), FilterValue::Frontend { here: is_set(FRONTEND_HERE), node_port: is_set(FRONTEND_NODE_PORT) })
+        let value = FilterValue::Frontend { here: is_set(FRONTEND_HERE), node_port: is_set(FRONTEND_NODE_PORT) };
+        (FilterKey::Frontend(key), if is_set(FRONTEND_DRAINING) { FilterValue::Draining } else { value })
     });
     Ok(macs.chain(snat).chain(vips).chain(frontends).collect())
 }

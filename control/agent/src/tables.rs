@@ -95,11 +95,14 @@ impl Tables {
         &self.vips
     }
 
-    /// What has a route into the hostlink: the ServiceCIDRs, and the addresses that none of them covers.
+    /// What has a route into the hostlink: the ServiceCIDRs, and the addresses that none of them covers. An address that was a
+    /// frontend's keeps it for as long as connections last, which may be the node's own.
     pub fn routed(&self) -> FxHashSet<Ipv4Net> {
         let alias = (!self.node_ports.is_empty()).then_some(NODE_PORT_ALIAS);
         let covering: Vec<&Ipv4Net> = self.service_cidrs().filter(|net| !self.refused_cidrs.contains(net)).collect();
-        let alone = self.vips.keys().copied().chain(alias).filter(|vip| !covering.iter().any(|net| net.contains(vip)));
+        let draining =
+            self.filter.draining().map(|key| key.address).filter(|address| !self.addresses.iter().any(|own| own.address == *address));
+        let alone = self.vips.keys().copied().chain(alias).chain(draining).filter(|vip| !covering.iter().any(|net| net.contains(vip)));
         alone.map(Ipv4Net::from).chain(self.service_cidrs().copied()).collect()
     }
 
@@ -117,11 +120,15 @@ impl Tables {
         update.frontends.extend(self.node_ports.apply(&update.frontends));
         let mut seen = FxHashMap::default();
         for (key, frontend) in &update.frontends {
-            let value = frontend.as_ref().map(|frontend| FilterValue::Frontend {
+            let Some(frontend) = frontend else {
+                self.filter.retire(*key);
+                continue;
+            };
+            let value = FilterValue::Frontend {
                 here: self.has_backend_here(frontend, &mut seen),
                 node_port: frontend.kind == FrontendKind::NodePort && key.address != NODE_PORT_ALIAS,
-            });
-            self.filter.want(FilterKey::Frontend(*key), value);
+            };
+            self.filter.want(FilterKey::Frontend(*key), Some(value));
         }
         if !update.frontends.is_empty() {
             self.snapshot.frontends = self.snapshot.frontends.with(update.frontends);

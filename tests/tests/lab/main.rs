@@ -19,6 +19,7 @@ mod overlay;
 mod pod_clients;
 mod refusals;
 mod remote_backends;
+mod removals;
 mod restart;
 mod scale;
 mod service_cidrs;

@@ -127,9 +127,9 @@ static __always_inline int miss(struct __sk_buff *skb, enum hook hook, const str
 	_Bool ours = 0;
 
 	if (hook == HOOK_POD_IN)
-		ours = frontend_lookup(p) || begins_at_closed_port(p);
+		ours = is_served(frontend_lookup(p)) || begins_at_closed_port(p);
 	else if (hook == HOOK_NODE_OUT)
-		ours = frontend_lookup(p) || is_to_closed_port(p);
+		ours = is_served(frontend_lookup(p)) || is_to_closed_port(p);
 	if (ours)
 		return from_worker ? edge_next(hook, EDGE_LOOP_GUARD) : upcall(skb, hook, hash);
 	if (hook == HOOK_NODE_OUT)
@@ -260,7 +260,8 @@ static __always_inline int forwarded(struct __sk_buff *skb)
 	struct packet4 p = {};
 	__u32 l3;
 
-	if (skb->mark != MARK_FROM_WORKER && parse_skb(skb, &l3, &p, 1) && !frontend_lookup(&p) && is_to_closed_port(&p))
+	if (skb->mark != MARK_FROM_WORKER && parse_skb(skb, &l3, &p, 1) && !is_served(frontend_lookup(&p)) &&
+	    is_to_closed_port(&p))
 		return upcall(skb, HOOK_NODE_OUT, p.saddr ^ p.ports);
 	return edge_drop(COUNT_node_out_drop_forwarded);
 }

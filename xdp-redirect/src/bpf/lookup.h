@@ -56,12 +56,18 @@ static __always_inline _Bool flow_runs_at_edge(const struct flow4 *flow, const s
 	return (flow->flags & FLOW_OP_MASK) != FLOW_WORKER && !(opens_connection(p) && flow_closing(flow));
 }
 
-/* Flags of the frontend that the packet is sent to, or 0. */
+/* Flags of the frontend that the packet is sent to, or 0. It may be draining. */
 static __always_inline const __u32 *frontend_lookup(const struct packet4 *p)
 {
 	struct frontend4 key = {.address = p->daddr, .port = destination_port(p), .protocol = p->protocol};
 
 	return bpf_map_lookup_elem(&frontends4, &key);
+}
+
+/* The frontend takes new flows. */
+static __always_inline _Bool is_served(const __u32 *frontend)
+{
+	return frontend && !(*frontend & FRONTEND_DRAINING);
 }
 
 /* A packet that no frontend takes, to an address of which every port is ours. */

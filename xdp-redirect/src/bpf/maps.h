@@ -51,6 +51,7 @@ struct frontend4 {
 };
 #define FRONTEND_HERE 1u      /* may have backends on this node: `uplink` must look at the flow table */
 #define FRONTEND_NODE_PORT 2u /* a NodePort: `node` translates sockets that use it */
+#define FRONTEND_DRAINING 4u  /* no frontend any more: only its established flows are ours */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

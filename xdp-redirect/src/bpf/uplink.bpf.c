@@ -116,18 +116,19 @@ static __always_inline int uplink_ipv4(struct xdp_md *ctx, const struct ethhdr *
 	if (!parse_ipv4(ip, end, end - (const void *)ip, 0, &p))
 		return pass(COUNT_uplink_pass);
 	frontend = frontend_lookup(&p);
-	if (!frontend && begins_at_closed_port(&p))
-		return redirect_ipv4(ctx, eth);
-	if (!frontend)
-		return uplink_snat(ctx, eth, &p);
-	if (*frontend & FRONTEND_HERE) {
+	if (frontend && *frontend & (FRONTEND_HERE | FRONTEND_DRAINING)) {
 		__u32 meta = FLOW_META(0, HOOK_UPLINK_IN, p.protocol);
 		const struct flow4 *flow = flow_lookup(&p, meta, flow_hash(seed, p.saddr, p.daddr, p.ports, meta));
 
 		if (flow && flow_runs_at_edge(flow, &p))
 			return pass(COUNT_uplink_pass_flow);
+		/* The established flows of a frontend that was removed; a SYN over a closed one finds no frontend. */
+		if (flow && !is_served(frontend) && !opens_connection(&p))
+			return redirect_ipv4(ctx, eth);
 	}
-	return redirect_ipv4(ctx, eth);
+	if (is_served(frontend) || begins_at_closed_port(&p))
+		return redirect_ipv4(ctx, eth);
+	return uplink_snat(ctx, eth, &p);
 }
 
 static __always_inline _Bool is_returned(const struct ethhdr *eth)

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use ringway_engine::flow::{FlowKey, FlowOp, Hook};
 use ringway_engine::tables::FrontendKey;
-use xdp_redirect::{FRONTEND_HERE, Programs, VIP_ANNOUNCED, XdpAction};
+use xdp_redirect::{FRONTEND_DRAINING, FRONTEND_HERE, Programs, VIP_ANNOUNCED, XdpAction};
 
 use crate::packet::{self, ACK, FIN, SYN, arp_request, tcp, udp, with_vlans};
 use crate::scratch::{NOW, Scratch, end, one_way, table_of, to};
@@ -101,6 +101,28 @@ fn flows_that_edge_executes_pass_unless_they_are_over() {
     assert_eq!(action(&programs, &tcp(client, here, ACK)), XdpAction::Pass, "the rest of a closing connection");
     assert_eq!(action(&programs, &tcp(client, here, SYN)), XdpAction::Redirect, "a new connection over a closed one");
     assert_eq!(action(&programs, &tcp(client, here, SYN | ACK)), XdpAction::Pass);
+}
+
+/// Of a frontend that was removed, only what is established comes to a worker.
+#[test]
+fn a_draining_frontend_keeps_its_flows_and_takes_no_new_ones() {
+    let scratch = Scratch::new();
+    let programs = load(&scratch);
+    let table = table_of(&programs);
+    programs.frontends.upsert(&FrontendKey { address: VIP, port: 80, protocol: 6 }, FRONTEND_DRAINING).expect("a frontend");
+    let (client, other, vip) = (end("198.51.100.7", 5000), end("198.51.100.7", 5001), (VIP, 80));
+    let backend = end("10.2.0.5", 8080);
+    let key = FlowKey::new(client, vip, 0, Hook::UplinkIn, 6);
+    let slot = table.insert(0, &one_way(key, to((SNAT, 10_001), backend, FlowOp::Worker)), NOW).expect("room");
+    assert_eq!(action(&programs, &tcp(client, vip, ACK)), XdpAction::Redirect);
+    assert_eq!(action(&programs, &tcp(other, vip, ACK)), XdpAction::Pass, "no flow");
+    assert_eq!(action(&programs, &tcp(other, vip, SYN)), XdpAction::Pass, "a new one");
+    table.touch(slot, FIN | ACK, NOW);
+    assert_eq!(action(&programs, &tcp(client, vip, ACK)), XdpAction::Redirect, "the rest of a closing connection");
+    assert_eq!(action(&programs, &tcp(client, vip, SYN)), XdpAction::Pass, "a new one over a closed one");
+    let key = FlowKey::new(other, vip, 0, Hook::UplinkIn, 6);
+    table.insert(0, &one_way(key, to(other, backend, FlowOp::Pass)), NOW).expect("room");
+    assert_eq!(action(&programs, &tcp(other, vip, ACK)), XdpAction::Pass, "a flow of edge");
 }
 
 #[test]

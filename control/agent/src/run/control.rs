@@ -125,17 +125,20 @@ impl Control {
             anyhow::bail!("the hostlink was removed by somebody else: start again");
         }
         let change = self.node.apply(&self.programs, update, &devices);
-        let mut announced = Vec::new();
+        let (mut announced, mut stopped) = (Vec::new(), Vec::new());
         if change.addresses_changed {
             let addresses = self.tables.device_addresses(&self.node.uplinks);
-            announced = self.tables.apply_model(self.compiler.set_device_addresses(addresses));
+            let mut model = self.compiler.set_device_addresses(addresses);
+            stopped = std::mem::take(&mut model.stopped);
+            announced = self.tables.apply_model(model);
             note_addresses(&self.servers, &self.compiler, &self.config.node_port_addresses);
         }
         if update.neighbors.is_some() || update.devices.is_some() {
             self.repair_hostlink().await;
         }
         let reworked = update.devices.is_some() && self.rework().await;
-        self.publish().await;
+        let generation = self.publish().await;
+        stopped::remove_flows(&self.parts.flows, self.packets.dataplane.publisher(), generation, stopped);
         if change.addresses_changed || update.fib.is_some() && self.misses_routes() {
             self.add_routes().await;
         }
@@ -181,9 +184,26 @@ impl Control {
         if self.tables.routed() != self.routed {
             self.add_routes().await;
         }
+        self.end_draining().await;
         self.announcer.set_stations(self.stations());
         tracing::debug!("generation {generation} published");
         generation
+    }
+
+    /// Frontends that were removed and have no flow any more are forgotten.
+    async fn end_draining(&mut self) {
+        let draining: Vec<_> = self.tables.filter.draining().collect();
+        if draining.is_empty() {
+            return;
+        }
+        let in_use = stopped::in_use(&self.parts.flows);
+        for key in draining.into_iter().filter(|key| !in_use.contains(key)) {
+            self.tables.filter.want(FilterKey::Frontend(key), None);
+        }
+        self.tables.filter.before_snapshot(&mut KernelMaps(&self.programs));
+        if self.tables.routed() != self.routed {
+            self.remove_routes().await;
+        }
     }
 
     pub fn stations(&self) -> Stations {
@@ -250,6 +270,7 @@ impl Control {
     async fn refresh(&mut self) {
         self.repair_hostlink().await;
         self.hops.refresh(&self.tables.snapshot()).await;
+        self.end_draining().await;
         self.misplaced = misplaced(&self.tables.snapshot());
         if self.rework().await {
             self.publish().await;

@@ -21,6 +21,7 @@ use super::packets::{Packets, Parts, Shape, modes};
 use super::plan::{self, SocketMaps, UplinkPlan};
 use super::probe;
 use super::sources::Sources;
+use super::stopped;
 use crate::config::{Config, Mode};
 use crate::filter::Filter;
 use crate::health::Servers;
@@ -96,6 +97,8 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     let announced = tables.apply_model(update);
     tables.set_node(node.uplinks.clone(), &crate::tables::internal_ips(&compiler, &config.node_name));
 
+    tables.filter.retire_unwanted();
+    stopped::remove_stale(&flows, &compiler);
     tables.filter.before_snapshot(&mut programs::KernelMaps(&loaded));
     let maps = SocketMaps { uplinks: clone_fd(&loaded.xsks_uplinks)?, hostlink: clone_fd(&loaded.xsks_hostlink)? };
     let affinity = Arc::new(AffinityTable::over(loaded.affinity_slots(), loaded.seed()));

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringway_engine::flow::{FlowKey, FlowRecord, FlowTable};
-use ringway_engine::tables::FrontendKey;
+use ringway_engine::tables::{FrontendKey, NODE_PORT_ALIAS};
 use ringway_io::Publisher;
+use ringway_model::Compiler;
 use rustc_hash::FxHashSet;
 
 use super::node::now_ticks;
@@ -33,6 +34,30 @@ pub fn remove_flows(flows: &Arc<FlowTable>, publisher: Publisher, generation: u6
         let removed = gone.filter(|record| flows.remove(0, record.slot, now)).count();
         tracing::debug!("{removed} flows removed whose backends stopped serving");
     });
+}
+
+/// At a start: flows of the process before whose backends stopped serving meanwhile. No worker runs yet.
+pub fn remove_stale(flows: &FlowTable, compiler: &Compiler) {
+    const UDP: u8 = 17;
+    let serves = |(key, backend): (FrontendKey, SocketAddrV4)| {
+        let addresses = if key.address == NODE_PORT_ALIAS { compiler.node_port_addresses() } else { std::slice::from_ref(&key.address) };
+        addresses.iter().any(|address| compiler.serves(&FrontendKey { address: *address, ..key }, &backend))
+    };
+    let now = now_ticks();
+    let stale = flows.records(now).into_iter().filter(|record| record.forward.0.protocol() == UDP && !serves(ends(record)));
+    let removed = stale.filter(|record| flows.remove(0, record.slot, now)).count();
+    if removed > 0 {
+        tracing::info!("{removed} UDP flows removed whose backends stopped serving before the start");
+    }
+}
+
+/// The frontends that established flows still use.
+pub fn in_use(flows: &FlowTable) -> FxHashSet<FrontendKey> {
+    let frontend = |key: FlowKey| {
+        let (address, port) = key.tuple().dst();
+        FrontendKey { address, port, protocol: key.protocol() }
+    };
+    flows.forward_keys().map(frontend).collect()
 }
 
 /// The frontend that the client addressed, and the backend.

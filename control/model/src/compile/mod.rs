@@ -120,6 +120,11 @@ impl Compiler {
         self.vips.published()
     }
 
+    /// Whether the backend serves this UDP frontend, wherever it is: a flow to one that does not is a black hole.
+    pub fn serves(&self, key: &FrontendKey, backend: &SocketAddrV4) -> bool {
+        self.serving.get(key).is_some_and(|serving| serving.contains(backend))
+    }
+
     /// Number of Services in force.
     pub fn services_len(&self) -> usize {
         self.compiled.len()

@@ -40,6 +40,12 @@ impl FlowTable {
         }
     }
 
+    /// What clients address in all live flows, in slot order, once for each flow. For the control thread; cheaper than records.
+    pub fn forward_keys(&self) -> impl Iterator<Item = FlowKey> {
+        let live = (0..self.slots.len()).filter(|&index| self.ownership.is_live(index)).map(|index| &self.slots[index]);
+        live.filter(|slot| slot.is_forward()).map(|slot| slot.key()).filter(|key| key.meta != 0)
+    }
+
     fn record(&self, index: usize, now: u32) -> Option<FlowRecord> {
         if !self.ownership.is_live(index) || !self.slots[index].is_forward() {
             return None;
