@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
-use crate::{lock, netlink, programs, status};
+use crate::{apiserver, lock, netlink, programs, status};
 
 /// `ringway cleanup`: prints what it removed. Doing it twice is no error.
 ///
@@ -20,9 +20,11 @@ pub fn cleanup(state_dir: &Path) -> anyhow::Result<ExitCode> {
     // Nobody may start meanwhile, and the hostlink may be another's who has another state directory.
     let lock = if state_dir.is_dir() { lock::Lock::acquire(state_dir)? } else { lock::Lock::acquire_namespace()? };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // A process that ends in order leaves them for the next one.
+    let kept = remove(state_dir, [apiserver::cache_path(state_dir), apiserver::corrupt_cache_path(state_dir)]);
     let removed = runtime.block_on(remove_all(state_dir));
     drop(lock);
-    let removed = removed?;
+    let removed = [kept?, removed?].concat();
     for line in &removed {
         println!("removed {line}");
     }
@@ -54,8 +56,13 @@ fn remove_programs(state_dir: &Path) -> anyhow::Result<()> {
 }
 
 fn remove_files(state_dir: &Path) -> anyhow::Result<Vec<String>> {
+    remove(state_dir, [status::socket_path(state_dir), lock::path(state_dir)])
+}
+
+/// Files of these that are there, and the folder if nothing else is in it.
+fn remove<const N: usize>(state_dir: &Path, files: [PathBuf; N]) -> anyhow::Result<Vec<String>> {
     let mut removed = Vec::new();
-    for path in [status::socket_path(state_dir), lock::path(state_dir)] {
+    for path in files {
         match fs::remove_file(&path) {
             Ok(()) => removed.push(format!("file {}", path.display())),
             Err(error) if error.kind() == ErrorKind::NotFound => {}

@@ -125,6 +125,10 @@ fn query(topic: status::Topic, args: &QueryArgs) -> anyhow::Result<ExitCode> {
 /// Logs to standard error.
 fn init_log(level: Option<String>) -> anyhow::Result<()> {
     let directives = level.as_deref().unwrap_or("info");
+    // What the client libraries have to say stands in our own words in the log, once instead of with each attempt.
+    let plain = !directives.contains(['=', ',']);
+    let quiet = if plain && !["debug", "trace"].contains(&directives) { ",kube_client=error,kube_runtime=error" } else { "" };
+    let directives = &format!("{directives}{quiet}");
     let filter = EnvFilter::try_new(directives).map_err(|error| {
         anyhow::anyhow!("log level `{directives}`: {error}; use error, warn, info, debug, trace or a filter such as ringway=debug")
     })?;

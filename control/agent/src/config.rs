@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 mod addresses;
 
+use crate::apiserver::{Access, Endpoint, Pod};
 use crate::units::{BindAddress, PortRange, Seconds};
 
 /// Where the process keeps its lock, socket and pins. On `/run`, so that a reboot, which ends every program and map anyway, empties it.
@@ -62,6 +63,19 @@ pub struct Settings {
     /// Folder with YAML of Services, EndpointSlices and Nodes; followed live
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
+
+    /// Follow the cluster of this kubeconfig
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Another place where the apiserver answers; repeat for several; #NAME if its certificate is for another name
+    #[arg(long, value_name = "URL[#NAME]")]
+    #[serde(default)]
+    pub apiserver: Vec<Endpoint>,
+
+    /// Follow the cluster of this pod [default: if there is no other source and this is a pod with a service account]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub in_cluster: Option<bool>,
 
     /// Pinned worker threads [default: one per queue of the widest uplink, at most one per CPU]
     #[arg(long, value_name = "N")]
@@ -189,7 +203,9 @@ pub enum OnStop {
 pub struct Config {
     pub uplinks: Vec<String>,
     pub node_name: String,
-    pub manifests: PathBuf,
+    pub manifests: Option<PathBuf>,
+    /// At least one of the two sources is there.
+    pub apiserver: Option<Access>,
     /// `None`: decide by the uplinks' queues and the CPUs.
     pub workers: Option<usize>,
     pub mode: Mode,
@@ -282,6 +298,9 @@ impl Settings {
             uplink: list(self.uplink, file.uplink),
             node_name: self.node_name.or(file.node_name),
             manifests: self.manifests.or(file.manifests),
+            kubeconfig: self.kubeconfig.or(file.kubeconfig),
+            apiserver: if self.apiserver.is_empty() { file.apiserver } else { self.apiserver },
+            in_cluster: self.in_cluster.or(file.in_cluster),
             workers: self.workers.or(file.workers),
             mode: self.mode.or(file.mode),
             snat_address: if self.snat_address.is_empty() { file.snat_address } else { self.snat_address },
@@ -316,7 +335,7 @@ impl Settings {
         };
         require(!self.uplink.is_empty(), "--uplink");
         require(self.node_name.as_ref().is_some_and(|name| !name.is_empty()), "--node-name");
-        require(self.manifests.is_some(), "--manifests");
+        let apiserver = access(&self, Pod::here(), &mut wrong);
         if self.uplink.len() > UPLINKS_MAX {
             wrong.push(format!("--uplink: {} devices, at most {UPLINKS_MAX} are possible", self.uplink.len()));
         }
@@ -346,7 +365,8 @@ impl Settings {
         Ok(Config {
             uplinks: self.uplink,
             node_name: self.node_name.unwrap_or_default(),
-            manifests: self.manifests.unwrap_or_default(),
+            manifests: self.manifests,
+            apiserver,
             workers,
             mode: self.mode.unwrap_or_default(),
             snat_addresses: self.snat_address,
@@ -374,6 +394,23 @@ impl Settings {
             state_dir: self.state_dir.unwrap_or_else(|| STATE_DIR_DEFAULT.into()),
         })
     }
+}
+
+/// How to reach the apiserver, if one is asked for.
+fn access(settings: &Settings, pod: Option<Pod>, wrong: &mut Vec<String>) -> Option<Access> {
+    let nothing_else = settings.manifests.is_none() && settings.kubeconfig.is_none() && settings.apiserver.is_empty();
+    let in_cluster = settings.in_cluster.unwrap_or(nothing_else && pod.is_some());
+    if nothing_else && !in_cluster {
+        wrong.push("no source of services: give --kubeconfig, --apiserver or --manifests, or run in a pod with a service account".into());
+    }
+    if in_cluster && pod.is_none() {
+        wrong.push("--in-cluster: this is no pod with a service account (KUBERNETES_SERVICE_HOST or the token is missing)".into());
+    }
+    if settings.kubeconfig.is_none() && settings.apiserver.is_empty() && !in_cluster {
+        return None;
+    }
+    let endpoints = settings.apiserver.iter().cloned().chain(pod.filter(|_| in_cluster).map(|pod| pod.endpoint)).collect();
+    Some(Access::new(endpoints, settings.kubeconfig.clone()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The modules of the `ringway` binary, as a library for its tests.
 #![forbid(unsafe_code)]
 
+pub mod apiserver;
 pub mod cleanup;
 pub mod cli;
 pub mod config;

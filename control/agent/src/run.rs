@@ -12,6 +12,7 @@ mod hops;
 mod misplaced;
 mod node;
 mod notices;
+mod objects;
 mod packets;
 mod plan;
 mod probe;

@@ -1,9 +1,9 @@
 //! Kubernetes objects to tables, pure: no I/O, no clock, no thread.
 //!
 //! ```text
-//! text of a file ─▶ Folder (parse, convert) ─▶ changes ───┐
-//!                                                          ├▶ Compiler ─▶ Update (what to publish)
-//! (later) watch of an apiserver ─▶ convert ─▶ changes ─────┘
+//! text of a file ─▶ Folder (parse, convert) ─▶ changes ─┐
+//!                                                        ├▶ Holders ─▶ Compiler ─▶ Update (what to publish)
+//! watch of an apiserver ─▶ convert ─▶ changes ───────────┘
 //! ```
 //!
 //! ```
@@ -23,6 +23,7 @@ mod cluster;
 mod compile;
 pub mod convert;
 mod folder;
+mod holders;
 pub mod manifest;
 mod model;
 mod problem;
@@ -33,6 +34,7 @@ mod view;
 pub use cluster::{Changed, Cluster, Touched};
 pub use compile::{Compiler, HealthCheck, NoLocalEndpoints, NodePortAddresses, Settings, Update, Vip};
 pub use folder::Folder;
+pub use holders::Holders;
 pub use model::{
     Change, Endpoint, EndpointSliceModel, Kind, Model, NodeModel, ObjectRef, Protocol, ServiceCidrModel, ServiceModel, ServiceName,
     ServicePort, ServiceType, SessionAffinity, SlicePort, TrafficPolicy,

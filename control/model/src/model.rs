@@ -47,7 +47,7 @@ pub struct ObjectRef {
 }
 
 /// Namespace and name of a Service. Cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ServiceName {
     pub namespace: Arc<str>,
     pub name: Arc<str>,
@@ -113,7 +113,7 @@ pub enum TrafficPolicy {
 }
 
 /// `sessionAffinity`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SessionAffinity {
     #[default]
     None,
@@ -122,7 +122,7 @@ pub enum SessionAffinity {
 }
 
 /// One port of a Service.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Empty for an unnamed port.
     pub name: String,
@@ -132,7 +132,7 @@ pub struct ServicePort {
 }
 
 /// A Service that is ours to serve: not headless, not an ExternalName, not another proxy's (contract §1.1, §1.2).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceModel {
     pub name: ServiceName,
     pub created: Option<Timestamp>,
@@ -154,7 +154,7 @@ pub struct ServiceModel {
 }
 
 /// One port of an EndpointSlice that has a number.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SlicePort {
     pub name: String,
     pub protocol: Protocol,
@@ -162,7 +162,7 @@ pub struct SlicePort {
 }
 
 /// One endpoint of a slice; conditions with their defaults filled in (contract §1.6).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The first address: the others do not count.
     pub address: IpAddr,
@@ -177,7 +177,7 @@ pub struct Endpoint {
 }
 
 /// An EndpointSlice of a Service that may be ours. Two are equal if they lead to the same endpoints.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EndpointSliceModel {
     /// Name of the slice; its namespace is the service's.
     pub name: Arc<str>,
@@ -186,7 +186,8 @@ pub struct EndpointSliceModel {
     /// All of one family.
     pub endpoints: Vec<Endpoint>,
     /// When what led to this version happened, as the slice's controller noted it in the annotation
-    /// `endpoints.kubernetes.io/last-change-trigger-time`. It says nothing about endpoints and is no part of equality.
+    /// `endpoints.kubernetes.io/last-change-trigger-time`. It says nothing about endpoints and is no part of equality, nor kept on disk.
+    #[serde(skip)]
     pub last_change_trigger: Option<Timestamp>,
 }
 
@@ -200,7 +201,7 @@ impl PartialEq for EndpointSliceModel {
 impl Eq for EndpointSliceModel {}
 
 /// A Node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeModel {
     pub name: String,
     /// In the order of `status.addresses`.
@@ -222,7 +223,7 @@ impl NodeModel {
 }
 
 /// A ServiceCIDR: a range from which ClusterIPs are allocated.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceCidrModel {
     pub name: String,
     /// At most one of each family.
@@ -230,7 +231,7 @@ pub struct ServiceCidrModel {
 }
 
 /// A converted object. Cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Model {
     Service(Arc<ServiceModel>),
     EndpointSlice(Arc<EndpointSliceModel>),

@@ -51,7 +51,7 @@ fn flags_win() {
 #[test]
 fn everything_missing_is_listed_at_once() {
     let message = Settings { flows_max: Some(1), workers: Some(0), ..Settings::default() }.resolve().unwrap_err().to_string();
-    for flag in ["--uplink", "--node-name", "--manifests", "--flows-max", "--workers"] {
+    for flag in ["--uplink", "--node-name", "no source of services", "--flows-max", "--workers"] {
         assert!(message.contains(flag), "{flag} in {message}");
     }
 }
@@ -92,4 +92,25 @@ fn where_the_servers_listen() {
     assert_eq!(of("healthz-bind-address: ''\nmetrics-bind-address: 0.0.0.0\n"), (None, text("0.0.0.0:10249")));
     assert_eq!(of("healthz-bind-address: 127.0.0.1:1\nmetrics-bind-address: ''\n"), (text("127.0.0.1:1"), None));
     assert!(error("metrics-bind-address: nowhere").contains("field `metrics-bind-address`"));
+}
+
+#[test]
+fn where_objects_come_from() {
+    let pod = || Some(Pod { endpoint: "https://10.96.0.1:443".parse().unwrap() });
+    let of = |yaml: &str, pod: Option<Pod>| {
+        let mut wrong = Vec::new();
+        let access = access(&Settings::from_yaml(yaml).unwrap(), pod, &mut wrong);
+        let urls = |access: Access| access.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        if wrong.is_empty() { Ok(access.map(urls)) } else { Err(wrong.join("; ")) }
+    };
+    let urls = |text: &str| Ok(Some(text.to_owned()));
+    assert_eq!(of("manifests: /m", pod()), Ok(None), "a pod that is given manifests");
+    assert_eq!(of("node-name: n1", pod()), urls("https://10.96.0.1:443"));
+    assert_eq!(of("manifests: /m\nin-cluster: true", pod()), urls("https://10.96.0.1:443"));
+    assert_eq!(of("kubeconfig: /k", pod()), urls(""));
+    assert_eq!(of("apiserver: ['https://a:6443#n', 'https://b:6443']", None), urls("https://a:6443 https://b:6443"));
+    assert!(of("node-name: n1", None).unwrap_err().contains("no source"));
+    assert!(of("in-cluster: true", None).unwrap_err().contains("KUBERNETES_SERVICE_HOST"));
+    assert!(of("in-cluster: false", pod()).unwrap_err().contains("no source"));
+    assert!(error("apiserver: ['https://a', nonsense]").contains("apiserver[1]"));
 }

@@ -14,6 +14,7 @@ use ringway_io::ethtool;
 use xdp_redirect::ProgramName;
 use xdp_redirect::probe::{self, XdpFeatures};
 
+use crate::apiserver;
 use crate::config::Config;
 use crate::netlink::{self, NetworkFacts};
 use crate::{health, lock};
@@ -45,6 +46,8 @@ pub struct Facts {
     pub network: NetworkFacts,
     /// All devices of the network namespace.
     pub devices: Vec<DeviceFacts>,
+    /// Why the credentials for the apiserver cannot be used.
+    pub credentials_error: Option<String>,
     /// Whether the folder of manifests can be read now.
     pub manifests_error: Option<String>,
     /// The process that runs with this state directory.
@@ -122,7 +125,11 @@ pub async fn gather(config: &Config) -> anyhow::Result<Facts> {
         memory_bytes: std::fs::read_to_string("/proc/meminfo").map_or(0, |text| memory_available(&text)),
         network: NetworkFacts::read().context("cannot read the settings of this network namespace")?,
         devices,
-        manifests_error: std::fs::read_dir(&config.manifests).err().map(|error| error.to_string()),
+        credentials_error: match &config.apiserver {
+            Some(access) => apiserver::check(access).await.err().map(|error| format!("{error:#}")),
+            None => None,
+        },
+        manifests_error: config.manifests.as_ref().and_then(|dir| std::fs::read_dir(dir).err()).map(|error| error.to_string()),
         leftovers,
         running_pid,
         namespace_held,

@@ -254,12 +254,20 @@ fn settings(config: &Config, facts: &Facts) -> Vec<Finding> {
             "mount -t cgroup2 none /sys/fs/cgroup/unified; in a container, mount the host's /sys/fs/cgroup",
         ));
     }
-    if let Some(error) = &facts.manifests_error {
+    if let Some(error) = &facts.credentials_error {
+        findings.push(Finding::new(
+            Error,
+            format!("the credentials for the apiserver cannot be used: {error}"),
+            "without them no object can be read",
+            "give a --kubeconfig whose files can be read, or run in a pod with a service account",
+        ));
+    }
+    if let (Some(error), Some(dir)) = (&facts.manifests_error, &config.manifests) {
         findings.push(Finding::new(
             Warning,
-            format!("the folder {} cannot be read: {error}", config.manifests.display()),
-            "there is no service until it is there; it is followed and may come later",
-            format!("mkdir -p {}", config.manifests.display()),
+            format!("the folder {} cannot be read: {error}", dir.display()),
+            "it gives no service until it is there; it is followed and may come later",
+            format!("mkdir -p {}", dir.display()),
         ));
     }
     findings

@@ -44,7 +44,9 @@ impl Control {
         let mut announced: Vec<_> = snapshot.announced.iter().copied().collect();
         announced.sort_unstable();
         StatusDocument {
-            ready: workers.iter().all(|worker| worker.state == WorkerState::Running) && self.node.present.iter().all(|present| *present),
+            ready: workers.iter().all(|worker| worker.state == WorkerState::Running)
+                && self.node.present.iter().all(|present| *present)
+                && self.objects.are_known(),
             version: env!("CARGO_PKG_VERSION").into(),
             process_id: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
@@ -88,6 +90,7 @@ impl Control {
                 .map(|snat| SnatDocument { address: snat.address, first_port: snat.ports.0, last_port: snat.ports.1 })
                 .collect(),
             announced,
+            apiserver: self.objects.apiserver_status(),
             problems: self.problems(),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::Context;
 use ipnet::Ipv4Net;
 use ringway_engine::tables::FibResult;
-use ringway_model::{Compiler, Folder, NodePortAddresses};
+use ringway_model::{Change, Compiler, NodePortAddresses};
 use rustc_hash::FxHashSet;
 use xdp_redirect::{LoadOptions, Programs};
 
@@ -16,13 +16,13 @@ use super::announce::{Announcer, Stations};
 use super::hops::{Hops, backends_of};
 use super::misplaced::misplaced;
 use super::node::Node;
+use super::objects::Objects;
 use super::packets::{Packets, Parts};
 use super::sources::{Event, Sources, StopSignals};
 use super::stopped;
 use crate::config::{Config, OnStop};
 use crate::filter::FilterKey;
 use crate::health::{PortsChange, Servers};
-use crate::manifests::Manifests;
 use crate::netlink::{Update, VipConflict, VipRoutes};
 use crate::programs::KernelMaps;
 use crate::status::socket_path;
@@ -62,8 +62,7 @@ pub struct Control {
     pub node: Node,
     pub tables: Tables,
     pub compiler: Compiler,
-    pub folder: Folder,
-    pub manifests: Manifests,
+    pub objects: Objects,
     pub routes: VipRoutes,
     /// Whose routes were asked for last.
     pub routed: FxHashSet<Ipv4Net>,
@@ -108,7 +107,14 @@ impl Control {
             self.servers.board.turn_begins();
             match event {
                 Event::Kernel(update) => self.apply_kernel(&update).await?,
-                Event::Manifests => self.apply_manifests().await,
+                Event::Manifests => {
+                    let changes = self.objects.scan();
+                    self.apply_objects(changes).await;
+                }
+                Event::Apiserver => {
+                    let changes = self.objects.take();
+                    self.apply_objects(changes).await;
+                }
                 Event::Workers => self.look_at_workers().await,
                 Event::Question(question) => self.answer(question),
                 Event::Ports => self.log_problems(),
@@ -149,15 +155,7 @@ impl Control {
         Ok(())
     }
 
-    async fn apply_manifests(&mut self) {
-        let scan = self.manifests.scan();
-        let mut changes = Vec::new();
-        for name in &scan.removed {
-            changes.extend(self.folder.remove(name));
-        }
-        for file in scan.updated {
-            changes.extend(self.folder.update(file));
-        }
+    async fn apply_objects(&mut self, changes: Vec<Change>) {
         if !changes.is_empty() {
             let mut update = self.compiler.apply(changes);
             note_update(&self.servers, &self.compiler, &self.config.node_name, &mut update);
@@ -288,6 +286,7 @@ impl Control {
     /// # Errors
     /// Something could not be removed; `ringway cleanup` tries again.
     pub async fn stop(self) -> anyhow::Result<()> {
+        self.objects.stop();
         match self.config.on_stop {
             OnStop::Remove => self.remove().await,
             OnStop::Keep => self.leave(),

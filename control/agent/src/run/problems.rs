@@ -27,7 +27,8 @@ fn of_model(problem: &ringway_model::Problem) -> Trouble {
         Severity::Error => "error",
         Severity::Notice => "notice",
     };
-    let kind = problem.kind.as_deref().filter(|kind| ["Service", "EndpointSlice", "Node"].contains(kind)).unwrap_or("manifest");
+    let kind =
+        problem.kind.as_deref().filter(|kind| ["Service", "EndpointSlice", "Node", "ServiceCIDR"].contains(kind)).unwrap_or("manifest");
     Trouble { severity, kind: kind.to_lowercase(), sentence: problem.to_string() }
 }
 
@@ -39,8 +40,9 @@ impl Control {
 
     fn troubles(&self) -> Vec<Trouble> {
         let of = |kind: &'static str| move |sentence: String| Trouble::error(kind, sentence);
-        let mut troubles: Vec<Trouble> = self.manifests.problems().map(|problem| Trouble::error("manifest", problem.to_string())).collect();
-        troubles.extend(self.folder.problems().iter().map(of_model));
+        let mut troubles: Vec<Trouble> = self.objects.manifest_problems().into_iter().map(of("manifest")).collect();
+        troubles.extend(self.objects.apiserver_problems().into_iter().map(of("apiserver")));
+        troubles.extend(self.objects.problems().iter().map(of_model));
         troubles.extend(self.compiler.problems().iter().map(of_model));
         let conflicts = self.route_conflicts.iter();
         troubles.extend(conflicts.map(|conflict| Trouble::error("route", format!("route to {}: {}", conflict.net, conflict.reason))));

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::packets::Packets;
+use crate::apiserver::Source;
 use crate::health::Board;
 use crate::manifests::Watch;
 use crate::netlink::{Follower, REFRESH_INTERVAL, Update};
@@ -21,6 +22,8 @@ pub enum Event {
     Kernel(Update),
     /// The folder of manifests may have changed.
     Manifests,
+    /// Objects of the apiserver have changed.
+    Apiserver,
     /// Workers want neighbors, or one has failed.
     Workers,
     Question(Question),
@@ -60,6 +63,7 @@ impl StopSignals {
 pub struct Sources {
     follower: Follower,
     manifests: Arc<Notify>,
+    apiserver: Option<Arc<Source>>,
     questions: mpsc::Receiver<Question>,
     board: Arc<Board>,
     refresh: Interval,
@@ -68,10 +72,16 @@ pub struct Sources {
 impl Sources {
     /// # Errors
     /// The socket cannot be listened to.
-    pub fn new(state_dir: &Path, follower: Follower, watch: Watch, board: Arc<Board>) -> anyhow::Result<Sources> {
+    pub fn new(
+        state_dir: &Path,
+        follower: Follower,
+        watch: Option<Watch>,
+        apiserver: Option<Arc<Source>>,
+        board: Arc<Board>,
+    ) -> anyhow::Result<Sources> {
         let mut refresh = interval(REFRESH_INTERVAL);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Sources { follower, manifests: notified_by(watch), questions: server::listen(state_dir)?, board, refresh })
+        Ok(Sources { follower, manifests: notified_by(watch), apiserver, questions: server::listen(state_dir)?, board, refresh })
     }
 
     /// Waits for the next event.
@@ -83,6 +93,7 @@ impl Sources {
             () = packets.notices.heard() => Ok(Event::Workers),
             update = self.follower.changed() => Ok(Event::Kernel(update.context("cannot follow the kernel's tables any more")?)),
             () = self.manifests.notified() => Ok(Event::Manifests),
+            () = changed(self.apiserver.as_deref()) => Ok(Event::Apiserver),
             Some(question) = self.questions.recv() => Ok(Event::Question(question)),
             () = self.board.problems_changed() => Ok(Event::Ports),
             _ = self.refresh.tick() => Ok(Event::Refresh),
@@ -90,9 +101,17 @@ impl Sources {
     }
 }
 
+async fn changed(apiserver: Option<&Source>) {
+    match apiserver {
+        Some(source) => source.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A burst of notifications must not be cut by other events, so it is joined in a task of its own.
-fn notified_by(mut watch: Watch) -> Arc<Notify> {
+fn notified_by(watch: Option<Watch>) -> Arc<Notify> {
     let notify = Arc::new(Notify::new());
+    let Some(mut watch) = watch else { return notify };
     let changed = Arc::clone(&notify);
     tokio::spawn(async move {
         loop {

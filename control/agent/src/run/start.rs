@@ -10,13 +10,14 @@ use ringway_engine::affinity::AffinityTable;
 use ringway_engine::flow::FlowTable;
 use ringway_engine::tables::Uplink;
 use ringway_io::{FrameSize, ethtool};
-use ringway_model::{Compiler, Folder, Settings};
+use ringway_model::{Compiler, Settings};
 use xdp_redirect::{LoadOptions, Programs, XdpMode};
 
 use super::announce::{Announcer, Stations};
 use super::control::{Control, note_addresses, note_update};
 use super::hops::Hops;
 use super::node::{Node, now_ticks};
+use super::objects::Objects;
 use super::packets::{Packets, Parts, Shape, modes};
 use super::plan::{self, SocketMaps, UplinkPlan};
 use super::probe;
@@ -25,7 +26,7 @@ use super::stopped;
 use crate::config::{Config, Mode};
 use crate::filter::Filter;
 use crate::health::Servers;
-use crate::manifests::{Manifests, Watch};
+use crate::manifests::Watch;
 use crate::netlink::{Follower, FollowerConfig, Hostlink, HostlinkConfig, RW0, RW1, Update, VipRoutes};
 use crate::preflight::facts::{DeviceFacts, Facts};
 use crate::programs;
@@ -39,6 +40,8 @@ pub const HOSTLINK_MTU_MAX: u32 = 3_500;
 /// # Errors
 /// What failed, on what, and what to do. What was made so far is left for the caller to remove.
 pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::Result<(Control, Sources)> {
+    // Nothing depends on the order, but nothing decides either while this waits: so it is done before there are programs.
+    let mut objects = Objects::start(&config).await?;
     let bpffs = xdp_redirect::bpffs::ensure(&config.state_dir)?;
     if let xdp_redirect::bpffs::Mount::OwnNamespace { why } = &bpffs.mount {
         tracing::warn!("pins live in a mount namespace of this process only ({why}): flows end with it");
@@ -50,7 +53,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     let hostlink = Hostlink::ensure(hostlink_config).await.context("cannot make the hostlink")?;
 
     // Watch before reading, so that no change falls between.
-    let watch = Watch::new(&config.manifests)?;
+    let watch = config.manifests.as_deref().map(Watch::new).transpose()?;
     let follower_config = FollowerConfig { uplinks: config.uplinks.clone(), ..FollowerConfig::default() };
     let mut follower = Follower::start(follower_config).await.context("cannot read the kernel's tables")?;
     let update = follower.changed().await.context("cannot read the kernel's tables")?;
@@ -86,13 +89,11 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     let mut tables = Tables::new(TableSettings::new(&config, hostlink.rw1_ifindex, hostlink.rw1_mac), filter);
     let mut compiler =
         Compiler::new(Settings { node_name: config.node_name.clone(), node_port_addresses: config.node_port_addresses.clone() });
-    let (mut folder, mut manifests) = (Folder::default(), Manifests::new(&config.manifests));
     tables.apply_netlink(&update);
     tables.apply_model(compiler.set_device_addresses(tables.device_addresses(&node.uplinks)));
     note_addresses(&servers, &compiler, &config.node_port_addresses);
-    let scan = manifests.scan();
-    let changes: Vec<_> = scan.updated.into_iter().flat_map(|file| folder.update(file)).collect();
-    let mut update = compiler.apply(changes);
+    let changes = [objects.scan(), objects.take()];
+    let mut update = compiler.apply(changes.into_iter().flatten());
     note_update(&servers, &compiler, &config.node_name, &mut update);
     let announced = tables.apply_model(update);
     tables.set_node(node.uplinks.clone(), &crate::tables::internal_ips(&compiler, &config.node_name));
@@ -134,10 +135,10 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
         node,
         tables,
         compiler,
-        folder,
-        manifests,
+        objects,
     };
-    let sources = Sources::new(&control.config.state_dir, follower, watch, Arc::clone(&control.servers.board))?;
+    let sources =
+        Sources::new(&control.config.state_dir, follower, watch, control.objects.apiserver(), Arc::clone(&control.servers.board))?;
     control.finish_start(announced).await;
     Ok((control, sources))
 }

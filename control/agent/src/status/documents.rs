@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// `ringway status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StatusDocument {
-    /// Workers run, the programs are attached and the filter maps are written.
+    /// Workers run, the programs are attached, the filter maps are written, and objects are known (of now or of an earlier process).
     pub ready: bool,
     pub version: String,
     pub process_id: u32,
@@ -27,6 +27,8 @@ pub struct StatusDocument {
     pub snat: Vec<SnatDocument>,
     /// VIPs for which this node answers ARP.
     pub announced: Vec<Ipv4Addr>,
+    /// Nothing if none is followed.
+    pub apiserver: Option<crate::apiserver::Status>,
     pub problems: Vec<String>,
 }
 

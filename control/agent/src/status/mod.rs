@@ -4,6 +4,7 @@
 //! line's side, [`render`] makes tables for people.
 
 pub mod answer;
+mod apiserver;
 pub mod client;
 pub mod documents;
 pub mod render;

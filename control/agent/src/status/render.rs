@@ -92,6 +92,9 @@ fn status(document: &StatusDocument) -> String {
         let announced: Vec<String> = document.announced.iter().map(ToString::to_string).collect();
         text += &format!("\nannounced: {}\n", announced.join(", "));
     }
+    if let Some(apiserver) = &document.apiserver {
+        text += &format!("\n{}", super::apiserver::render(apiserver));
+    }
     if !document.problems.is_empty() {
         let plural = if document.problems.len() == 1 { "" } else { "s" };
         text += &format!("\n{} problem{plural}:\n", document.problems.len());
@@ -273,7 +276,7 @@ fn stats(document: &StatsDocument) -> String {
 }
 
 /// Two units at most: `3.2s`, `5m12s`, `2h05m`, `3d04h`.
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     let whole = seconds as u64;
     match whole {
         0..60 => format!("{seconds:.1}s"),

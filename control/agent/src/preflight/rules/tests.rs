@@ -176,6 +176,10 @@ fn snat_ports_of_the_node() {
 #[test]
 fn settings_of_the_node() {
     assert_one(&after(|facts| facts.network.ip_forward = false), "warning: net.ipv4.ip_forward is 0");
+    assert_one(
+        &after(|facts| facts.credentials_error = Some("no file".into())),
+        "error: the credentials for the apiserver cannot be used: no file",
+    );
     assert_one(&after(|facts| facts.manifests_error = Some("not found".into())), "warning: the folder /m cannot be read");
     let mut strict = facts();
     strict.network.rp_filter = vec![("eth1".into(), 1), ("eth2".into(), 1)];

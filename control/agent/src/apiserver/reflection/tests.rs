@@ -1,0 +1,142 @@
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use ringway_model::{Kind, NodeModel};
+
+use super::*;
+
+fn object(name: &str) -> ObjectRef {
+    ObjectRef { kind: Kind::Node, namespace: String::new(), name: name.into() }
+}
+
+fn model(name: &str, zone: &str) -> Model {
+    Model::Node(Arc::new(NodeModel {
+        name: name.into(),
+        internal_ips: Vec::new(),
+        zone: Some(zone.into()),
+        pod_cidrs: Vec::new(),
+        deleting: false,
+        to_be_deleted: false,
+    }))
+}
+
+fn ours(name: &str, zone: &str) -> Result<Converted, Refused> {
+    Ok(Converted::Ours(model(name, zone), Vec::new()))
+}
+
+fn refused(name: &str) -> Result<Converted, Refused> {
+    let problem = Problem {
+        severity: Severity::Error,
+        file: None,
+        document: None,
+        line: None,
+        kind: None,
+        namespace: None,
+        name: Some(name.into()),
+        field: None,
+        message: "broken".into(),
+    };
+    Err(Refused { object: Some(object(name)), problems: vec![problem] })
+}
+
+#[test]
+fn what_a_list_does_not_name_is_gone() {
+    let mut reflection = Reflection::default();
+    reflection.preload(model("a", "z"));
+    reflection.preload(model("b", "z"));
+    reflection.begin_list();
+    assert_eq!(reflection.apply(object("a"), ours("a", "z")), None, "nothing new");
+    // A list that breaks off and begins again.
+    reflection.begin_list();
+    assert_eq!(reflection.apply(object("c"), ours("c", "z")), Some(Change::Upsert(model("c", "z"))));
+    let mut gone = reflection.end_list();
+    gone.sort_by_key(|change| format!("{change:?}"));
+    assert_eq!(gone, [Change::Delete(object("a")), Change::Delete(object("b"))]);
+    assert!(reflection.end_list().is_empty(), "no list is under way");
+    assert_eq!(reflection.objects(), 1);
+}
+
+#[test]
+fn a_broken_version_keeps_the_last_good_one_also_through_lists() {
+    let mut reflection = Reflection::default();
+    reflection.apply(object("a"), ours("a", "one"));
+    assert_eq!(reflection.apply(object("a"), refused("a")), None);
+    assert_eq!((reflection.refused_len(), reflection.problems().count()), (1, 1));
+    reflection.begin_list();
+    reflection.apply(object("a"), refused("a"));
+    reflection.apply(object("never-good"), refused("never-good"));
+    assert!(reflection.end_list().is_empty());
+    assert_eq!((reflection.objects(), reflection.refused_len()), (1, 2));
+    assert_eq!(reflection.delete(&object("never-good")), None);
+    assert_eq!(reflection.apply(object("a"), ours("a", "two")), Some(Change::Upsert(model("a", "two"))));
+    assert_eq!(reflection.refused_len(), 0);
+    reflection.apply(object("a"), refused("a"));
+    assert_eq!(reflection.delete(&object("a")), Some(Change::Delete(object("a"))));
+    assert_eq!(reflection.problems().count(), 0);
+}
+
+#[test]
+fn what_is_not_ours_goes_out_of_force() {
+    let mut reflection = Reflection::default();
+    reflection.apply(object("a"), ours("a", "one"));
+    let not_ours = Ok(Converted::NotOurs(object("a"), Vec::new()));
+    assert_eq!(reflection.apply(object("a"), not_ours), Some(Change::Delete(object("a"))));
+    assert!(reflection.objects() == 0);
+}
+
+/// Random histories with lists that break off: after a whole list, what was handed out is what the server has.
+#[test]
+fn any_history_ends_equal_to_the_server() {
+    let random = RandomState::new();
+    let mut seed = random.hash_one(1);
+    let mut next = |below: u64| {
+        seed = random.hash_one(seed);
+        seed % below
+    };
+    for _ in 0..300 {
+        let mut server: BTreeMap<String, String> = BTreeMap::new();
+        let mut tables: BTreeMap<String, Model> = BTreeMap::new();
+        let mut reflection = Reflection::default();
+        let mut take = |changes: Vec<Change>| {
+            for change in changes {
+                match change {
+                    Change::Upsert(model) => tables.insert(model.object_ref().name, model),
+                    Change::Delete(object) => tables.remove(&object.name),
+                };
+            }
+        };
+        for step in 0..60 {
+            let (name, zone) = (format!("n{}", next(5)), format!("z{step}"));
+            let heard = next(3) > 0;
+            if next(2) == 0 {
+                server.insert(name.clone(), zone.clone());
+                if heard {
+                    take(reflection.apply(object(&name), ours(&name, &zone)).into_iter().collect());
+                }
+            } else {
+                server.remove(&name);
+                if heard {
+                    take(reflection.delete(&object(&name)).into_iter().collect());
+                }
+            }
+            if next(8) == 0 {
+                reflection.begin_list();
+                let whole = next(2) == 0;
+                for (name, zone) in server.iter().take(if whole { usize::MAX } else { 2 }) {
+                    take(reflection.apply(object(name), ours(name, zone)).into_iter().collect());
+                }
+                if whole {
+                    take(reflection.end_list());
+                }
+            }
+        }
+        reflection.begin_list();
+        for (name, zone) in &server {
+            take(reflection.apply(object(name), ours(name, zone)).into_iter().collect());
+        }
+        take(reflection.end_list());
+        let expected: BTreeMap<String, Model> = server.iter().map(|(name, zone)| (name.clone(), model(name, zone))).collect();
+        assert_eq!(tables, expected);
+    }
+}
