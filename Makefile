@@ -7,7 +7,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: prepare
 prepare: ## install what building and testing need (Debian, as root); does nothing when all is there
@@ -22,7 +22,7 @@ demo: ## a node with pods in network namespaces, and real requests through a VIP
 	@scripts/demo.sh
 
 .PHONY: test
-test: prepare lint test-fast test-lab ## everything: lint, unit, property, fixtures, stories, lab (as root)
+test: prepare lint test-fast test-lab test-apiserver ## everything: lint, unit, property, fixtures, stories, lab, apiserver (as root)
 
 .PHONY: test-fast
 test-fast: ## unit tests, property tests, stories: no root needed
@@ -34,6 +34,11 @@ test-lab: build ## BPF programs, packet fixtures and the lab, against the releas
 	$(CARGO) test -p xdp-redirect
 	$(CARGO) test -p ringway-tests --test fixtures
 	$(CARGO) test -p ringway-tests --test lab -- --test-threads=1
+
+.PHONY: test-apiserver
+test-apiserver: build ## with the real kube-apiserver and etcd, which the first run builds with Go (as root)
+	@scripts/kubernetes.sh >/dev/null
+	$(CARGO) test -p ringway-tests --test apiserver -- --test-threads=1
 
 .PHONY: test-long
 test-long: ## the same tests with many more random cases and longer soaks

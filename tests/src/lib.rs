@@ -3,6 +3,7 @@
 //! Used by the tests in `tests/lab/`, by the demo and by the measurements in `perf/`: one mechanism for all three.
 #![forbid(unsafe_code)]
 
+pub mod kubernetes;
 pub mod lab;
 
 use anyhow::{Context, Result};

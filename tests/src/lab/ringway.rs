@@ -27,6 +27,8 @@ pub struct RingwayOptions {
     /// `auto`, `zero-copy`, `copy` or `generic`.
     pub mode: &'static str,
     pub announce: bool,
+    /// Where objects come from, instead of the folder of manifests.
+    pub sources: Vec<String>,
     /// Further arguments.
     pub more: Vec<String>,
     /// A command that runs the program: its words before the program's. It must not fork.
@@ -35,7 +37,7 @@ pub struct RingwayOptions {
 
 impl Default for RingwayOptions {
     fn default() -> RingwayOptions {
-        RingwayOptions { workers: 2, pod_delivery: "edge", mode: "auto", announce: true, more: Vec::new(), under: Vec::new() }
+        RingwayOptions { workers: 2, pod_delivery: "edge", mode: "auto", announce: true, sources: Vec::new(), more: Vec::new(), under: Vec::new() }
     }
 }
 
@@ -97,7 +99,10 @@ impl Ringway {
         let mut arguments: Vec<String> = uplinks.iter().flat_map(|uplink| ["--uplink".to_owned(), (*uplink).to_owned()]).collect();
         arguments.extend(["--node-name", "node1", "--mode", options.mode, "--pod-delivery", options.pod_delivery].map(str::to_owned));
         arguments.extend(["--workers".to_owned(), options.workers.to_string()]);
-        arguments.extend(["--manifests".to_owned(), manifests.to_string_lossy().into_owned()]);
+        if options.sources.is_empty() {
+            arguments.extend(["--manifests".to_owned(), manifests.to_string_lossy().into_owned()]);
+        }
+        arguments.extend(options.sources.iter().cloned());
         arguments.extend(["--state-dir".to_owned(), state_dir.to_string_lossy().into_owned()]);
         if options.announce {
             arguments.push("--announce".to_owned());

@@ -1,0 +1,10 @@
+//! `ringway` with the real kube-apiserver and etcd. `bed.rs` has the source of objects alone; `packets.rs` the whole process with real
+//! clients. They need root, and the binaries that `make test-apiserver` prepares.
+#![forbid(unsafe_code)]
+
+mod bed;
+mod follow;
+mod kept;
+mod loss;
+mod packets;
+mod rights;

@@ -1,0 +1,137 @@
+//! The whole process, following an apiserver, with real clients.
+
+use std::rc::Rc;
+
+use anyhow::{Context, Result, ensure};
+use ringway_tests::kubernetes::{Cluster, ClusterOptions};
+use ringway_tests::lab::{self, Lab, Net, Pod, Ringway, RingwayOptions, Service, Topology, address, wait_for};
+use serde_json::{Value, json};
+
+use crate::bed::{PATIENCE, service_path, slice_path};
+
+const CLUSTER_IP_URL: &str = "http://10.96.0.10/";
+const CLUSTER_IP_80: &str = "10.96.0.10:80";
+
+/// The control plane lives on node2, `ringway` on node1.
+fn following(name: &str, servers: u16, test: impl FnOnce(&Net, &Cluster, &Ringway) -> Result<()>) -> Result<()> {
+    lab::run(name, |lab: &Rc<Lab>| {
+        let net = Topology::new().build(lab)?;
+        let cluster = Cluster::start(lab, &net.node2, "10.0.0.12", ClusterOptions { servers, ..ClusterOptions::default() })?;
+        cluster.create(&service(&net, &["a1", "b1"])?)?;
+        for (node, address) in [("node1", address::NODE1), ("node2", "10.0.0.12")] {
+            cluster.create(&format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {node}}}\n"))?;
+            let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": address}]}});
+            cluster.patch(&format!("/api/v1/nodes/{node}/status"), &status)?;
+        }
+        let urls = (0..usize::from(servers)).flat_map(|server| ["--apiserver".to_owned(), cluster.url(server)]);
+        let kubeconfig = ["--kubeconfig".to_owned(), cluster.kubeconfig()?.display().to_string()];
+        let options = RingwayOptions { sources: urls.chain(kubeconfig).collect(), ..RingwayOptions::default() };
+        let ringway = Ringway::start(&net, &options, &[])?;
+        test(&net, &cluster, &ringway)?;
+        ensure!(ringway.is_running(), "ringway ended: {}", ringway.log());
+        Ok(())
+    })
+}
+
+fn service(net: &Net, pods: &[&str]) -> Result<String> {
+    let pods: Vec<&Pod> = pods.iter().map(|name| net.pod(name)).collect::<Result<_>>()?;
+    Ok(Service::web(address::VIP, address::CLUSTER_IP, pods).yaml())
+}
+
+/// The servers that answer a pod through the ClusterIP become these.
+fn wait_servers(net: &Net, servers: &[&str]) -> Result<()> {
+    wait_for(&format!("answers from {servers:?}"), PATIENCE, || {
+        let load = net.pod("a2")?.namespace.requests("tcp", CLUSTER_IP_80, 1, 40)?;
+        let names: Vec<&str> = load.servers.keys().map(String::as_str).collect();
+        ensure!(load.errors == 0 && names == servers, "{load:?}");
+        Ok(())
+    })
+}
+
+fn wait_status(ringway: &Ringway, what: &str, is: impl Fn(&Value) -> bool) -> Result<()> {
+    wait_for(what, PATIENCE, || {
+        let status = ringway.status()?;
+        ensure!(is(&status), "{:#}; {:#}", status["apiserver"], status["problems"]);
+        Ok(())
+    })
+}
+
+fn freshness(status: &Value) -> Vec<&str> {
+    status["apiserver"]["kinds"].as_array().into_iter().flatten().filter_map(|kind| kind["freshness"].as_str()).collect()
+}
+
+#[test]
+fn clients_reach_services_as_the_apiserver_has_them() -> Result<()> {
+    following("api_packets", 1, |net, cluster, ringway| {
+        wait_servers(net, &["a1", "b1"])?;
+        net.node1.curl(CLUSTER_IP_URL).context("from the node itself")?;
+        let endpoints = json!([{"addresses": [net.pod("b2")?.address], "nodeName": "node2"}]);
+        cluster.patch(&slice_path("web-1"), &json!({"endpoints": endpoints}))?;
+        wait_servers(net, &["b2"])?;
+
+        let label = "service.kubernetes.io/service-proxy-name";
+        cluster.patch(&service_path("web"), &json!({"metadata": {"labels": {label: "other"}}}))?;
+        wait_for("not served", PATIENCE, || {
+            let served = net.pod("a2")?.namespace.curl_within(CLUSTER_IP_URL, std::time::Duration::from_millis(300));
+            ensure!(served.is_err(), "still served");
+            Ok(())
+        })?;
+        cluster.patch(&service_path("web"), &json!({"metadata": {"labels": {label: null}}}))?;
+        wait_servers(net, &["b2"])?;
+        let text = String::from_utf8(ringway.run(&["status"])?.stdout)?;
+        for part in ["https://10.0.0.12:6443", "up, in force", "given", "EndpointSlice", "fresh"] {
+            ensure!(text.contains(part), "no {part} in {text}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_node_that_starts_without_apiserver_serves() -> Result<()> {
+    following("api_packets_stale", 1, |net, cluster, ringway| {
+        wait_servers(net, &["a1", "b1"])?;
+        ringway.terminate()?;
+        cluster.kill(0);
+        ringway.start_again()?;
+        wait_servers(net, &["a1", "b1"])?;
+        wait_status(ringway, "stale", |status| status["ready"] == true && freshness(status).iter().all(|it| *it == "stale"))?;
+        let output = ringway.run(&["status"])?;
+        ensure!(String::from_utf8_lossy(&output.stdout).contains("stale: as an earlier process knew them"), "{output:?}");
+
+        cluster.launch(0, &[])?;
+        cluster.wait_ready(0)?;
+        cluster.delete(&service_path("web"))?;
+        cluster.delete(&slice_path("web-1"))?;
+        cluster.create(&service(net, &["a1"])?)?;
+        wait_servers(net, &["a1"])?;
+        wait_status(ringway, "fresh", |status| freshness(status).iter().all(|it| *it == "fresh"))?;
+        ringway.kill();
+        ringway.start_again()?;
+        wait_servers(net, &["a1"])
+    })
+}
+
+#[test]
+fn traffic_goes_on_while_apiservers_die_and_come_back() -> Result<()> {
+    following("api_packets_loss", 2, |net, cluster, ringway| {
+        wait_servers(net, &["a1", "b1"])?;
+        let is_in_force = |status: &Value, server: usize| {
+            let candidates = status["apiserver"]["candidates"].as_array().cloned().unwrap_or_default();
+            candidates.iter().any(|it| it["in_force"] == true && it["url"] == cluster.url(server).as_str())
+        };
+        let chosen = usize::from(is_in_force(&ringway.status()?, 1));
+        cluster.kill(chosen);
+        let endpoints = json!([{"addresses": [net.pod("a1")?.address], "nodeName": "node1"}]);
+        cluster.patch(&slice_path("web-1"), &json!({"endpoints": endpoints}))?;
+        wait_servers(net, &["a1"])?;
+        wait_status(ringway, "the other is in force", |status| is_in_force(status, 1 - chosen))?;
+        cluster.kill(1 - chosen);
+        wait_status(ringway, "no apiserver is known", |status| status["problems"].to_string().contains("no apiserver answers"))?;
+        wait_servers(net, &["a1"])?;
+        cluster.launch(chosen, &[])?;
+        cluster.wait_ready(chosen)?;
+        let endpoints = json!([{"addresses": [net.pod("b1")?.address], "nodeName": "node2"}]);
+        cluster.patch(&slice_path("web-1"), &json!({"endpoints": endpoints}))?;
+        wait_servers(net, &["b1"])
+    })
+}
