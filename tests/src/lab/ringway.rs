@@ -37,7 +37,15 @@ pub struct RingwayOptions {
 
 impl Default for RingwayOptions {
     fn default() -> RingwayOptions {
-        RingwayOptions { workers: 2, pod_delivery: "edge", mode: "auto", announce: true, sources: Vec::new(), more: Vec::new(), under: Vec::new() }
+        RingwayOptions {
+            workers: 2,
+            pod_delivery: "edge",
+            mode: "auto",
+            announce: true,
+            sources: Vec::new(),
+            more: Vec::new(),
+            under: Vec::new(),
+        }
     }
 }
 

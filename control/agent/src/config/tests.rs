@@ -1,5 +1,7 @@
 //! Files, flags and bounds.
 
+use ringway_engine::flow::TICKS_PER_SECOND;
+
 use super::*;
 
 const COMPLETE: &str = "uplink: [eth1]\nnode-name: n1\nmanifests: /m\n";
