@@ -22,11 +22,13 @@ pub struct Service {
 pub struct Endpoint {
     pub address: String,
     pub node: String,
+    /// As in YAML: `ready: true`.
+    pub conditions: String,
 }
 
 impl From<&Pod> for Endpoint {
     fn from(pod: &Pod) -> Endpoint {
-        Endpoint { address: pod.address.clone(), node: pod.node.to_owned() }
+        Endpoint { address: pod.address.clone(), node: pod.node.to_owned(), conditions: "ready: true".to_owned() }
     }
 }
 
@@ -94,8 +96,15 @@ impl Service {
         self
     }
 
+    /// Pods in another state, such as `ready: false, serving: true, terminating: true`.
+    pub fn pods_that_are<'a>(mut self, conditions: &str, pods: impl IntoIterator<Item = &'a Pod>) -> Service {
+        let endpoints = pods.into_iter().map(Endpoint::from);
+        self.endpoints.extend(endpoints.map(|endpoint| Endpoint { conditions: conditions.to_owned(), ..endpoint }));
+        self
+    }
+
     pub fn endpoint(mut self, address: &str, node: &str) -> Service {
-        self.endpoints.push(Endpoint { address: address.to_owned(), node: node.to_owned() });
+        self.endpoints.push(Endpoint { address: address.to_owned(), node: node.to_owned(), conditions: "ready: true".to_owned() });
         self
     }
 
@@ -146,7 +155,8 @@ impl Service {
             text += "endpoints:\n";
         }
         for endpoint in &self.endpoints {
-            let _ = writeln!(text, "- {{addresses: [{}], nodeName: {}, conditions: {{ready: true}}}}", endpoint.address, endpoint.node);
+            let Endpoint { address, node, conditions } = endpoint;
+            let _ = writeln!(text, "- {{addresses: [{address}], nodeName: {node}, conditions: {{{conditions}}}}}");
         }
         text
     }

@@ -17,6 +17,7 @@ mod node_clients;
 mod node_port_addresses;
 mod overlay;
 mod pod_clients;
+mod policies;
 mod refusals;
 mod remote_backends;
 mod removals;
