@@ -83,6 +83,8 @@ pub struct Candidate {
     pub origin: Origin,
     /// On an address of this node, or loopback.
     pub local: bool,
+    /// It is the ClusterIP of `default/kubernetes`, though it was given: pods are told that one. It depends on what we program.
+    by_service: bool,
     pub health: Health,
     /// Why it failed last, and when.
     pub last_failure: Option<(String, Instant)>,
@@ -117,7 +119,17 @@ impl Candidates {
         let id = CandidateId(self.next_id);
         self.next_id += 1;
         let local = endpoint.is_local();
-        self.list.push(Candidate { id, endpoint, origin, local, health: Health::Unknown, last_failure: None, failures: 0, due: Some(now) });
+        self.list.push(Candidate {
+            id,
+            endpoint,
+            origin,
+            local,
+            by_service: false,
+            health: Health::Unknown,
+            last_failure: None,
+            failures: 0,
+            due: Some(now),
+        });
     }
 
     /// Replaces what was learnt from `default/kubernetes`. Returns those that are gone.
@@ -132,6 +144,9 @@ impl Candidates {
         };
         let gone: Vec<CandidateId> = self.list.iter().filter(|candidate| !stays(candidate)).map(|candidate| candidate.id).collect();
         self.list.retain(stays);
+        for candidate in &mut self.list {
+            candidate.by_service = named(candidate, services);
+        }
         for (addresses, origin) in [(endpoints, Origin::Endpoint), (services, Origin::Service)] {
             for address in addresses {
                 self.add(Endpoint::of(*address), origin, now);
@@ -209,7 +224,7 @@ impl Candidates {
     /// Decides anew: the local one first, then by origin, then by latency; whoever is in force stays until a better class is settled.
     /// Without one that is up, one that at least answers. Returns whether the choice is another.
     pub fn choose(&mut self, now: Instant) -> bool {
-        let class = |candidate: &Candidate| (!candidate.local, candidate.origin);
+        let class = |candidate: &Candidate| (!candidate.local, if candidate.by_service { Origin::Service } else { candidate.origin });
         let current = self.in_force.and_then(|id| self.get(id));
         let up = self.list.iter().filter(|candidate| matches!(candidate.health, Health::Up { .. }));
         let latency = |candidate: &&Candidate| match candidate.health {

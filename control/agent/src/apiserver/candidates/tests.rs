@@ -123,3 +123,23 @@ fn what_is_learnt_comes_and_goes_and_the_given_stay() {
     all.failed(second, "late".into(), false, now);
     assert_eq!(all.list().len(), 1);
 }
+
+/// In a pod, the ClusterIP is what the environment gives: good to begin with, but not to stay with.
+#[test]
+fn a_given_cluster_ip_is_the_last_choice_once_endpoints_are_learnt() {
+    let now = Instant::now();
+    let (mut all, given) = candidates(&["https://10.96.0.1:443"], now);
+    all.succeeded(given[0], MS, now);
+    all.choose(now);
+    assert_eq!(all.in_force(), Some(given[0]));
+    let (endpoint, service) = ("192.0.2.2:6443".parse().unwrap(), "10.96.0.1:443".parse().unwrap());
+    all.learn(&[endpoint], &[service], now);
+    all.refresh_local(|_| false);
+    let direct = all.list()[1].id;
+    all.succeeded(direct, 9 * MS, now);
+    assert!(all.choose(now));
+    assert_eq!(all.in_force(), Some(direct));
+    all.learn(&[], &[], now);
+    all.choose(now);
+    assert_eq!(all.in_force(), Some(given[0]), "what was given is never forgotten");
+}
