@@ -41,8 +41,10 @@ test-apiserver: build ## with the real kube-apiserver and etcd, which the first 
 	$(CARGO) test -p ringway-tests --test apiserver -- --test-threads=1
 
 .PHONY: test-long
-test-long: ## the same tests with many more random cases and longer soaks
-	PROPTEST_CASES=20000 RINGWAY_LONG=1 $(MAKE) test
+test-long: prepare build ## a million random clusters, many more random packets, soaks (as root, about half an hour)
+	PROPTEST_CASES=300000 $(CARGO) test --release -p ringway-model --test reference
+	PROPTEST_CASES=20000 $(CARGO) test --release -p ringway-model -p ringway-engine
+	$(CARGO) test -p ringway-tests --test lab -- --test-threads=1 --ignored
 
 .PHONY: lint
 lint: ## formatting and clippy, warnings are errors

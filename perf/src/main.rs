@@ -5,6 +5,7 @@ mod foreign;
 mod forwarding;
 mod generator;
 mod kube_proxy;
+mod programming;
 mod rounds;
 mod streams;
 
@@ -32,6 +33,8 @@ enum Command {
     Streams,
     /// What a packet that is not ours pays
     Foreign,
+    /// From a change at the apiserver to traffic, beside kube-proxy itself
+    Programming(programming::Arguments),
     /// The traffic generator; started by the others
     #[command(hide = true)]
     Generate(generator::Arguments),
@@ -60,10 +63,12 @@ fn measure(arguments: Arguments) -> Result<()> {
         None => {
             forwarding::run(rounds)?;
             streams::run(rounds)?;
-            foreign::run(rounds)
+            foreign::run(rounds)?;
+            programming::run(programming::Arguments::default(), rounds)
         }
         Some(Command::Forwarding) => forwarding::run(rounds),
         Some(Command::Streams) => streams::run(rounds),
+        Some(Command::Programming(arguments)) => programming::run(arguments, rounds),
         Some(Command::Foreign) => foreign::run(rounds),
         Some(Command::Generate(arguments)) => generator::run(&arguments),
         Some(Command::Pass { device }) => generator::pass(&device),

@@ -6,6 +6,7 @@
 //! ```
 
 mod binaries;
+mod kube_proxy;
 mod pki;
 
 use std::cell::RefCell;
@@ -19,6 +20,7 @@ use serde_json::Value;
 use crate::lab::{Lab, Namespace, Process, wait_for};
 
 pub use binaries::program;
+pub use kube_proxy::KubeProxy;
 pub use pki::SERVER_NAME;
 
 /// A cold start on a busy machine with two cores.
@@ -195,6 +197,19 @@ impl Cluster {
              users: [{{name: u, user: {{tokenFile: '{}'}}}}]\n",
             self.url(0),
             self.token_file().display()
+        );
+        std::fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    /// A kubeconfig for an administrator.
+    pub fn admin_kubeconfig(&self) -> Result<PathBuf> {
+        let path = self.dir.join("admin.kubeconfig");
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: x\ncontexts: [{{name: x, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: '{}', certificate-authority: ca.crt}}}}]\n\
+             users: [{{name: u, user: {{client-certificate: admin.crt, client-key: admin.key}}}}]\n",
+            self.url(0)
         );
         std::fs::write(&path, text)?;
         Ok(path)

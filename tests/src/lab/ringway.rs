@@ -225,6 +225,11 @@ impl Ringway {
         self.process.borrow().as_ref().context("ringway was not started")?.cpu_ns()
     }
 
+    /// Resident memory (`VmRSS`), in KiB.
+    pub fn memory_kib(&self) -> Result<u64> {
+        self.process.borrow().as_ref().context("ringway was not started")?.memory_kib()
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.node.log_path("ringway")).unwrap_or_default()
     }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bed;
+mod differential;
 mod follow;
 mod kept;
 mod loss;

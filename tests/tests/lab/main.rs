@@ -24,6 +24,7 @@ mod removals;
 mod restart;
 mod scale;
 mod service_cidrs;
+mod soak;
 mod topologies;
 mod update;
 mod wire;
