@@ -99,7 +99,10 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     tables.set_node(node.uplinks.clone(), &crate::tables::internal_ips(&compiler, &config.node_name));
 
     tables.filter.retire_unwanted();
-    stopped::remove_stale(&flows, &compiler);
+    // Without any object, every flow would seem to be stale.
+    if objects.are_known() {
+        stopped::remove_stale(&flows, &compiler);
+    }
     tables.filter.before_snapshot(&mut programs::KernelMaps(&loaded));
     let maps = SocketMaps { uplinks: clone_fd(&loaded.xsks_uplinks)?, hostlink: clone_fd(&loaded.xsks_hostlink)? };
     let affinity = Arc::new(AffinityTable::over(loaded.affinity_slots(), loaded.seed()));
