@@ -27,7 +27,7 @@ test: prepare lint test-fast test-lab test-apiserver ## everything: lint, unit, 
 .PHONY: test-fast
 test-fast: ## unit tests, property tests, stories: no root needed
 	$(CARGO) test --workspace --exclude ringway-tests --exclude xdp-redirect
-	$(CARGO) test -p ringway-tests --lib --test house
+	$(CARGO) test -p ringway-tests --lib --test house --test deploy
 
 .PHONY: test-lab
 test-lab: build ## BPF programs, packet fixtures and the lab, against the release binary (as root)
@@ -57,7 +57,7 @@ bench: ## criterion benchmarks of the engine and of publication
 	$(CARGO) bench -p ringway-bench
 
 .PHONY: perf
-perf: build ## the whole path against peers, in interleaved rounds (as root, about 10 minutes)
+perf: build ## the whole path against peers, in rounds (as root, about half an hour)
 	$(CARGO) build --release -p ringway-tests --bins
 	$(CARGO) run --release -p ringway-perf
 

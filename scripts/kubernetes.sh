@@ -8,6 +8,7 @@ version=$(sed -n 's|^require k8s.io/kubernetes v||p' go.mod)
 dir=${XDG_CACHE_HOME:-$HOME/.cache}/ringway/kubernetes/$version
 mkdir -p "$dir"
 
+PATH=$PATH:/usr/local/go/bin # where its own archive goes
 if ! command -v go >/dev/null; then
   echo "scripts/kubernetes.sh: there is no go, which builds kube-apiserver and etcd: install Go 1.26 or newer," >&2
   echo "or put etcd and kube-apiserver into a folder and name it in KUBEBUILDER_ASSETS" >&2
