@@ -83,13 +83,13 @@ impl Follower {
             Event::Delete(raw) => {
                 let object = raw.object_ref();
                 self.complaints.forget(&object);
-                self.objects.delete(&object);
+                self.objects.delete(&object, raw.version());
             }
         }
     }
 
     fn apply<K: Watched>(&self, raw: Raw<K>, live: bool) {
-        let object = raw.object_ref();
+        let (object, version) = (raw.object_ref(), raw.version());
         let reference = ObjectReference {
             api_version: Some(K::api_version(&()).into_owned()),
             kind: Some(K::kind(&()).into_owned()),
@@ -104,7 +104,7 @@ impl Follower {
             Ok(parsed) => convert(&parsed.without_trigger().object()),
             Err(why) => Err(Refused { problems: vec![misfit(&object, why)], object: Some(object.clone()) }),
         };
-        match self.objects.apply(&object, converted) {
+        match self.objects.apply(&object, version, converted) {
             Outcome::Taken => self.complaints.forget(&object),
             // Events belong to a namespace, and nobody would look for those of Nodes and ranges in some.
             Outcome::Refused(_) if object.namespace.is_empty() => {}

@@ -120,11 +120,11 @@ impl Objects {
     }
 
     /// A version of an object.
-    pub fn apply(&self, object: &ObjectRef, converted: Result<Converted, Refused>) -> Outcome {
+    pub fn apply(&self, object: &ObjectRef, version: Option<u64>, converted: Result<Converted, Refused>) -> Outcome {
         let refused = converted.is_err();
         let mut sentences = Vec::new();
         self.with(object.kind, |kind| {
-            let change = kind.reflection.apply(object.clone(), converted);
+            let change = kind.reflection.apply(object.clone(), version, converted);
             kind.trouble = None;
             if refused {
                 sentences = kind.reflection.problems_of(object).iter().map(sentence).collect();
@@ -138,10 +138,10 @@ impl Objects {
         Outcome::Refused(sentences)
     }
 
-    pub fn delete(&self, object: &ObjectRef) {
+    pub fn delete(&self, object: &ObjectRef, version: Option<u64>) {
         self.with(object.kind, |kind| {
             kind.trouble = None;
-            kind.reflection.delete(object).into_iter().collect()
+            kind.reflection.delete(object, version).into_iter().collect()
         });
     }
 

@@ -82,6 +82,11 @@ pub struct Raw<K> {
 }
 
 impl<K: Watched> Raw<K> {
+    /// The resourceVersion, a number that grows.
+    pub fn version(&self) -> Option<u64> {
+        self.metadata.resource_version.as_ref()?.parse().ok()
+    }
+
     pub fn object_ref(&self) -> ObjectRef {
         ObjectRef {
             kind: K::KIND,

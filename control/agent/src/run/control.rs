@@ -313,11 +313,12 @@ impl Control {
         self.tables.filter.before_snapshot(&mut KernelMaps(&self.programs));
         xdp_redirect::cleanup(self.programs.pin_dir()).context("cannot detach the programs")?;
         self.packets.dataplane.stop();
+        let kept = if self.objects.apiserver().is_some() { ", but the objects for the next start" } else { "" };
         let Control { programs, config, .. } = self;
         drop(programs);
         let removed = cleanup::remove_all(&config.state_dir).await.context("cannot remove everything; run `ringway cleanup`")?;
         tracing::debug!("removed: {}", removed.join(", "));
-        tracing::info!("stopped; nothing is left behind (hostlink {} and {} included)", netlink::RW0, netlink::RW1);
+        tracing::info!("stopped; nothing is left behind (hostlink {} and {} included){}", netlink::RW0, netlink::RW1, kept);
         Ok(())
     }
 }

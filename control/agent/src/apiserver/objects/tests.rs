@@ -14,7 +14,7 @@ fn take(objects: &Objects, yaml: &str) -> Outcome {
         Ok(Converted::NotOurs(object, _)) => object.clone(),
         Err(refused) => refused.object.clone().unwrap(),
     };
-    objects.apply(&object, converted)
+    objects.apply(&object, None, converted)
 }
 
 fn slice(name: &str, service: &str, addresses: &str) -> String {

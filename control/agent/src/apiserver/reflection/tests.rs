@@ -46,10 +46,10 @@ fn what_a_list_does_not_name_is_gone() {
     reflection.preload(model("a", "z"));
     reflection.preload(model("b", "z"));
     reflection.begin_list();
-    assert_eq!(reflection.apply(object("a"), ours("a", "z")), None, "nothing new");
+    assert_eq!(reflection.apply(object("a"), None, ours("a", "z")), None, "nothing new");
     // A list that breaks off and begins again.
     reflection.begin_list();
-    assert_eq!(reflection.apply(object("c"), ours("c", "z")), Some(Change::Upsert(model("c", "z"))));
+    assert_eq!(reflection.apply(object("c"), None, ours("c", "z")), Some(Change::Upsert(model("c", "z"))));
     let mut gone = reflection.end_list();
     gone.sort_by_key(|change| format!("{change:?}"));
     assert_eq!(gone, [Change::Delete(object("a")), Change::Delete(object("b"))]);
@@ -60,28 +60,28 @@ fn what_a_list_does_not_name_is_gone() {
 #[test]
 fn a_broken_version_keeps_the_last_good_one_also_through_lists() {
     let mut reflection = Reflection::default();
-    reflection.apply(object("a"), ours("a", "one"));
-    assert_eq!(reflection.apply(object("a"), refused("a")), None);
+    reflection.apply(object("a"), None, ours("a", "one"));
+    assert_eq!(reflection.apply(object("a"), None, refused("a")), None);
     assert_eq!((reflection.refused_len(), reflection.problems().count()), (1, 1));
     reflection.begin_list();
-    reflection.apply(object("a"), refused("a"));
-    reflection.apply(object("never-good"), refused("never-good"));
+    reflection.apply(object("a"), None, refused("a"));
+    reflection.apply(object("never-good"), None, refused("never-good"));
     assert!(reflection.end_list().is_empty());
     assert_eq!((reflection.objects(), reflection.refused_len()), (1, 2));
-    assert_eq!(reflection.delete(&object("never-good")), None);
-    assert_eq!(reflection.apply(object("a"), ours("a", "two")), Some(Change::Upsert(model("a", "two"))));
+    assert_eq!(reflection.delete(&object("never-good"), None), None);
+    assert_eq!(reflection.apply(object("a"), None, ours("a", "two")), Some(Change::Upsert(model("a", "two"))));
     assert_eq!(reflection.refused_len(), 0);
-    reflection.apply(object("a"), refused("a"));
-    assert_eq!(reflection.delete(&object("a")), Some(Change::Delete(object("a"))));
+    reflection.apply(object("a"), None, refused("a"));
+    assert_eq!(reflection.delete(&object("a"), None), Some(Change::Delete(object("a"))));
     assert_eq!(reflection.problems().count(), 0);
 }
 
 #[test]
 fn what_is_not_ours_goes_out_of_force() {
     let mut reflection = Reflection::default();
-    reflection.apply(object("a"), ours("a", "one"));
+    reflection.apply(object("a"), None, ours("a", "one"));
     let not_ours = Ok(Converted::NotOurs(object("a"), Vec::new()));
-    assert_eq!(reflection.apply(object("a"), not_ours), Some(Change::Delete(object("a"))));
+    assert_eq!(reflection.apply(object("a"), None, not_ours), Some(Change::Delete(object("a"))));
     assert!(reflection.objects() == 0);
 }
 
@@ -112,19 +112,19 @@ fn any_history_ends_equal_to_the_server() {
             if next(2) == 0 {
                 server.insert(name.clone(), zone.clone());
                 if heard {
-                    take(reflection.apply(object(&name), ours(&name, &zone)).into_iter().collect());
+                    take(reflection.apply(object(&name), None, ours(&name, &zone)).into_iter().collect());
                 }
             } else {
                 server.remove(&name);
                 if heard {
-                    take(reflection.delete(&object(&name)).into_iter().collect());
+                    take(reflection.delete(&object(&name), None).into_iter().collect());
                 }
             }
             if next(8) == 0 {
                 reflection.begin_list();
                 let whole = next(2) == 0;
                 for (name, zone) in server.iter().take(if whole { usize::MAX } else { 2 }) {
-                    take(reflection.apply(object(name), ours(name, zone)).into_iter().collect());
+                    take(reflection.apply(object(name), None, ours(name, zone)).into_iter().collect());
                 }
                 if whole {
                     take(reflection.end_list());
@@ -133,10 +133,28 @@ fn any_history_ends_equal_to_the_server() {
         }
         reflection.begin_list();
         for (name, zone) in &server {
-            take(reflection.apply(object(name), ours(name, zone)).into_iter().collect());
+            take(reflection.apply(object(name), None, ours(name, zone)).into_iter().collect());
         }
         take(reflection.end_list());
         let expected: BTreeMap<String, Model> = server.iter().map(|(name, zone)| (name.clone(), model(name, zone))).collect();
         assert_eq!(tables, expected);
     }
+}
+
+#[test]
+fn what_comes_late_or_again_changes_nothing() {
+    let mut reflection = Reflection::default();
+    let upsert = |zone: &str| Some(Change::Upsert(model("a", zone)));
+    assert_eq!(reflection.apply(object("a"), Some(5), ours("a", "five")), upsert("five"));
+    assert_eq!(reflection.apply(object("a"), Some(4), ours("a", "four")), None, "late");
+    assert_eq!(reflection.apply(object("a"), Some(5), ours("a", "five")), None, "again");
+    assert_eq!(reflection.delete(&object("a"), Some(3)), None, "of the one before it");
+    assert_eq!(reflection.delete(&object("a"), Some(7)), Some(Change::Delete(object("a"))));
+    assert_eq!(reflection.apply(object("a"), Some(6), ours("a", "six")), None, "it went after that");
+    assert_eq!(reflection.apply(object("a"), Some(8), ours("a", "eight")), upsert("eight"), "made anew");
+    assert_eq!(reflection.delete(&object("a"), Some(7)), None, "again");
+    reflection.begin_list();
+    assert_eq!(reflection.apply(object("a"), Some(2), ours("a", "two")), upsert("two"), "a list counts, whatever its versions");
+    assert!(reflection.end_list().is_empty());
+    assert_eq!(reflection.apply(object("a"), Some(3), ours("a", "three")), upsert("three"));
 }
