@@ -12,6 +12,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Node, PodSpec, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use ringway_agent::apiserver::CredentialsOrigin;
 use ringway_agent::cli::{Cli, Command as Subcommand};
 use ringway_agent::config::{OnStop, Settings};
 use serde::de::DeserializeOwned;
@@ -112,9 +113,13 @@ fn the_daemonset_runs_what_ringway_knows() -> Result<()> {
 
     let configmap: ConfigMap = serde_json::from_value(read("configmap.yaml")?["ConfigMap ringway"].clone())?;
     let file = configmap.data.unwrap_or_default().remove("ringway.yaml").context("no ringway.yaml in the ConfigMap")?;
-    // Where the services come from is the node's affair: in a pod there is a default.
-    let source = Settings { manifests: Some("/m".into()), ..Settings::default() };
-    let config = args.settings.or(Settings::from_yaml(&file)?).or(source).resolve()?;
+    // Without apiservers it asks the one that pods are told of, and here is no pod: so with those that the comment shows.
+    ensure!(Settings::from_yaml(&file)?.apiserver.is_empty(), "an address of nobody's cluster");
+    let file = file.replace("# apiserver: [", "apiserver: [");
+    let config = args.settings.or(Settings::from_yaml(&file)?).resolve()?;
+    let access = config.apiserver.context("no apiserver")?;
+    ensure!(access.endpoints.len() == 2 && matches!(access.credentials, CredentialsOrigin::ServiceAccount(_)), "{access:?}");
+    ensure!(pod.service_account_name.as_deref() == Some("ringway") && pod.automount_service_account_token != Some(false));
 
     let mounts: Vec<&str> = container.volume_mounts.iter().flatten().map(|mount| mount.mount_path.as_str()).collect();
     ensure!(mounts.contains(&"/etc/ringway") && mounts.contains(&&*config.state_dir.to_string_lossy()), "{mounts:?}");
@@ -182,7 +187,10 @@ fn the_chart_makes_the_same_objects() -> Result<()> {
         }
     };
     ensure!(output.status.success(), "helm: {}", String::from_utf8_lossy(&output.stderr));
-    let rendered = comparable(parse(&String::from_utf8(output.stdout)?)?)?;
+    let rendered = parse(&String::from_utf8(output.stdout)?)?;
+    let checksum = |objects: &Objects| objects["DaemonSet ringway"]["spec"]["template"]["metadata"]["annotations"].clone();
+    let default_checksum = checksum(&rendered);
+    let rendered = comparable(rendered)?;
     let mut plain = Objects::new();
     for file in ["rbac.yaml", "configmap.yaml", "daemonset.yaml"] {
         plain.extend(read(file)?);
@@ -192,10 +200,11 @@ fn the_chart_makes_the_same_objects() -> Result<()> {
     for (name, object) in &plain {
         ensure!(rendered[name] == *object, "{name} differs:\n{:#}\ninstead of\n{object:#}", rendered[name]);
     }
-    for wrong in ["onStop=maybe", "confg.uplink={eth0}", "config.uplink=null"] {
+    for wrong in ["onStop=maybe", "confg.uplink={eth0}", "config.uplink=null", "apiServers={10.0.0.12}", "config.apiserver={https://a}"] {
         ensure!(!render(&["--set", wrong])?.status.success(), "the schema takes {wrong}");
     }
-    let other = render(&["--set", "stateDir=/var/run/rw,imagePullSecrets={a},image.tag=v9"])?;
+    let servers = "apiServers={https://10.0.0.12:6443#kubernetes,https://[fd00::1]:6443}";
+    let other = render(&["--set", &format!("stateDir=/var/run/rw,imagePullSecrets={{a}},image.tag=v9,{servers}")])?;
     ensure!(other.status.success(), "helm: {}", String::from_utf8_lossy(&other.stderr));
     let objects = parse(&String::from_utf8(other.stdout)?)?;
     let pod = pod(&objects, "DaemonSet ringway")?;
@@ -203,5 +212,11 @@ fn the_chart_makes_the_same_objects() -> Result<()> {
     ensure!(
         args.settings.state_dir.as_deref() == Some(Path::new("/var/run/rw")) && pod.containers[0].image.as_deref() == Some("ringway:v9")
     );
+    let file = objects["ConfigMap ringway"]["data"]["ringway.yaml"].as_str().context("no file of flags")?;
+    let given = Settings::from_yaml(file)?;
+    let urls: Vec<String> = given.apiserver.iter().map(ToString::to_string).collect();
+    ensure!(urls == ["https://10.0.0.12:6443", "https://[fd00::1]:6443"], "{urls:?}");
+    ensure!(given.apiserver[0].server_name.as_deref() == Some("kubernetes") && given.uplink == ["eth0"], "{given:?}");
+    ensure!(checksum(&objects) != default_checksum, "other apiservers, but no new pods");
     Ok(())
 }

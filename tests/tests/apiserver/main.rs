@@ -8,4 +8,5 @@ mod follow;
 mod kept;
 mod loss;
 mod packets;
+mod pod;
 mod rights;

@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use prometheus_parse::{Scrape, Value as Sampled};
 use ringway_tests::kubernetes::{Cluster, ClusterOptions};
 use ringway_tests::lab::{self, Lab, Net, Pod, Ringway, RingwayOptions, Service, Topology, address, wait_for};
 use serde_json::{Value, json};
@@ -14,6 +15,19 @@ const CLUSTER_IP_80: &str = "10.96.0.10:80";
 
 /// The control plane lives on node2, `ringway` on node1.
 fn following(name: &str, servers: u16, test: impl FnOnce(&Net, &Cluster, &Ringway) -> Result<()>) -> Result<()> {
+    with_cluster(name, servers, |net, cluster| {
+        let urls = (0..usize::from(servers)).flat_map(|server| ["--apiserver".to_owned(), cluster.url(server)]);
+        let kubeconfig = ["--kubeconfig".to_owned(), cluster.kubeconfig()?.display().to_string()];
+        let options = RingwayOptions { sources: urls.chain(kubeconfig).collect(), ..RingwayOptions::default() };
+        let ringway = Ringway::start(net, &options, &[])?;
+        test(net, cluster, &ringway)?;
+        ensure!(ringway.is_running(), "ringway ended: {}", ringway.log());
+        Ok(())
+    })
+}
+
+/// A control plane that knows both nodes and a service with the pods a1 and b1; no `ringway` yet.
+pub fn with_cluster(name: &str, servers: u16, test: impl FnOnce(&Net, &Cluster) -> Result<()>) -> Result<()> {
     lab::run(name, |lab: &Rc<Lab>| {
         let net = Topology::new().build(lab)?;
         let cluster = Cluster::start(lab, &net.node2, "10.0.0.12", ClusterOptions { servers, ..ClusterOptions::default() })?;
@@ -23,13 +37,7 @@ fn following(name: &str, servers: u16, test: impl FnOnce(&Net, &Cluster, &Ringwa
             let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": address}]}});
             cluster.patch(&format!("/api/v1/nodes/{node}/status"), &status)?;
         }
-        let urls = (0..usize::from(servers)).flat_map(|server| ["--apiserver".to_owned(), cluster.url(server)]);
-        let kubeconfig = ["--kubeconfig".to_owned(), cluster.kubeconfig()?.display().to_string()];
-        let options = RingwayOptions { sources: urls.chain(kubeconfig).collect(), ..RingwayOptions::default() };
-        let ringway = Ringway::start(&net, &options, &[])?;
-        test(&net, &cluster, &ringway)?;
-        ensure!(ringway.is_running(), "ringway ended: {}", ringway.log());
-        Ok(())
+        test(&net, &cluster)
     })
 }
 
@@ -39,7 +47,7 @@ fn service(net: &Net, pods: &[&str]) -> Result<String> {
 }
 
 /// The servers that answer a pod through the ClusterIP become these.
-fn wait_servers(net: &Net, servers: &[&str]) -> Result<()> {
+pub fn wait_servers(net: &Net, servers: &[&str]) -> Result<()> {
     wait_for(&format!("answers from {servers:?}"), PATIENCE, || {
         let load = net.pod("a2")?.namespace.requests("tcp", CLUSTER_IP_80, 1, 40)?;
         let names: Vec<&str> = load.servers.keys().map(String::as_str).collect();
@@ -48,12 +56,30 @@ fn wait_servers(net: &Net, servers: &[&str]) -> Result<()> {
     })
 }
 
-fn wait_status(ringway: &Ringway, what: &str, is: impl Fn(&Value) -> bool) -> Result<()> {
+pub fn wait_status(ringway: &Ringway, what: &str, is: impl Fn(&Value) -> bool) -> Result<()> {
     wait_for(what, PATIENCE, || {
         let status = ringway.status()?;
         ensure!(is(&status), "{:#}; {:#}", status["apiserver"], status["problems"]);
         Ok(())
     })
+}
+
+/// What Prometheus finds on node1.
+fn scrape(net: &Net) -> Result<Scrape> {
+    let text = net.node1.exec(&["curl", "-sSf", "--noproxy", "*", "--max-time", "5", "http://127.0.0.1:10249/metrics"])?;
+    Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).context("no Prometheus text")
+}
+
+/// The one sample of this name with these labels.
+fn sample(scrape: &Scrape, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+    let wanted = |sample: &&prometheus_parse::Sample| {
+        sample.metric == name && labels.iter().all(|(label, value)| sample.labels.get(label) == Some(value))
+    };
+    let mut found = scrape.samples.iter().filter(wanted);
+    match (found.next().map(|sample| &sample.value), found.next()) {
+        (Some(Sampled::Counter(value) | Sampled::Gauge(value) | Sampled::Untyped(value)), None) => Ok(*value),
+        other => bail!("{name} {labels:?}: not one number but {other:?}"),
+    }
 }
 
 fn freshness(status: &Value) -> Vec<&str> {
@@ -82,7 +108,39 @@ fn clients_reach_services_as_the_apiserver_has_them() -> Result<()> {
         for part in ["https://10.0.0.12:6443", "up, in force", "given", "EndpointSlice", "fresh"] {
             ensure!(text.contains(part), "no {part} in {text}");
         }
-        Ok(())
+        let server = ("url", "https://10.0.0.12:6443");
+        wait_for("metrics of the apiserver", PATIENCE, || {
+            let scrape = scrape(net)?;
+            for name in ["ringway_apiserver_up", "ringway_apiserver_in_force"] {
+                ensure!(sample(&scrape, name, &[server])? == 1.0, "{name}");
+            }
+            let latency = sample(&scrape, "ringway_apiserver_latency_seconds", &[server])?;
+            ensure!(latency > 0.0 && latency < PATIENCE.as_secs_f64(), "{latency}");
+            for (kind, objects) in [("Service", 2.0), ("EndpointSlice", 1.0), ("Node", 2.0), ("ServiceCIDR", 1.0)] {
+                ensure!(sample(&scrape, "ringway_watch_fresh", &[("kind", kind)])? == 1.0, "{kind}");
+                ensure!(sample(&scrape, "ringway_watch_objects", &[("kind", kind)])? == objects, "{kind}");
+                // An idle watch has a bookmark each minute.
+                let age = sample(&scrape, "ringway_watch_age_seconds", &[("kind", kind)])?;
+                ensure!((0.0..120.0).contains(&age), "{kind}: {age}");
+            }
+            Ok(())
+        })?;
+        let changes = |scrape: &Scrape| sample(scrape, "ringway_watch_changes_total", &[("kind", "Service")]);
+        let before = changes(&scrape(net)?)?;
+        cluster.patch(&service_path("web"), &json!({"spec": {"sessionAffinity": "ClientIP"}}))?;
+        wait_for("the change is counted", PATIENCE, || {
+            let after = changes(&scrape(net)?)?;
+            ensure!(after == before + 1.0, "{before}, then {after}");
+            Ok(())
+        })?;
+        cluster.kill(0);
+        wait_for("its death is seen", PATIENCE, || {
+            let scrape = scrape(net)?;
+            ensure!(sample(&scrape, "ringway_apiserver_up", &[server])? == 0.0, "up");
+            ensure!(sample(&scrape, "ringway_apiserver_in_force", &[server])? == 0.0, "in force");
+            ensure!(sample(&scrape, "ringway_apiserver_errors_total", &[])? >= 1.0, "no error is counted");
+            Ok(())
+        })
     })
 }
 

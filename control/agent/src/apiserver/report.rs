@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use ringway_model::Problem;
 
-use super::candidates::Health;
+use super::access::Pod;
+use super::candidates::{Candidate, Health};
 use super::events::Complaints;
 use super::objects::{KindState, Objects};
 use super::status::*;
@@ -110,7 +111,8 @@ impl Reporter {
         let (candidates, _) = self.transport.candidates();
         let state = self.objects.lock();
         if candidates.in_force().is_none() {
-            troubles.push(format!("no apiserver answers: {}", self.transport.failures()));
+            let remedy = remedy(candidates.list(), Pod::here().as_ref());
+            troubles.push(format!("no apiserver answers: {}{remedy}", self.transport.failures()));
         }
         let stale: Vec<String> =
             state.kinds.iter().filter(|(_, kind)| kind.freshness == Freshness::Stale).map(|(kind, _)| kind.to_string()).collect();
@@ -133,5 +135,34 @@ impl Reporter {
     /// What is wrong with objects that are there.
     pub fn object_problems(&self) -> Vec<Problem> {
         self.objects.lock().kinds.values().flat_map(|kind| kind.reflection.problems()).cloned().collect()
+    }
+}
+
+/// What to do about the silence, where only the address is asked that pods are told: it is a Service's, so nobody serves it but us.
+fn remedy(candidates: &[Candidate], pod: Option<&Pod>) -> &'static str {
+    let pods_only = pod.is_some_and(|pod| candidates.iter().all(|candidate| candidate.endpoint.is_same_place(&pod.endpoint)));
+    if pods_only {
+        "; pods are told this address, and on a node without kube-proxy it works once Ringway serves it: give those of the control-plane nodes by \
+         --apiserver (key `apiserver` of the configuration file, value `apiServers` of the chart)"
+    } else {
+        ""
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apiserver::{Endpoint, candidates::Candidates};
+
+    #[test]
+    fn only_the_address_of_a_service_is_asked() {
+        let pod = Pod { endpoint: "https://10.96.0.1:443".parse().unwrap() };
+        let remedy = |urls: &[&str], pod: Option<&Pod>| {
+            let endpoints: Vec<Endpoint> = urls.iter().map(|url| url.parse().unwrap()).collect();
+            super::remedy(Candidates::new(endpoints, Instant::now()).list(), pod)
+        };
+        assert!(remedy(&["https://10.96.0.1:443"], Some(&pod)).contains("--apiserver"));
+        assert_eq!(remedy(&["https://10.96.0.1:443", "https://10.0.0.12:6443"], Some(&pod)), "");
+        assert_eq!(remedy(&["https://10.96.0.1:443"], None), "", "no pod");
     }
 }

@@ -13,6 +13,7 @@ use ringway_model::{Changed, NoLocalEndpoints};
 use tokio::sync::Notify;
 use xdp_redirect::Counters;
 
+use crate::apiserver::Source;
 use crate::metrics::KubeProxyMetrics;
 
 /// Longest time for which a change may wait to be acted on: kube-proxy's `healthTimeout`, twice its `syncPeriod` of 30 s. Changes act
@@ -48,6 +49,8 @@ pub struct Observed {
     pub dataplane: Option<Arc<Dataplane>>,
     pub flows: Option<Arc<FlowTable>>,
     pub counters: Option<Arc<Counters>>,
+    /// `None`: none is followed.
+    pub apiserver: Option<Arc<Source>>,
     /// When the newest tables were published.
     pub published: Option<Instant>,
     /// By severity and kind.
@@ -69,6 +72,7 @@ struct State {
     dataplane: Option<Arc<Dataplane>>,
     flows: Option<Arc<FlowTable>>,
     counters: Option<Arc<Counters>>,
+    apiserver: Option<Arc<Source>>,
     published: Option<Instant>,
     problems: BTreeMap<(&'static str, String), u64>,
     /// Since when the control loop is busy with one event, or with the start.
@@ -98,6 +102,7 @@ impl Board {
             dataplane: None,
             flows: None,
             counters: None,
+            apiserver: None,
             published: None,
             problems: BTreeMap::new(),
             busy_since: Some(Instant::now()),
@@ -137,6 +142,11 @@ impl Board {
         (state.flows, state.counters) = (Some(flows), Some(counters));
     }
 
+    /// The apiserver that is followed, if any.
+    pub fn set_apiserver(&self, apiserver: Option<Arc<Source>>) {
+        self.state().apiserver = apiserver;
+    }
+
     /// How many problems there are, by severity and kind.
     pub fn set_problem_counts(&self, problems: BTreeMap<(&'static str, String), u64>) {
         self.state().problems = problems;
@@ -146,7 +156,8 @@ impl Board {
     pub fn observed(&self) -> Observed {
         let state = self.state();
         let (dataplane, flows, counters) = (state.dataplane.clone(), state.flows.clone(), state.counters.clone());
-        Observed { dataplane, flows, counters, published: state.published, problems: state.problems.clone() }
+        let apiserver = state.apiserver.clone();
+        Observed { dataplane, flows, counters, apiserver, published: state.published, problems: state.problems.clone() }
     }
 
     pub fn set_workers_missing(&self, missing: bool) {

@@ -26,6 +26,9 @@ pub fn collect(observed: &Observed) -> Families {
         families.value("ringway_generation_age_seconds", "Since the newest tables were published; nothing needs to change", age);
     }
     families.gauge("ringway_problems", "What is wrong now, as `ringway status` lists it", problems);
+    if let Some(source) = &observed.apiserver {
+        super::apiserver::collect(&mut families, &source.status());
+    }
     if let Some(dataplane) = &observed.dataplane {
         tables(&mut families, dataplane);
         let (status, stats) = (dataplane.status(), dataplane.stats());

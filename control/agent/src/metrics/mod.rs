@@ -1,5 +1,6 @@
 //! `/metrics`: [`kube_proxy`]'s names, counted as things happen, and our own `ringway_*`, collected when somebody asks.
 
+mod apiserver;
 mod collect;
 mod family;
 pub mod kube_proxy;

@@ -42,6 +42,7 @@ pub const HOSTLINK_MTU_MAX: u32 = 3_500;
 pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::Result<(Control, Sources)> {
     // Nothing depends on the order, but nothing decides either while this waits: so it is done before there are programs.
     let mut objects = Objects::start(&config).await?;
+    servers.board.set_apiserver(objects.apiserver());
     let bpffs = xdp_redirect::bpffs::ensure(&config.state_dir)?;
     if let xdp_redirect::bpffs::Mount::OwnNamespace { why } = &bpffs.mount {
         tracing::warn!("pins live in a mount namespace of this process only ({why}): flows end with it");
