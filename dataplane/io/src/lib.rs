@@ -12,6 +12,7 @@ pub mod ethtool;
 mod eventfd;
 #[cfg(test)]
 mod fake;
+pub mod heap;
 mod hold;
 mod kick;
 mod mapping;

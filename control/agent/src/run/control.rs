@@ -47,6 +47,9 @@ pub fn note_addresses(servers: &Servers, compiler: &Compiler, restriction: &Node
     servers.change_ports(PortsChange::Addresses(restricted.then(|| compiler.node_port_addresses().to_vec())));
 }
 
+/// So many changed objects at once leave much free memory behind.
+const BURST: usize = 1_000;
+
 /// Everything that the control half holds.
 pub struct Control {
     pub config: Config,
@@ -71,6 +74,8 @@ pub struct Control {
     pub announcer: Announcer,
     /// See [`misplaced`]; looked for with each refresh.
     pub misplaced: Vec<String>,
+    /// Much was allocated and freed since the last refresh.
+    pub is_heap_loose: bool,
     /// Problems that were logged already and still stand.
     pub logged: BTreeSet<String>,
 }
@@ -156,6 +161,7 @@ impl Control {
     }
 
     async fn apply_objects(&mut self, changes: Vec<Change>) {
+        self.is_heap_loose |= changes.len() >= BURST;
         if !changes.is_empty() {
             let mut update = self.compiler.apply(changes);
             note_update(&self.servers, &self.compiler, &self.config.node_name, &mut update);
@@ -273,6 +279,9 @@ impl Control {
         if self.rework().await {
             self.publish().await;
             self.announcer.announce(self.tables.snapshot().announced.iter().copied().collect());
+        }
+        if std::mem::take(&mut self.is_heap_loose) {
+            ringway_io::heap::trim();
         }
         self.log_problems();
     }
