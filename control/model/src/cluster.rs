@@ -128,6 +128,10 @@ impl Cluster {
         self.service_cidrs.values().flat_map(|object| object.cidrs.iter().copied())
     }
 
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<NodeModel>> {
+        self.nodes.values()
+    }
+
     pub fn node(&self, name: &str) -> Option<&Arc<NodeModel>> {
         self.nodes.get(name)
     }

@@ -114,3 +114,23 @@ fn node_reaches_a_server_of_its_own_by_its_node_port() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn hosts_whose_addresses_a_service_claims_stay_reachable() -> Result<()> {
+    serving("claimed_hosts", Topology::new(), RingwayOptions::default(), &[], |net, ringway| {
+        net.lab.adopt(net.start_server(&net.node2, "host2", 9000)?);
+        // As a load balancer writes it that hands out the nodes' own addresses.
+        let service = Service::web("10.0.0.12", address::CLUSTER_IP, [net.pod("a1")?]);
+        ringway.publish(&[service])?;
+        wait_for("the service", Duration::from_secs(2), || net.node1.line(CLUSTER_IP_80, 0).map(drop))?;
+        for (who, client) in [("node", &net.node1), ("pod", &net.pod("a2")?.namespace)] {
+            let answer = client.line("10.0.0.12:9000", 0)?;
+            ensure!(answer.starts_with("host2"), "the {who} got {answer}");
+        }
+        let answer = net.pod("a2")?.namespace.line("10.0.0.12:80", 0)?;
+        ensure!(answer.starts_with("a1"), "the service's own port: {answer}");
+        let announced = ringway.status()?["announced"].to_string();
+        ensure!(!announced.contains("10.0.0.12"), "another host's address is announced: {announced}");
+        Ok(())
+    })
+}

@@ -28,7 +28,7 @@ const PENDING_MAX: usize = 1_024;
 pub struct Health {
     /// Nothing waits for longer than [`HEALTH_TIMEOUT`].
     pub healthy: bool,
-    /// The first snapshot is in force.
+    /// The first snapshot with objects is in force.
     pub programmed: bool,
     /// Load balancers may send new connections to this node.
     pub node_eligible: bool,
@@ -84,6 +84,8 @@ struct State {
     /// Published, not yet acted on by every worker; the oldest first.
     pending: VecDeque<Pending>,
     last_updated: Timestamp,
+    /// There are objects to serve; an apiserver that was never heard is none.
+    objects_known: bool,
     /// Nothing is known of a node until its object was seen once.
     node: Option<bool>,
 }
@@ -110,6 +112,7 @@ impl Board {
             taken: Changed::default(),
             pending: VecDeque::new(),
             last_updated: started,
+            objects_known: false,
             node: None,
         };
         Board { metrics, started, state: Mutex::new(state), port_problems: Mutex::default(), problems_changed: Notify::new() }
@@ -163,6 +166,11 @@ impl Board {
     pub fn set_workers_missing(&self, missing: bool) {
         let mut state = self.state();
         state.workers_missing_since = missing.then(|| state.workers_missing_since.unwrap_or_else(Instant::now));
+    }
+
+    /// Whether there are objects to serve, from whatever source.
+    pub fn set_objects_known(&self, known: bool) {
+        self.state().objects_known = known;
     }
 
     /// Whether our Node is there and may get traffic; `None` if there is none.
@@ -272,7 +280,7 @@ impl State {
         let waits = [self.busy_since, self.workers_missing_since, oldest];
         Health {
             healthy: waits.into_iter().flatten().all(|since| now.saturating_duration_since(since) < HEALTH_TIMEOUT),
-            programmed: self.dataplane.is_some(),
+            programmed: self.dataplane.is_some() && self.objects_known,
             node_eligible: self.node != Some(false),
             last_updated: self.last_updated,
         }

@@ -162,6 +162,7 @@ impl Control {
 
     async fn apply_objects(&mut self, changes: Vec<Change>) {
         self.is_heap_loose |= changes.len() >= BURST;
+        self.servers.board.set_objects_known(self.objects.are_known());
         if !changes.is_empty() {
             let mut update = self.compiler.apply(changes);
             note_update(&self.servers, &self.compiler, &self.config.node_name, &mut update);
@@ -280,6 +281,7 @@ impl Control {
             self.publish().await;
             self.announcer.announce(self.tables.snapshot().announced.iter().copied().collect());
         }
+        self.servers.board.set_objects_known(self.objects.are_known());
         if std::mem::take(&mut self.is_heap_loose) {
             ringway_io::heap::trim();
         }

@@ -50,6 +50,14 @@ impl Control {
             .extend(self.tables.filter.refusals().collect::<BTreeSet<_>>().into_iter().map(|refusal| Trouble::error("filter", refusal)));
         let absent = self.node.uplinks.iter().zip(&self.node.present).filter(|(_, present)| !**present);
         troubles.extend(absent.map(|(uplink, _)| Trouble::error("uplink", format!("uplink {} is gone", uplink.name))));
+        let nodes = self.compiler.cluster();
+        if nodes.nodes().next().is_some() && nodes.node(&self.config.node_name).is_none() {
+            let name = &self.config.node_name;
+            let sentence = format!(
+                "there is no Node {name} (--node-name): its zone, its NodePort address and which endpoints are local are not known; is the name right?"
+            );
+            troubles.push(Trouble::error("node", sentence));
+        }
         if self.tables.node().address.is_none() {
             let sentence = "the node has no IPv4 address: it cannot be a client of VIPs, nor SNAT without --snat-address";
             troubles.push(Trouble::error("node", sentence));

@@ -43,6 +43,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     // Nothing depends on the order, but nothing decides either while this waits: so it is done before there are programs.
     let mut objects = Objects::start(&config).await?;
     servers.board.set_apiserver(objects.apiserver());
+    servers.board.set_objects_known(objects.are_known());
     let bpffs = xdp_redirect::bpffs::ensure(&config.state_dir)?;
     if let xdp_redirect::bpffs::Mount::OwnNamespace { why } = &bpffs.mount {
         tracing::warn!("pins live in a mount namespace of this process only ({why}): flows end with it");

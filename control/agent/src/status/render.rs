@@ -164,7 +164,7 @@ fn frontend_kind(kind: ringway_model::FrontendKindView) -> String {
 fn targets(outside: &TargetView, inside: &TargetView) -> String {
     let words = |target: &TargetView| match target {
         TargetView::Backends(backends) => backends.join(", "),
-        TargetView::Reject => "none: dropped".into(),
+        TargetView::Reject => "none: refused".into(),
         TargetView::Drop => "none here (policy Local): dropped".into(),
     };
     if outside == inside { words(outside) } else { format!("outside: {}; inside: {}", words(outside), words(inside)) }

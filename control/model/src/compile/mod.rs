@@ -99,6 +99,8 @@ impl Compiler {
                 services.extend(self.cluster.services().map(|service| service.name.clone()));
             }
             services.extend(self.refresh_addresses());
+        } else if !touched.nodes.is_empty() {
+            self.refresh_hosts();
         }
         let service_cidrs = if touched.service_cidrs { self.refresh_service_cidrs() } else { None };
         Update { changed: touched.changed, service_cidrs, ..self.compile(services) }
@@ -191,6 +193,16 @@ impl Compiler {
         })
     }
 
+    /// Addresses of nodes and of our devices belong to hosts, even if a Service claims one (a load balancer that hands out nodes' addresses
+    /// does): as VIPs they would be cut off.
+    fn refresh_hosts(&mut self) {
+        let internal = self.cluster.nodes().flat_map(|node| &node.internal_ips).filter_map(|address| match address {
+            IpAddr::V4(v4) => Some(*v4),
+            IpAddr::V6(_) => None,
+        });
+        self.vips.set_hosts(internal.chain(self.device_addresses.iter().copied()).collect());
+    }
+
     /// Derives the node's addresses anew; returns the services that depend on what changed.
     fn refresh_addresses(&mut self) -> Vec<ServiceName> {
         let internal: Vec<Ipv4Addr> = self.cluster.node(&self.settings.node_name).map_or_else(Vec::new, |node| {
@@ -207,7 +219,7 @@ impl Compiler {
                 addresses
             }
         };
-        self.vips.set_own(internal.iter().chain(&self.device_addresses).copied().collect());
+        self.refresh_hosts();
         if addresses == self.node_port_addresses {
             return Vec::new();
         }

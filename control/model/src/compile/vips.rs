@@ -16,8 +16,8 @@ pub struct Vip {
 #[derive(Debug, Default)]
 pub(super) struct Vips {
     uses: HashMap<Ipv4Addr, Uses>,
-    /// Addresses of this node: an externalIP may be one, but it is the kernel that answers for it.
-    own: BTreeSet<Ipv4Addr>,
+    /// Addresses of nodes, ours too: an externalIP may be one, but it is that host that answers for it.
+    hosts: BTreeSet<Ipv4Addr>,
     published: BTreeMap<Ipv4Addr, Vip>,
     changed: BTreeSet<Ipv4Addr>,
 }
@@ -55,16 +55,16 @@ impl Vips {
         }
     }
 
-    pub fn set_own(&mut self, own: BTreeSet<Ipv4Addr>) {
-        self.changed.extend(self.own.symmetric_difference(&own));
-        self.own = own;
+    pub fn set_hosts(&mut self, hosts: BTreeSet<Ipv4Addr>) {
+        self.changed.extend(self.hosts.symmetric_difference(&hosts));
+        self.hosts = hosts;
     }
 
     /// What changed since the last call.
     pub fn publish(&mut self) -> Vec<(Ipv4Addr, Option<Vip>)> {
         let mut changes = Vec::new();
         for address in std::mem::take(&mut self.changed) {
-            let uses = self.uses.get(&address).filter(|_| !self.own.contains(&address));
+            let uses = self.uses.get(&address).filter(|_| !self.hosts.contains(&address));
             let vip = uses.map(|uses| Vip { announced: uses.announcing > 0, cluster_ip: uses.cluster > 0 });
             let before = match vip {
                 Some(vip) => self.published.insert(address, vip),
