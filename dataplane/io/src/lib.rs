@@ -12,7 +12,6 @@ pub mod ethtool;
 mod eventfd;
 #[cfg(test)]
 mod fake;
-pub mod heap;
 mod hold;
 mod kick;
 mod mapping;

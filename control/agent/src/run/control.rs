@@ -47,9 +47,6 @@ pub fn note_addresses(servers: &Servers, compiler: &Compiler, restriction: &Node
     servers.change_ports(PortsChange::Addresses(restricted.then(|| compiler.node_port_addresses().to_vec())));
 }
 
-/// So many changed objects at once leave much free memory behind.
-const BURST: usize = 1_000;
-
 /// Everything that the control half holds.
 pub struct Control {
     pub config: Config,
@@ -74,8 +71,6 @@ pub struct Control {
     pub announcer: Announcer,
     /// See [`misplaced`]; looked for with each refresh.
     pub misplaced: Vec<String>,
-    /// Much was allocated and freed since the last refresh.
-    pub is_heap_loose: bool,
     /// Problems that were logged already and still stand.
     pub logged: BTreeSet<String>,
 }
@@ -161,7 +156,6 @@ impl Control {
     }
 
     async fn apply_objects(&mut self, changes: Vec<Change>) {
-        self.is_heap_loose |= changes.len() >= BURST;
         self.servers.board.set_objects_known(self.objects.are_known());
         if !changes.is_empty() {
             let mut update = self.compiler.apply(changes);
@@ -282,9 +276,6 @@ impl Control {
             self.announcer.announce(self.tables.snapshot().announced.iter().copied().collect());
         }
         self.servers.board.set_objects_known(self.objects.are_known());
-        if std::mem::take(&mut self.is_heap_loose) {
-            ringway_io::heap::trim();
-        }
         self.log_problems();
     }
 

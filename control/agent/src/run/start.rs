@@ -131,7 +131,6 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
         hops: Hops::new()?,
         announcer: Announcer::new(stations),
         misplaced: Vec::new(),
-        is_heap_loose: true,
         logged: BTreeSet::new(),
         started: Instant::now(),
         config,
