@@ -17,6 +17,11 @@ prepare: ## install what building and testing need (Debian, as root); does nothi
 build: prepare ## target/release/ringway
 	$(CARGO) build --release -p ringway-agent
 
+# The tests' own build: overflows and debug assertions end a test, and nothing has to be compiled a second time.
+.PHONY: build-checked
+build-checked: prepare
+	$(CARGO) build -p ringway-agent
+
 .PHONY: demo
 demo: ## a node with pods in network namespaces, and real requests through a VIP: a minute, then all is gone
 	@scripts/demo.sh
@@ -30,21 +35,22 @@ test-fast: ## unit tests, property tests, stories: no root needed
 	$(CARGO) test -p ringway-tests --lib --test house --test deploy
 
 .PHONY: test-lab
-test-lab: build ## BPF programs, packet fixtures and the lab, against the release binary (as root)
+test-lab: build-checked ## BPF programs, packet fixtures and the lab (as root)
 	$(CARGO) test -p xdp-redirect
 	$(CARGO) test -p ringway-tests --test fixtures
-	$(CARGO) test -p ringway-tests --test lab -- --test-threads=1
+	RINGWAY_BUILD=debug $(CARGO) test -p ringway-tests --test lab -- --test-threads=1
 
 .PHONY: test-apiserver
-test-apiserver: build ## with the real kube-apiserver and etcd, which the first run builds with Go (as root)
+test-apiserver: build-checked ## with the real kube-apiserver and etcd, which the first run builds with Go (as root)
 	@scripts/kubernetes.sh >/dev/null
-	$(CARGO) test -p ringway-tests --test apiserver -- --test-threads=1
+	RINGWAY_BUILD=debug $(CARGO) test -p ringway-tests --test apiserver -- --test-threads=1
 
 .PHONY: test-long
-test-long: prepare build ## a million random clusters, many more random packets, soaks (as root, about half an hour)
+test-long: build ## a million random clusters, many more random packets, lab and soak of the release binary (as root, about 45 minutes)
 	PROPTEST_CASES=300000 $(CARGO) test --release -p ringway-model --test reference
 	PROPTEST_CASES=20000 $(CARGO) test --release -p ringway-model -p ringway-engine
-	$(CARGO) test -p ringway-tests --test lab -- --test-threads=1 --ignored
+	$(CARGO) test -p ringway-tests --test lab -- --test-threads=1
+	$(CARGO) test -p ringway-tests --test soak
 
 .PHONY: lint
 lint: ## formatting and clippy, warnings are errors

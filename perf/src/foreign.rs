@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use ringway_engine::flow::FlowTable;
 use ringway_engine::tables::FrontendKey;
-use xdp_redirect::{FRONTEND_HERE, LoadOptions, ProgramName, Programs, SkbContext, bpffs};
+use xdp_redirect::{FrontendUse, LoadOptions, ProgramName, Programs, SkbContext, bpffs};
 
 use crate::rounds::{Rounds, machine};
 
@@ -33,7 +33,7 @@ fn measure(dir: &std::path::Path, rounds: usize) -> Result<()> {
     let (programs, _) = Programs::load(options)?;
     for number in 0..FRONTENDS {
         let key = FrontendKey { address: (0x0a60_0000 + number).into(), port: 80, protocol: 6 };
-        programs.frontends.upsert(&key, FRONTEND_HERE)?;
+        programs.frontends.upsert(&key, FrontendUse { here: true, ..FrontendUse::default() })?;
     }
     let frames = [("TCP segment", tcp()), ("ARP request", arp()), ("IPv6 packet", ipv6())];
     let hooks = [

@@ -27,9 +27,22 @@ const PACKETS: u64 = 200_000;
 const WARM_UP: u64 = 20_000;
 const FLOWS: [u32; 2] = [64, 16_384];
 
-pub fn run(rounds: usize) -> Result<()> {
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Numbers of flows to measure with
+    #[arg(long, value_delimiter = ',', default_values_t = FLOWS)]
+    flows: Vec<u32>,
+}
+
+impl Default for Arguments {
+    fn default() -> Arguments {
+        Arguments { flows: FLOWS.to_vec() }
+    }
+}
+
+pub fn run(arguments: &Arguments, rounds: usize) -> Result<()> {
     println!("## Forwarding: client → VIP → backend on another node, 60-byte frames over veth\n\n{}\n", machine());
-    for flows in FLOWS {
+    for &flows in &arguments.flows {
         let beds = [Bed::empty_forward(flows)?, Bed::ringway(flows, address::VIP)?, Bed::nftables(flows)?];
         let table = measure(beds, rounds)?.table("empty AF_XDP forward", format);
         println!("### {flows} flows\n\n{table}");

@@ -28,7 +28,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Client to VIP to a backend on another node: CPU-ns per packet beside an empty AF_XDP forward and nftables rules
-    Forwarding,
+    Forwarding(forwarding::Arguments),
     /// Bulk TCP through a ClusterIP and a VIP, beside no service at all and nftables rules
     Streams,
     /// What a packet that is not ours pays
@@ -61,12 +61,12 @@ fn measure(arguments: Arguments) -> Result<()> {
     }
     match arguments.command {
         None => {
-            forwarding::run(rounds)?;
+            forwarding::run(&forwarding::Arguments::default(), rounds)?;
             streams::run(rounds)?;
             foreign::run(rounds)?;
             programming::run(programming::Arguments::default(), rounds)
         }
-        Some(Command::Forwarding) => forwarding::run(rounds),
+        Some(Command::Forwarding(arguments)) => forwarding::run(&arguments, rounds),
         Some(Command::Streams) => streams::run(rounds),
         Some(Command::Programming(arguments)) => programming::run(arguments, rounds),
         Some(Command::Foreign) => foreign::run(rounds),

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use etherparse::PacketBuilder;
 use ringway_engine::flow::{FlowKey, FlowOp, FlowTable, Hook, NewFlow, Rewrite, Tuple};
 use ringway_engine::tables::FrontendKey;
-use xdp_redirect::{FRONTEND_HERE, LoadOptions, ProgramName, Programs, SkbContext, bpffs, cleanup};
+use xdp_redirect::{FrontendUse, LoadOptions, ProgramName, Programs, SkbContext, bpffs, cleanup};
 
 const ROUNDS: usize = 15;
 const REPEAT: u32 = 1_000_000;
@@ -38,8 +38,8 @@ fn measure(options: LoadOptions) -> Result<(), Box<dyn Error>> {
     let (programs, _) = Programs::load(options)?;
     let (client, backend) = ((Ipv4Addr::new(198, 51, 100, 7), 5000), (Ipv4Addr::new(10, 1, 0, 5), 8080));
     let (vip, here) = ((Ipv4Addr::new(203, 0, 113, 10), 80), (Ipv4Addr::new(203, 0, 113, 10), 81));
-    for ((address, port), flags) in [(vip, 0), (here, FRONTEND_HERE)] {
-        programs.frontends.upsert(&FrontendKey { address, port, protocol: 6 }, flags)?;
+    for ((address, port), here) in [(vip, false), (here, true)] {
+        programs.frontends.upsert(&FrontendKey { address, port, protocol: 6 }, FrontendUse { here, ..FrontendUse::default() })?;
     }
     programs.uplinks.upsert(LOOPBACK, 0)?;
     let (table, _) = FlowTable::over(programs.flow_slots(), FLOWS_MAX, 1, programs.seed(), 0);

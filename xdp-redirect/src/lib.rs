@@ -23,10 +23,7 @@ mod test_run;
 pub use counters::Counters;
 pub use error::Error;
 pub use link::{Attachment, PinnedLink, ProgramName, XdpMode, cleanup, pinned_links, prune};
-pub use maps::{
-    DeviceMacs, FRONTEND_DRAINING, FRONTEND_HERE, FRONTEND_NODE_PORT, Frontends, SnatPorts, Uplinks, VIP_ANNOUNCED, VIP_CLOSED, Vips,
-    XskMap,
-};
+pub use maps::{AddressUse, Addresses, DeviceMacs, FrontendUse, Frontends, Sockets, Uplinks, XskMap};
 pub use pins::MapFate;
 pub use programs::{LoadOptions, LoadReport, Programs};
 pub use test_run::{SkbContext, SkbResult, TcAction, XdpAction};

@@ -1,7 +1,6 @@
 //! The maps that user space writes, typed. All methods take effect for the next packet.
 
 use std::net::Ipv4Addr;
-use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
@@ -9,17 +8,55 @@ use ringway_engine::tables::FrontendKey;
 
 use crate::{Error, syscall};
 
-/// Flag of a frontend: it may have backends on this node, so `uplink` must look at the flow table.
-pub const FRONTEND_HERE: u32 = 1;
-/// Flag of a frontend: a NodePort, so the node's own sockets that use it are sent to
-/// [`NODE_PORT_ALIAS`](ringway_engine::tables::NODE_PORT_ALIAS).
-pub const FRONTEND_NODE_PORT: u32 = 2;
-/// Flag of what was a frontend: its established flows are still ours, new ones are not.
-pub const FRONTEND_DRAINING: u32 = 4;
-/// Flag of a VIP: answer ARP for it.
-pub const VIP_ANNOUNCED: u32 = 1;
-/// Flag of a VIP: every port of it is ours, a worker refuses what no frontend takes.
-pub const VIP_CLOSED: u32 = 2;
+/// What the programs know of a frontend: a value of `frontends4`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrontendUse {
+    /// It may have backends on this node, so `uplink` must look at the flow table.
+    pub here: bool,
+    /// How sockets of the node itself that use it come to us.
+    pub sockets: Sockets,
+    /// No frontend any more: its established flows are still ours, new ones are not.
+    pub draining: bool,
+}
+
+/// How sockets of the node itself come to us that use a frontend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sockets {
+    /// By a route of the address.
+    #[default]
+    Routed,
+    /// They are sent to the same port of [`NODE_PORT_ALIAS`](ringway_engine::tables::NODE_PORT_ALIAS).
+    NodePort,
+    /// They are sent to this port of [`VIP_ALIAS`](ringway_engine::tables::VIP_ALIAS); 0 if there is none for them.
+    Vip(u16),
+}
+
+impl FrontendUse {
+    const HERE: u32 = 1;
+    const NODE_PORT: u32 = 2;
+    const DRAINING: u32 = 4;
+    const VIP: u32 = 8;
+
+    fn flags(self) -> u32 {
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let sockets = match self.sockets {
+            Sockets::Routed => 0,
+            Sockets::NodePort => Self::NODE_PORT,
+            Sockets::Vip(port) => Self::VIP | u32::from(port) << 16,
+        };
+        flag(self.here, Self::HERE) | flag(self.draining, Self::DRAINING) | sockets
+    }
+
+    fn from_flags(flags: u32) -> FrontendUse {
+        let is_set = |flag| flags & flag != 0;
+        let sockets = match (is_set(Self::NODE_PORT), is_set(Self::VIP)) {
+            (true, _) => Sockets::NodePort,
+            (_, true) => Sockets::Vip((flags >> 16) as u16),
+            _ => Sockets::Routed,
+        };
+        FrontendUse { here: is_set(Self::HERE), sockets, draining: is_set(Self::DRAINING) }
+    }
+}
 
 /// Key and value.
 type Entry = (Vec<u8>, Vec<u8>);
@@ -73,18 +110,19 @@ fn read_u32(bytes: &[u8]) -> u32 {
 pub struct Frontends(pub(crate) NamedMap);
 
 impl Frontends {
-    /// Adds a frontend or changes its flags ([`FRONTEND_HERE`], [`FRONTEND_NODE_PORT`]).
-    pub fn upsert(&self, key: &FrontendKey, flags: u32) -> Result<(), Error> {
-        self.0.upsert(&frontend_bytes(key), &flags.to_ne_bytes())
+    /// Adds a frontend or changes what it is.
+    pub fn upsert(&self, key: &FrontendKey, value: FrontendUse) -> Result<(), Error> {
+        self.0.upsert(&frontend_bytes(key), &value.flags().to_ne_bytes())
     }
 
     pub fn remove(&self, key: &FrontendKey) -> Result<(), Error> {
         self.0.remove(&frontend_bytes(key))
     }
 
-    /// All frontends with their flags: the next start compares them with what should be there.
-    pub fn entries(&self) -> Result<Vec<(FrontendKey, u32)>, Error> {
-        Ok(self.0.entries()?.iter().filter_map(|(key, value)| Some((frontend_of(key)?, read_u32(value)))).collect())
+    /// All frontends: the next start compares them with what should be there.
+    pub fn entries(&self) -> Result<Vec<(FrontendKey, FrontendUse)>, Error> {
+        let value = |bytes: &[u8]| FrontendUse::from_flags(read_u32(bytes));
+        Ok(self.0.entries()?.iter().filter_map(|(key, bytes)| Some((frontend_of(key)?, value(bytes)))).collect())
     }
 }
 
@@ -103,46 +141,66 @@ fn address_of(bytes: &[u8]) -> Option<Ipv4Addr> {
     Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?))
 }
 
-/// Addresses of frontends as such: `vips4`.
-#[derive(Debug)]
-pub struct Vips(pub(crate) NamedMap);
+/// What an address is to us beside its frontends: a value of `addresses4`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddressUse {
+    /// Answer ARP for it.
+    pub announced: bool,
+    /// Every port of it is ours: a worker refuses what no frontend takes.
+    pub closed: bool,
+    /// No host's: what no frontend takes is dropped, for the kernel would send it back into the network.
+    pub vip: bool,
+    /// Replies to SNAT come to these ports of it, both ends included.
+    pub snat_ports: Option<(u16, u16)>,
+}
 
-impl Vips {
-    /// Adds a VIP or changes its flags ([`VIP_ANNOUNCED`], [`VIP_CLOSED`]).
-    pub fn upsert(&self, address: Ipv4Addr, flags: u32) -> Result<(), Error> {
-        self.0.upsert(&address.octets(), &flags.to_ne_bytes())
+/// Addresses that are ours as such: `addresses4`.
+#[derive(Debug)]
+pub struct Addresses(pub(crate) NamedMap);
+
+impl Addresses {
+    /// Adds an address or changes what it is.
+    pub fn upsert(&self, address: Ipv4Addr, value: AddressUse) -> Result<(), Error> {
+        self.0.upsert(&address.octets(), &value.to_bytes())
     }
 
     pub fn remove(&self, address: Ipv4Addr) -> Result<(), Error> {
         self.0.remove(&address.octets())
     }
 
-    pub fn entries(&self) -> Result<Vec<(Ipv4Addr, u32)>, Error> {
-        Ok(self.0.entries()?.iter().filter_map(|(key, value)| Some((address_of(key)?, read_u32(value)))).collect())
+    pub fn entries(&self) -> Result<Vec<(Ipv4Addr, AddressUse)>, Error> {
+        Ok(self.0.entries()?.iter().filter_map(|(key, value)| Some((address_of(key)?, AddressUse::from_bytes(value)?))).collect())
     }
 }
 
-/// Which ports of which addresses replies to SNAT come to: `snat4`.
-#[derive(Debug)]
-pub struct SnatPorts(pub(crate) NamedMap);
+impl AddressUse {
+    const ANNOUNCED: u32 = 1;
+    const CLOSED: u32 = 2;
+    const VIP: u32 = 4;
+    const SNAT: u32 = 8;
 
-impl SnatPorts {
-    /// Sets the ports of an address, both ends included.
-    pub fn upsert(&self, address: Ipv4Addr, ports: RangeInclusive<u16>) -> Result<(), Error> {
-        let (lo, hi) = (ports.start().to_ne_bytes(), ports.end().to_ne_bytes());
-        self.0.upsert(&address.octets(), &[lo[0], lo[1], hi[0], hi[1]])
+    /// `struct address4`.
+    fn to_bytes(self) -> [u8; 8] {
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let flags = flag(self.announced, Self::ANNOUNCED) | flag(self.closed, Self::CLOSED) | flag(self.vip, Self::VIP);
+        let flags = flags | flag(self.snat_ports.is_some(), Self::SNAT);
+        let (first, last) = self.snat_ports.unwrap_or_default();
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&flags.to_ne_bytes());
+        bytes[4..6].copy_from_slice(&first.to_ne_bytes());
+        bytes[6..].copy_from_slice(&last.to_ne_bytes());
+        bytes
     }
 
-    pub fn remove(&self, address: Ipv4Addr) -> Result<(), Error> {
-        self.0.remove(&address.octets())
-    }
-
-    pub fn entries(&self) -> Result<Vec<(Ipv4Addr, RangeInclusive<u16>)>, Error> {
-        let range = |v: &[u8]| match *v {
-            [a, b, c, d] => Some(u16::from_ne_bytes([a, b])..=u16::from_ne_bytes([c, d])),
-            _ => None,
-        };
-        Ok(self.0.entries()?.iter().filter_map(|(key, value)| Some((address_of(key)?, range(value)?))).collect())
+    fn from_bytes(bytes: &[u8]) -> Option<AddressUse> {
+        let &[_, _, _, _, a, b, c, d] = bytes else { return None };
+        let is_set = |flag| read_u32(&bytes[..4]) & flag != 0;
+        Some(AddressUse {
+            announced: is_set(Self::ANNOUNCED),
+            closed: is_set(Self::CLOSED),
+            vip: is_set(Self::VIP),
+            snat_ports: is_set(Self::SNAT).then_some((u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]))),
+        })
     }
 }
 

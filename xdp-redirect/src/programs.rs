@@ -10,13 +10,13 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapHandle, OpenObject, PrintCallback, PrintLevel, set_print};
 use ringway_engine::affinity::AffinitySlot;
 use ringway_engine::flow::FlowSlot;
-use ringway_engine::tables::NODE_PORT_ALIAS;
+use ringway_engine::tables::{NODE_PORT_ALIAS, VIP_ALIAS};
 
 use crate::cgroup;
 use crate::maps::NamedMap;
 use crate::pins::{self, MapFate, NodeMeta};
 use crate::skel::{RingwaySkel, RingwaySkelBuilder};
-use crate::{Counters, DeviceMacs, Error, Frontends, SnatPorts, Uplinks, Vips, XskMap, flows};
+use crate::{Addresses, Counters, DeviceMacs, Error, Frontends, Uplinks, XskMap, flows};
 
 /// What has to be known before the programs are loaded.
 #[derive(Clone, Debug)]
@@ -54,8 +54,7 @@ impl LoadReport {
 #[derive(Debug)]
 pub struct Programs {
     pub frontends: Frontends,
-    pub vips: Vips,
-    pub snat_ports: SnatPorts,
+    pub addresses: Addresses,
     pub uplinks: Uplinks,
     pub device_macs: DeviceMacs,
     /// Sockets of all uplinks; see [`Uplinks`] for the keys. Up to 1024.
@@ -119,6 +118,7 @@ impl Programs {
         rodata.generic_uplinks = options.generic_uplinks.into();
         rodata.netns_cookie = cgroup::netns_cookie().map_err(Error::NetnsCookie)?;
         rodata.node_port_alias = u32::from_ne_bytes(NODE_PORT_ALIAS.octets());
+        rodata.vip_alias = u32::from_ne_bytes(VIP_ALIAS.octets());
         open.maps.flows4.set_max_entries(1 << bucket_bits).map_err(|source| Error::Map { action: "sizing", map: "flows4", source })?;
 
         let affinity_slots = u32::try_from(options.affinity_slots).unwrap_or(u32::MAX);
@@ -130,8 +130,7 @@ impl Programs {
             ("flows4", pins::take_over(&mut maps.flows4, "flows4", &dir.join("flows4"), stale)?),
             ("affinity4", pins::take_over(&mut maps.affinity4, "affinity4", &dir.join("affinity4"), stale)?),
             ("frontends4", pins::take_over(&mut maps.frontends4, "frontends4", &dir.join("frontends4"), stale)?),
-            ("vips4", pins::take_over(&mut maps.vips4, "vips4", &dir.join("vips4"), stale)?),
-            ("snat4", pins::take_over(&mut maps.snat4, "snat4", &dir.join("snat4"), stale)?),
+            ("addresses4", pins::take_over(&mut maps.addresses4, "addresses4", &dir.join("addresses4"), stale)?),
             ("uplinks", pins::take_over(&mut maps.uplinks, "uplinks", &dir.join("uplinks"), stale)?),
             ("device_macs", pins::take_over(&mut maps.device_macs, "device_macs", &dir.join("device_macs"), stale)?),
             ("xsks_uplinks", pins::take_over(&mut maps.xsks_uplinks, "xsks_uplinks", &dir.join("xsks_uplinks"), stale)?),
@@ -175,8 +174,7 @@ impl Programs {
         let progs = &skel.progs;
         Ok(Programs {
             frontends: Frontends(named(&maps.frontends4, "frontends4")?),
-            vips: Vips(named(&maps.vips4, "vips4")?),
-            snat_ports: SnatPorts(named(&maps.snat4, "snat4")?),
+            addresses: Addresses(named(&maps.addresses4, "addresses4")?),
             uplinks: Uplinks(named(&maps.uplinks, "uplinks")?),
             device_macs: DeviceMacs(named(&maps.device_macs, "device_macs")?),
             xsks_uplinks: XskMap(named(&maps.xsks_uplinks, "xsks_uplinks")?),

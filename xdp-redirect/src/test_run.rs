@@ -15,9 +15,10 @@ use crate::{Error, ProgramName, Programs};
 pub enum XdpAction {
     /// To the kernel.
     Pass,
-    /// To the AF_XDP socket of the queue. Also if there is no socket: the program drops nothing else, so `XDP_DROP` means
-    /// "redirect, but nobody is there".
+    /// To the AF_XDP socket of the queue. Also if there is no socket, which the kernel turns into `XDP_DROP`.
     Redirect,
+    /// Sent to a VIP, but to nothing that it serves (the counter `uplink_drop_vip` tells it from the other).
+    Drop,
     /// None that our programs return.
     Other(u32),
 }
@@ -59,8 +60,10 @@ impl Programs {
     /// Runs `uplink` on a frame of at least 14 bytes as if received on queue 0 of `ifindex`. The device must run XDP,
     /// but for 1, the loopback device.
     pub fn test_run_uplink(&self, frame: &[u8], ifindex: u32) -> Result<XdpAction, Error> {
+        let dropped = || self.counters.get("uplink_drop_vip");
+        let before = dropped()?;
         let (action, _) = self.run_uplink(frame, ifindex, 1)?;
-        Ok(action)
+        Ok(if dropped()? == before { action } else { XdpAction::Drop })
     }
 
     /// Mean nanoseconds of `uplink` on a frame over `repeat` runs, with the kernel's own 35–40 ns for an empty program.

@@ -7,36 +7,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ringway_engine::tables::FrontendKey;
+use xdp_redirect::{AddressUse, FrontendUse, Sockets};
 
 /// What an entry is about. The order is the order in which entries are added: what a flow needs comes before what starts flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FilterKey {
     /// A device that an order may name, by ifindex.
     DeviceMac(u32),
-    /// A source address for SNAT.
-    Snat(Ipv4Addr),
-    Vip(Ipv4Addr),
+    /// A VIP, or a source address for SNAT.
+    Address(Ipv4Addr),
     Frontend(FrontendKey),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FilterValue {
     Mac([u8; 6]),
-    /// First and last port.
-    Ports(u16, u16),
-    Vip {
-        /// Answer ARP for it.
-        announced: bool,
-        /// Every port of it is ours: what no frontend takes is refused.
-        closed: bool,
-    },
-    /// It may have backends on this node; it is a NodePort.
-    Frontend {
-        here: bool,
-        node_port: bool,
-    },
-    /// No frontend any more: only its established flows are ours.
-    Draining,
+    Address(AddressUse),
+    Frontend(FrontendUse),
+}
+
+impl FilterValue {
+    fn is_draining(self) -> bool {
+        matches!(self, FilterValue::Frontend(FrontendUse { draining: true, .. }))
+    }
 }
 
 /// The maps themselves.
@@ -64,7 +57,7 @@ pub struct Filter {
     /// Keys that the kernel refused, and why. They are tried again with each publication.
     refused: BTreeMap<FilterKey, String>,
     /// Those of `wanted` that drain.
-    draining: BTreeSet<FrontendKey>,
+    draining: BTreeMap<FrontendKey, Sockets>,
 }
 
 impl Filter {
@@ -83,7 +76,7 @@ impl Filter {
         };
         if let FilterKey::Frontend(frontend) = key {
             match value {
-                Some(FilterValue::Draining) => self.draining.insert(frontend),
+                Some(FilterValue::Frontend(FrontendUse { draining: true, sockets, .. })) => self.draining.insert(frontend, sockets),
                 _ => self.draining.remove(&frontend),
             };
         }
@@ -94,21 +87,36 @@ impl Filter {
     pub fn retire(&mut self, key: FrontendKey) {
         const TCP: u8 = 6;
         let place = FilterKey::Frontend(key);
-        let drains = key.protocol == TCP && self.held.contains_key(&place);
-        self.want(place, drains.then_some(FilterValue::Draining));
+        let drains = match self.held.get(&place) {
+            Some(FilterValue::Frontend(held)) if key.protocol == TCP => Some(FrontendUse { here: false, draining: true, ..*held }),
+            _ => None,
+        };
+        self.want(place, drains.map(FilterValue::Frontend));
     }
 
     /// Of an earlier process's frontends, those that nobody wants now.
     pub fn retire_unwanted(&mut self) {
-        let unwanted = self.held.keys().filter(|key| !self.wanted.contains_key(key));
-        let frontends: Vec<FrontendKey> =
-            unwanted.filter_map(|key| if let FilterKey::Frontend(key) = key { Some(*key) } else { None }).collect();
-        frontends.into_iter().for_each(|key| self.retire(key));
+        let held = self.held_frontends().map(|(key, _)| key);
+        let unwanted: Vec<FrontendKey> = held.filter(|key| !self.wanted.contains_key(&FilterKey::Frontend(*key))).collect();
+        unwanted.into_iter().for_each(|key| self.retire(key));
     }
 
     /// Frontends that drain.
-    pub fn draining(&self) -> impl Iterator<Item = FrontendKey> {
-        self.draining.iter().copied()
+    pub fn draining(&self) -> impl Iterator<Item = (FrontendKey, Sockets)> {
+        self.draining.iter().map(|(key, sockets)| (*key, *sockets))
+    }
+
+    pub fn drains(&self, key: &FrontendKey) -> bool {
+        self.draining.contains_key(key)
+    }
+
+    /// Frontends that the maps hold, draining ones too.
+    pub fn held_frontends(&self) -> impl Iterator<Item = (FrontendKey, FrontendUse)> {
+        let frontend = |(key, value): (&FilterKey, &FilterValue)| match (key, value) {
+            (FilterKey::Frontend(key), FilterValue::Frontend(value)) => Some((*key, *value)),
+            _ => None,
+        };
+        self.held.iter().filter_map(frontend)
     }
 
     /// The entry as it should be.
@@ -132,7 +140,7 @@ impl Filter {
         for key in &self.touched {
             match (key, self.wanted.get(key)) {
                 (FilterKey::DeviceMac(_), Some(value)) if self.held.get(key) != Some(value) => add.push((*key, *value)),
-                (_, Some(value @ FilterValue::Draining)) if self.held.get(key) != Some(value) => add.push((*key, *value)),
+                (_, Some(value)) if value.is_draining() && self.held.get(key) != Some(value) => add.push((*key, *value)),
                 (FilterKey::DeviceMac(_), _) | (_, Some(_)) => {}
                 (_, None) => remove.push(*key),
             }
@@ -162,8 +170,8 @@ impl Filter {
     /// misses costs little.
     fn sticky(&self, key: &FilterKey, value: FilterValue) -> FilterValue {
         match (value, self.held.get(key)) {
-            (FilterValue::Frontend { here: false, node_port }, Some(FilterValue::Frontend { here: true, .. })) => {
-                FilterValue::Frontend { here: true, node_port }
+            (FilterValue::Frontend(value), Some(FilterValue::Frontend(held))) if !value.draining => {
+                FilterValue::Frontend(FrontendUse { here: value.here || held.here, ..value })
             }
             _ => value,
         }
@@ -241,14 +249,14 @@ mod tests {
     }
 
     const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-    const HERE: Option<FilterValue> = Some(FilterValue::Frontend { here: true, node_port: false });
-    const ELSEWHERE: Option<FilterValue> = Some(FilterValue::Frontend { here: false, node_port: false });
+    const AWAY: FrontendUse = FrontendUse { here: false, sockets: Sockets::Routed, draining: false };
+    const HERE: Option<FilterValue> = Some(FilterValue::Frontend(FrontendUse { here: true, ..AWAY }));
+    const ELSEWHERE: Option<FilterValue> = Some(FilterValue::Frontend(AWAY));
 
     fn populated() -> Filter {
         let mut filter = Filter::default();
         filter.want(frontend(80), HERE);
-        filter.want(FilterKey::Vip(VIP), Some(FilterValue::Vip { announced: true, closed: false }));
-        filter.want(FilterKey::Snat(VIP), Some(FilterValue::Ports(1, 2)));
+        filter.want(FilterKey::Address(VIP), Some(FilterValue::Address(AddressUse { announced: true, ..AddressUse::default() })));
         filter.want(FilterKey::DeviceMac(7), Some(FilterValue::Mac([2; 6])));
         filter
     }
@@ -256,12 +264,12 @@ mod tests {
     #[test]
     fn adding_follows_the_snapshot_and_removing_precedes_it() {
         let (mut filter, mut maps) = (populated(), Recorder::default());
-        assert_eq!(maps.publish(&mut filter), ["+DeviceMac", "publish", "+Snat", "+Vip", "+Frontend"]);
+        assert_eq!(maps.publish(&mut filter), ["+DeviceMac", "publish", "+Address", "+Frontend"]);
         assert_eq!(maps.publish(&mut filter), ["publish"], "nothing changed");
-        for key in [frontend(80), FilterKey::Vip(VIP), FilterKey::Snat(VIP), FilterKey::DeviceMac(7)] {
+        for key in [frontend(80), FilterKey::Address(VIP), FilterKey::DeviceMac(7)] {
             filter.want(key, None);
         }
-        assert_eq!(maps.publish(&mut filter), ["-Frontend", "-Vip", "-Snat", "publish", "-DeviceMac"]);
+        assert_eq!(maps.publish(&mut filter), ["-Frontend", "-Address", "publish", "-DeviceMac"]);
     }
 
     #[test]
@@ -269,7 +277,7 @@ mod tests {
         let (mut filter, mut maps) = (populated(), Recorder::default());
         maps.publish(&mut filter);
         let mut pinned = filter.held.clone();
-        pinned.insert(frontend(81), FilterValue::Frontend { here: false, node_port: false });
+        pinned.insert(frontend(81), FilterValue::Frontend(AWAY));
         let mut next = Filter::over(pinned);
         for (key, value) in populated().wanted {
             next.want(key, Some(value));
@@ -301,11 +309,11 @@ mod tests {
         filter.retire(datagrams);
         filter.retire(FrontendKey { port: 99, ..segments });
         assert_eq!(maps.publish(&mut filter), ["+Frontend", "-Frontend", "publish"]);
-        assert_eq!(filter.draining().collect::<Vec<_>>(), [segments]);
+        assert_eq!(filter.draining().collect::<Vec<_>>(), [(segments, Sockets::Routed)]);
         // The next process finds it draining, and so it stays until somebody says otherwise.
         let mut next = Filter::over(filter.held.clone());
         next.retire_unwanted();
-        assert_eq!(next.draining().collect::<Vec<_>>(), [segments]);
+        assert_eq!(next.draining().collect::<Vec<_>>(), [(segments, Sockets::Routed)]);
         next.want(frontend(80), HERE);
         assert_eq!(next.draining().count(), 0);
         filter.want(frontend(80), None);

@@ -4,10 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Context;
-use xdp_redirect::{
-    Attachment, FRONTEND_DRAINING, FRONTEND_HERE, FRONTEND_NODE_PORT, LoadOptions, MapFate, ProgramName, Programs, VIP_ANNOUNCED,
-    VIP_CLOSED, XdpMode,
-};
+use xdp_redirect::{Attachment, LoadOptions, MapFate, ProgramName, Programs, XdpMode};
 
 use crate::filter::{FilterKey, FilterMaps, FilterValue};
 
@@ -28,16 +25,8 @@ impl FilterMaps for KernelMaps<'_> {
         let programs = self.0;
         let result = match (key, value) {
             (FilterKey::DeviceMac(ifindex), FilterValue::Mac(mac)) => programs.device_macs.upsert(ifindex, mac),
-            (FilterKey::Snat(address), FilterValue::Ports(first, last)) => programs.snat_ports.upsert(address, first..=last),
-            (FilterKey::Vip(address), FilterValue::Vip { announced, closed }) => {
-                let flag = |set, flag| if set { flag } else { 0 };
-                programs.vips.upsert(address, flag(announced, VIP_ANNOUNCED) | flag(closed, VIP_CLOSED))
-            }
-            (FilterKey::Frontend(key), FilterValue::Frontend { here, node_port }) => {
-                let flag = |is_set, flag| if is_set { flag } else { 0 };
-                programs.frontends.upsert(&key, flag(here, FRONTEND_HERE) | flag(node_port, FRONTEND_NODE_PORT))
-            }
-            (FilterKey::Frontend(key), FilterValue::Draining) => programs.frontends.upsert(&key, FRONTEND_DRAINING),
+            (FilterKey::Address(address), FilterValue::Address(value)) => programs.addresses.upsert(address, value),
+            (FilterKey::Frontend(key), FilterValue::Frontend(value)) => programs.frontends.upsert(&key, value),
             (key, value) => return Err(format!("{key:?} cannot hold {value:?}")),
         };
         result.map_err(|error| error.to_string())
@@ -47,8 +36,7 @@ impl FilterMaps for KernelMaps<'_> {
         let programs = self.0;
         let result = match key {
             FilterKey::DeviceMac(ifindex) => programs.device_macs.remove(ifindex),
-            FilterKey::Snat(address) => programs.snat_ports.remove(address),
-            FilterKey::Vip(address) => programs.vips.remove(address),
+            FilterKey::Address(address) => programs.addresses.remove(address),
             FilterKey::Frontend(key) => programs.frontends.remove(&key),
         };
         result.map_err(|error| error.to_string())
@@ -61,18 +49,11 @@ impl FilterMaps for KernelMaps<'_> {
 /// The kernel does not let us read them.
 pub fn filter_entries(programs: &Programs) -> anyhow::Result<Vec<(FilterKey, FilterValue)>> {
     let macs = programs.device_macs.entries()?.into_iter().map(|(ifindex, mac)| (FilterKey::DeviceMac(ifindex), FilterValue::Mac(mac)));
-    let snat = programs.snat_ports.entries()?;
-    let snat = snat.into_iter().map(|(address, ports)| (FilterKey::Snat(address), FilterValue::Ports(*ports.start(), *ports.end())));
-    let vips = programs.vips.entries()?.into_iter();
-    let vip = |flags| FilterValue::Vip { announced: flags & VIP_ANNOUNCED != 0, closed: flags & VIP_CLOSED != 0 };
-    let vips = vips.map(|(address, flags)| (FilterKey::Vip(address), vip(flags)));
+    let addresses = programs.addresses.entries()?.into_iter();
+    let addresses = addresses.map(|(address, value)| (FilterKey::Address(address), FilterValue::Address(value)));
     let frontends = programs.frontends.entries()?.into_iter();
-    let frontends = frontends.map(|(key, flags)| {
-        let is_set = |flag| flags & flag != 0;
-        let value = FilterValue::Frontend { here: is_set(FRONTEND_HERE), node_port: is_set(FRONTEND_NODE_PORT) };
-        (FilterKey::Frontend(key), if is_set(FRONTEND_DRAINING) { FilterValue::Draining } else { value })
-    });
-    Ok(macs.chain(snat).chain(vips).chain(frontends).collect())
+    let frontends = frontends.map(|(key, value)| (FilterKey::Frontend(key), FilterValue::Frontend(value)));
+    Ok(macs.chain(addresses).chain(frontends).collect())
 }
 
 /// Loads, and says what became of the maps of an earlier process.
@@ -103,14 +84,14 @@ pub fn log_attachment(what: &str, device: &str, attachment: &Attachment) {
     }
 }
 
-/// Attaches `node`, for NodePorts of the node's own sockets. Without a root cgroup it goes on without, for everything else works.
+/// Attaches `node`, for NodePorts and VIPs of the node's own sockets. Without a root cgroup it goes on without, for everything else works.
 ///
 /// # Errors
 /// The kernel refuses.
 pub fn attach_node(programs: &Programs) -> Result<(), xdp_redirect::Error> {
     match xdp_redirect::cgroup::root() {
         Ok(root) => log_attachment("node", &root.path.display().to_string(), &programs.attach_node(&root)?),
-        Err(error) => tracing::warn!("NodePorts are not served to the node's own sockets: {error}"),
+        Err(error) => tracing::warn!("NodePorts, load-balancer and external addresses are not served to the node's own sockets: {error}"),
     }
     Ok(())
 }

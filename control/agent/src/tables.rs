@@ -1,26 +1,29 @@
 //! From the two sources, manifests and kernel, to the next snapshot and what the filter maps should hold. Pure.
 
+mod node;
 mod node_ports;
+mod vip_ports;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use ringway_engine::tables::{
-    Backend, Device, DeviceKind, Fib, FibResult, Frontend, FrontendKind, NODE_PORT_ALIAS, NodeTables, PodDelivery, Snapshot, SnatAddress,
-    Target, Uplink,
+    Backend, Device, DeviceKind, Fib, FibResult, Frontend, FrontendKey, FrontendKind, NODE_PORT_ALIAS, NodeTables, PodDelivery, Snapshot,
+    Target, VIP_ALIAS, is_alias,
 };
-use ringway_model::{Compiler, Vip};
+use ringway_model::Vip;
 use rustc_hash::{FxHashMap, FxHashSet};
+use xdp_redirect::{AddressUse, FrontendUse, Sockets};
 
-use crate::config::{Config, SNAT_PORTS_DEDICATED};
+use crate::config::Config;
 use crate::filter::{Filter, FilterKey, FilterValue};
 use crate::netlink;
 use crate::units::PortRange;
+pub use node::internal_ips;
 use node_ports::NodePorts;
-
-pub use node_ports::alias;
+use vip_ports::VipPorts;
 
 /// What does not change while the process runs.
 #[derive(Clone, Debug)]
@@ -37,6 +40,15 @@ pub struct TableSettings {
     pub rw1_mac: [u8; 6],
 }
 
+/// What follows from changed objects beside the next snapshot.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Addresses for which this node answers from now on.
+    pub announced: Vec<Ipv4Addr>,
+    /// Backends that do not serve frontends any more, also under their aliases.
+    pub stopped: Vec<(FrontendKey, SocketAddrV4)>,
+}
+
 /// The pieces of the next snapshot.
 #[derive(Debug)]
 pub struct Tables {
@@ -45,6 +57,7 @@ pub struct Tables {
     pub filter: Filter,
     vips: BTreeMap<Ipv4Addr, Vip>,
     node_ports: NodePorts,
+    vip_ports: VipPorts,
     addresses: Arc<Vec<netlink::LocalAddress>>,
     /// Of the ServiceCIDR objects.
     service_cidrs: BTreeSet<Ipv4Net>,
@@ -69,12 +82,15 @@ impl TableSettings {
 impl Tables {
     /// `filter` holds what the pinned maps hold.
     pub fn new(settings: TableSettings, filter: Filter) -> Tables {
+        let port = |(key, held): (FrontendKey, FrontendUse)| if let Sockets::Vip(port) = held.sockets { Some((key, port)) } else { None };
+        let vip_ports = VipPorts::over(filter.held_frontends().filter_map(port));
         Tables {
             settings,
             snapshot: Snapshot::default(),
             filter,
             vips: BTreeMap::new(),
             node_ports: NodePorts::default(),
+            vip_ports,
             addresses: Arc::default(),
             service_cidrs: BTreeSet::new(),
             refused_cidrs: BTreeSet::new(),
@@ -95,15 +111,43 @@ impl Tables {
         &self.vips
     }
 
-    /// What has a route into the hostlink: the ServiceCIDRs, and the addresses that none of them covers. An address that was a
-    /// frontend's keeps it for as long as connections last, which may be the node's own.
+    /// What has a route into the hostlink: the ServiceCIDRs, the ClusterIPs that none of them covers, and the aliases. An address that
+    /// was a frontend's keeps it for as long as connections last, which may be the node's own. Other addresses of services have none:
+    /// they may be hosts, which the node reaches as ever.
     pub fn routed(&self) -> FxHashSet<Ipv4Net> {
-        let alias = (!self.node_ports.is_empty()).then_some(NODE_PORT_ALIAS);
         let covering: Vec<&Ipv4Net> = self.service_cidrs().filter(|net| !self.refused_cidrs.contains(net)).collect();
-        let draining =
-            self.filter.draining().map(|key| key.address).filter(|address| !self.addresses.iter().any(|own| own.address == *address));
-        let alone = self.vips.keys().copied().chain(alias).chain(draining).filter(|vip| !covering.iter().any(|net| net.contains(vip)));
+        let cluster_ips = self.vips.iter().filter(|(_, vip)| vip.cluster_ip).map(|(address, _)| *address);
+        let draining = self.filter.draining().filter(|(_, sockets)| *sockets == Sockets::Routed).map(|(key, _)| key.address);
+        let alone = cluster_ips.chain(self.aliases()).chain(draining).filter(|address| !covering.iter().any(|net| net.contains(address)));
         alone.map(Ipv4Net::from).chain(self.service_cidrs().copied()).collect()
+    }
+
+    /// The aliases in use.
+    fn aliases(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let of_node_ports = (!self.node_ports.is_empty()).then_some(NODE_PORT_ALIAS);
+        of_node_ports.into_iter().chain((!self.vip_ports.is_empty()).then_some(VIP_ALIAS))
+    }
+
+    /// The key under which the node's own sockets use a frontend, if it is not the frontend's own.
+    fn alias_of(&self, key: &FrontendKey) -> Option<FrontendKey> {
+        let of_vip = self.vip_ports.port(key).map(|port| vip_ports::alias(key, port));
+        let of_node_port = || Some(node_ports::alias(key)).filter(|alias| self.node_ports.frontends(alias).any(|other| other == *key));
+        of_vip.or_else(of_node_port)
+    }
+
+    /// Which frontend stands behind each alias; of a NodePort the one on the first address.
+    pub fn aliased(&self) -> FxHashMap<FrontendKey, FrontendKey> {
+        let aliases = self.snapshot.frontends.iter().map(|(key, _)| *key).filter(|key| is_alias(key.address));
+        aliases.filter_map(|alias| Some((alias, *self.frontends_under(&alias).first()?))).collect()
+    }
+
+    /// The frontends that the node's own sockets use under a key: those for which an alias stands, or the key's own.
+    pub fn frontends_under(&self, key: &FrontendKey) -> Vec<FrontendKey> {
+        match key.address {
+            NODE_PORT_ALIAS => self.node_ports.frontends(key).collect(),
+            VIP_ALIAS => self.vip_ports.frontend(key).into_iter().collect(),
+            _ => vec![*key],
+        }
     }
 
     fn service_cidrs(&self) -> impl Iterator<Item = &Ipv4Net> {
@@ -115,20 +159,23 @@ impl Tables {
         self.refused_cidrs = refused;
     }
 
-    /// Takes in what the model made of changed objects. Returns the VIPs that are announced from now on.
-    pub fn apply_model(&mut self, mut update: ringway_model::Update) -> Vec<Ipv4Addr> {
-        update.frontends.extend(self.node_ports.apply(&update.frontends));
+    /// Takes in what the model made of changed objects.
+    pub fn apply_model(&mut self, mut update: ringway_model::Update) -> Applied {
+        let mut stopped = std::mem::take(&mut update.stopped);
+        let under_aliases: Vec<_> = stopped.iter().filter_map(|(key, backend)| Some((self.alias_of(key)?, *backend))).collect();
+        stopped.extend(under_aliases);
+        let mut of_aliases = self.node_ports.apply(&update.frontends);
+        of_aliases.extend(self.vip_ports.apply(&update.frontends, |alias| self.filter.drains(alias)));
+        update.frontends.extend(of_aliases);
         let mut seen = FxHashMap::default();
         for (key, frontend) in &update.frontends {
             let Some(frontend) = frontend else {
                 self.filter.retire(*key);
                 continue;
             };
-            let value = FilterValue::Frontend {
-                here: self.has_backend_here(frontend, &mut seen),
-                node_port: frontend.kind == FrontendKind::NodePort && key.address != NODE_PORT_ALIAS,
-            };
-            self.filter.want(FilterKey::Frontend(*key), Some(value));
+            let here = !is_alias(key.address) && self.has_backend_here(frontend, &mut seen);
+            let value = FrontendUse { here, sockets: self.sockets(key, frontend), draining: false };
+            self.filter.want(FilterKey::Frontend(*key), Some(FilterValue::Frontend(value)));
         }
         if !update.frontends.is_empty() {
             self.snapshot.frontends = self.snapshot.frontends.with(update.frontends);
@@ -151,9 +198,35 @@ impl Tables {
                     cluster_ips.remove(&address)
                 };
             }
-            self.want_vip(address);
+            self.want_address(address);
         }
-        self.follow_announced(touched)
+        for alias in [NODE_PORT_ALIAS, VIP_ALIAS] {
+            self.want_alias(alias);
+        }
+        Applied { announced: self.follow_announced(touched), stopped }
+    }
+
+    fn sockets(&self, key: &FrontendKey, frontend: &Frontend) -> Sockets {
+        match frontend.kind {
+            _ if is_alias(key.address) => Sockets::Routed,
+            FrontendKind::ClusterIp => Sockets::Routed,
+            FrontendKind::NodePort => Sockets::NodePort,
+            FrontendKind::LoadBalancerIp | FrontendKind::ExternalIp => Sockets::Vip(self.vip_ports.port(key).unwrap_or_default()),
+        }
+    }
+
+    /// Sockets may still be connected to an alias port that nobody has any more: they are refused.
+    fn want_alias(&mut self, alias: Ipv4Addr) {
+        let is_used = self.aliases().any(|used| used == alias);
+        if is_used != self.snapshot.cluster_ips.contains(&alias) {
+            let cluster_ips = Arc::make_mut(&mut self.snapshot.cluster_ips);
+            if is_used {
+                cluster_ips.insert(alias)
+            } else {
+                cluster_ips.remove(&alias)
+            };
+            self.want_address(alias);
+        }
     }
 
     /// Addresses for which this node answers: the VIPs if it is told to, and SNAT addresses that no device has. Looks at those that were
@@ -184,11 +257,15 @@ impl Tables {
         self.settings.snat_addresses.contains(address) && !self.addresses.iter().any(|local| local.address == *address)
     }
 
-    fn want_vip(&mut self, address: Ipv4Addr) {
-        let is_vip = self.vips.contains_key(&address) || self.is_homeless_snat(&address);
-        let announced = self.is_announced(&address);
-        let closed = self.snapshot.cluster_ips.contains(&address);
-        self.filter.want(FilterKey::Vip(address), is_vip.then_some(FilterValue::Vip { announced, closed }));
+    fn want_address(&mut self, address: Ipv4Addr) {
+        let snat = self.snapshot.node.snat.iter().find(|snat| snat.address == address);
+        let value = AddressUse {
+            announced: self.is_announced(&address),
+            closed: self.snapshot.cluster_ips.contains(&address),
+            vip: self.vips.get(&address).is_some_and(|vip| !vip.cluster_ip),
+            snat_ports: snat.map(|snat| snat.ports),
+        };
+        self.filter.want(FilterKey::Address(address), (value != AddressUse::default()).then_some(FilterValue::Address(value)));
     }
 
     /// Takes in what changed in the kernel.
@@ -203,83 +280,13 @@ impl Tables {
         if let Some(addresses) = &update.addresses {
             self.addresses = Arc::clone(addresses);
             for address in self.settings.snat_addresses.clone() {
-                self.want_vip(address);
+                self.want_address(address);
             }
         }
         if let Some(fib) = &update.fib {
             self.snapshot.fib = Arc::clone(fib);
             self.look_for_backends_here();
         }
-    }
-
-    /// Decides about the node's own address and its SNAT addresses. `internal_ips` are those of its Node object.
-    pub fn set_node(&mut self, uplinks: Vec<Uplink>, internal_ips: &[Ipv4Addr]) {
-        let address = self.node_address(&uplinks, internal_ips);
-        let snat = match (&self.settings.snat_addresses[..], address) {
-            ([], Some(address)) => {
-                let ports = self.settings.snat_ports;
-                vec![SnatAddress { address, ports: (ports.first, ports.last) }]
-            }
-            (dedicated, _) => {
-                let ports = (SNAT_PORTS_DEDICATED.first, SNAT_PORTS_DEDICATED.last);
-                dedicated.iter().map(|address| SnatAddress { address: *address, ports }).collect()
-            }
-        };
-        let node = NodeTables {
-            name: self.settings.node_name.clone(),
-            address,
-            snat,
-            overlays: self.overlays(),
-            uplinks,
-            rw1_ifindex: self.settings.rw1_ifindex,
-            rw1_mac: self.settings.rw1_mac,
-            pod_delivery: self.settings.pod_delivery,
-        };
-        if node == *self.snapshot.node {
-            return;
-        }
-        for before in &self.snapshot.node.snat {
-            self.filter.want(FilterKey::Snat(before.address), None);
-        }
-        for snat in &node.snat {
-            self.filter.want(FilterKey::Snat(snat.address), Some(FilterValue::Ports(snat.ports.0, snat.ports.1)));
-        }
-        self.snapshot.node = Arc::new(node);
-    }
-
-    /// Overlay devices that have an address, with the ports that are ours on it.
-    fn overlays(&self) -> Vec<(u32, SnatAddress)> {
-        let ports = (self.settings.snat_ports.first, self.settings.snat_ports.last);
-        let is_overlay = |ifindex| matches!(self.snapshot.devices.get(ifindex), Some(Device { kind: DeviceKind::Overlay { .. }, .. }));
-        let usable = |local: &&netlink::LocalAddress| !local.secondary && !local.address.is_link_local() && is_overlay(local.ifindex);
-        let found: BTreeMap<u32, Ipv4Addr> =
-            self.addresses.iter().rev().filter(usable).map(|local| (local.ifindex, local.address)).collect();
-        found.into_iter().map(|(ifindex, address)| (ifindex, SnatAddress { address, ports })).collect()
-    }
-
-    /// The node's device addresses for the model: the uplinks' first, in their order.
-    pub fn device_addresses(&self, uplinks: &[Uplink]) -> Vec<Ipv4Addr> {
-        let rank = |ifindex: u32| uplinks.iter().position(|uplink| uplink.ifindex == ifindex).unwrap_or(usize::MAX);
-        let mut addresses: Vec<_> = self.addresses.iter().filter(|local| !local.address.is_loopback()).collect();
-        addresses.sort_by_key(|local| (rank(local.ifindex), local.secondary, local.ifindex, local.address));
-        let mut unique = Vec::new();
-        for local in addresses {
-            if !unique.contains(&local.address) {
-                unique.push(local.address);
-            }
-        }
-        unique
-    }
-
-    /// What Kubernetes calls the node's address if the node has it, else what its first uplink has. Gateways of pods are often
-    /// link-local; nobody else can answer to such.
-    fn node_address(&self, uplinks: &[Uplink], internal_ips: &[Ipv4Addr]) -> Option<Ipv4Addr> {
-        let here = self.device_addresses(uplinks);
-        internal_ips
-            .iter()
-            .copied()
-            .find(|address| here.contains(address))
-            .or_else(|| here.into_iter().find(|address| !address.is_link_local()))
     }
 
     fn want_device_macs(&mut self, devices: &FxHashMap<u32, Device>) {
@@ -295,12 +302,13 @@ impl Tables {
     fn look_for_backends_here(&mut self) {
         let mut seen = FxHashMap::default();
         let mut found = Vec::new();
-        for (key, frontend) in self.snapshot.frontends.iter() {
+        for (key, frontend) in self.snapshot.frontends.iter().filter(|(key, _)| !is_alias(key.address)) {
             let key = FilterKey::Frontend(*key);
-            if let Some(FilterValue::Frontend { here: false, node_port }) = self.filter.wanted(&key)
+            if let Some(FilterValue::Frontend(wanted)) = self.filter.wanted(&key)
+                && !wanted.here
                 && self.has_backend_here(frontend, &mut seen)
             {
-                found.push((key, FilterValue::Frontend { here: true, node_port }));
+                found.push((key, FilterValue::Frontend(FrontendUse { here: true, ..wanted })));
             }
         }
         for (key, value) in found {
@@ -330,12 +338,6 @@ fn is_here(fib: &Fib, devices: &FxHashMap<u32, Device>, address: Ipv4Addr) -> bo
         }
         FibResult::None => false,
     }
-}
-
-/// The IPv4 InternalIPs of the Node object of this name.
-pub fn internal_ips(compiler: &Compiler, node_name: &str) -> Vec<Ipv4Addr> {
-    let addresses = compiler.cluster().node(node_name).map(|node| node.internal_ips.as_slice()).unwrap_or_default();
-    addresses.iter().filter_map(|address| if let std::net::IpAddr::V4(v4) = address { Some(*v4) } else { None }).collect()
 }
 
 #[cfg(test)]

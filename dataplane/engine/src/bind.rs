@@ -5,13 +5,14 @@
 
 use std::net::Ipv4Addr;
 
+use crate::admission::{find, find_frontend, reachable, refuse_impossible};
 use crate::affinity::{AffinityTable, Contended};
 use crate::flow::{FlowKey, FlowOp, FlowTable, Hook, InsertError, NewFlow, Rewrite, SlotIndex, Tuple, flow_hash};
 use crate::hops::address;
 use crate::random::Random;
-use crate::tables::{Backend, BackendSet, DeviceKind, FibResult, Frontend, FrontendKey, PodDelivery, Snapshot, SnatAddress, Target};
+use crate::tables::{Backend, DeviceKind, FibResult, Frontend, PodDelivery, Snapshot, SnatAddress};
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::{Ipv4Flow, TCP};
+use crate::wire::Ipv4Flow;
 
 /// Ports tried for one flow before the range counts as exhausted: a range that is 97 % full still succeeds in all but 0.04 % of cases.
 const PORT_PROBES_MAX: usize = 256;
@@ -56,9 +57,7 @@ impl Binder<'_> {
     /// Selects a backend and inserts both entries. Returns the forward slot, or the verdict on the packet.
     /// `Ok(None)`: the destination is no frontend.
     pub fn bind(&mut self, client: Client, flow: &Ipv4Flow) -> Result<Option<SlotIndex>, Verdict> {
-        let (dst, port) = flow.tuple.dst();
-        let key = FrontendKey { address: dst, port, protocol: flow.protocol };
-        let Some(frontend) = self.snapshot.frontends.lookup(&key) else { return Ok(None) };
+        let Some(frontend) = find_frontend(self.snapshot, client, flow) else { return Ok(None) };
         refuse_impossible(flow)?;
         let backend = self.select(frontend, client, flow)?;
         let request = Request { tuple: flow.tuple, protocol: flow.protocol, backend };
@@ -72,9 +71,7 @@ impl Binder<'_> {
 
     /// Whether the packet's client may go on with this backend by the frontend that it addresses.
     pub fn permits(&self, client: Client, flow: &Ipv4Flow, backend: (Ipv4Addr, u16)) -> bool {
-        let (address, port) = flow.tuple.dst();
-        let frontend = self.snapshot.frontends.lookup(&FrontendKey { address, port, protocol: flow.protocol });
-        let Some(frontend) = frontend else { return false };
+        let Some(frontend) = find_frontend(self.snapshot, client, flow) else { return false };
         if let Some(affinity) = frontend.affinity
             && self.affinity.renew(affinity, flow.tuple.saddr, self.now) != Some(backend)
         {
@@ -358,42 +355,4 @@ impl Rewrite {
     fn new(tuple: Tuple, op: FlowOp) -> Rewrite {
         Rewrite { tuple, op, ifindex: 0, dmac: [0; 6] }
     }
-}
-
-/// The backends among which one is selected for this client, or why there are none.
-fn reachable<'a>(frontend: &'a Frontend, client: Client, flow: &Ipv4Flow) -> Result<&'a BackendSet, Verdict> {
-    let source = address(flow.tuple.saddr);
-    if let Some(ranges) = &frontend.source_ranges
-        && !ranges.iter().any(|range| range.contains(&source))
-    {
-        return Err(Verdict::Drop(DropReason::SourceRange));
-    }
-    let target = if matches!(client, Client::Outside { .. }) { &frontend.outside } else { &frontend.inside };
-    match target {
-        Target::Backends(set) => Ok(set),
-        Target::NoBackend => Err(Verdict::Drop(DropReason::NoBackend)),
-        Target::PolicyLocal => Err(Verdict::Drop(DropReason::PolicyLocal)),
-    }
-}
-
-fn find(set: &BackendSet, (address, port): (Ipv4Addr, u16)) -> Option<Backend> {
-    set.backends.iter().find(|backend| (backend.address, backend.port) == (address, port)).copied()
-}
-
-/// Packets that cannot begin a flow, whatever they claim.
-pub fn refuse_impossible(flow: &Ipv4Flow) -> Result<(), Verdict> {
-    const RST: u8 = 0x04;
-    let source = address(flow.tuple.saddr);
-    if flow.tuple.saddr == flow.tuple.daddr
-        || source.is_multicast()
-        || source.is_broadcast()
-        || source.is_loopback()
-        || source.octets()[0] == 0
-    {
-        return Err(Verdict::Drop(DropReason::LandAttack));
-    }
-    if flow.protocol == TCP && flow.tcp_flags & RST != 0 {
-        return Err(Verdict::Drop(DropReason::NoFlow));
-    }
-    Ok(())
 }

@@ -5,16 +5,18 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use arrayvec::ArrayVec;
 
+use crate::admission::refuse_impossible;
 use crate::affinity::AffinityTable;
 use crate::arp::{self, ArpAction};
-use crate::bind::{self, Binder, Client};
+use crate::bind::{Binder, Client};
 use crate::flow::{FlowKey, FlowOp, FlowTable, Hook, SEEN_FIN, SEEN_RST, SlotIndex, TICKS_PER_SECOND, Timeouts};
 use crate::hops::{Hop, HopCache, HopKey};
 use crate::nat;
-use crate::order::{Order, is_echo, order_mac, parse_upcall};
+use crate::order::{Order, order_mac};
+use crate::place::{Taken, locate, partial_checksums};
 use crate::random::Random;
 use crate::refuse::{self, Limiter};
-use crate::tables::{DeviceKind, Snapshot, Uplink};
+use crate::tables::Snapshot;
 use crate::verdict::{DropReason, Verdict, VerdictCounts};
 use crate::wire::{self, Ipv4Flow, Parsed, TCP};
 
@@ -69,17 +71,7 @@ pub struct Engine {
     refusals: Limiter,
 }
 
-/// Where a packet was taken: the way back for what is not ours, and the place in the flow key.
-#[derive(Clone, Copy, Debug)]
-struct Taken {
-    hook: Hook,
-    /// The device that handed the packet over.
-    ifindex: u32,
-    /// `ifindex` for pods' devices, 0 elsewhere.
-    zone: u32,
-}
-
-/// A packet of a flow between the two passes of a batch.
+/// A packet of a flow between the passes of a batch.
 struct Staged {
     taken: Taken,
     flow: Ipv4Flow,
@@ -101,13 +93,19 @@ impl Engine {
 
     /// Decides and rewrites a batch of at most [`BATCH_MAX`]: `verdicts[i]` is for `packets[i]`. `now` in ticks.
     ///
-    /// Two passes: the first parses all packets and starts the loads of their buckets, the second looks up and rewrites.
+    /// Three passes: the first parses all packets and starts the loads of their likely slots, the second starts those of the others where
+    /// that was wrong, the third looks up and rewrites.
     pub fn process(&mut self, snapshot: &Snapshot, now: u32, packets: &mut [Packet<'_>], verdicts: &mut ArrayVec<Verdict, BATCH_MAX>) {
         self.hops.begin(snapshot);
         verdicts.clear();
         let mut stages: ArrayVec<Stage, BATCH_MAX> = ArrayVec::new();
         for packet in packets.iter_mut().take(BATCH_MAX) {
             stages.push(self.stage(snapshot, packet));
+        }
+        for stage in &stages {
+            if let Stage::Flow(staged) = stage {
+                self.flows.prefetch_more(&staged.key, staged.hash);
+            }
         }
         for (stage, packet) in stages.iter().zip(packets.iter_mut()) {
             let verdict = match stage {
@@ -151,7 +149,7 @@ impl Engine {
         }
     }
 
-    /// Second pass for a packet of a flow. `Err` is a verdict too: the early one.
+    /// Last pass for a packet of a flow. `Err` is a verdict too: the early one.
     #[inline]
     fn forward(&mut self, snapshot: &Snapshot, now: u32, staged: &Staged, packet: &mut Packet<'_>) -> Result<Verdict, Verdict> {
         let &Staged { taken, ref flow, ref key, hash } = staged;
@@ -189,7 +187,7 @@ impl Engine {
         match binder.bind(client, flow) {
             Ok(Some(slot)) => self.execute(snapshot, now, taken, flow, slot, packet),
             Ok(None) if snapshot.cluster_ips.contains(&flow.tuple.dst().0) => {
-                bind::refuse_impossible(flow)?;
+                refuse_impossible(flow)?;
                 Ok(self.refuse(snapshot, now, taken, flow, packet))
             }
             Ok(None) => Ok(give_back(packet, taken)),
@@ -317,40 +315,6 @@ enum Route {
 #[inline(always)]
 fn received<'a>(packet: &'a Packet<'_>) -> &'a [u8] {
     packet.bytes.get(..packet.len).unwrap_or(packet.bytes)
-}
-
-/// Finds where the packet was taken: the uplink itself, or what an upcall says.
-#[inline]
-fn locate(snapshot: &Snapshot, packet: &Packet<'_>) -> Result<Taken, Verdict> {
-    let bad = Err(Verdict::Drop(DropReason::BadUpcall));
-    match packet.origin {
-        Origin::Uplink(index) => match snapshot.node.uplinks.get(usize::from(index)) {
-            Some(Uplink { ifindex, .. }) => Ok(Taken { hook: Hook::UplinkIn, ifindex: *ifindex, zone: 0 }),
-            None => bad,
-        },
-        Origin::Host => {
-            let mac = wire::destination_mac(packet.bytes);
-            let Some(upcall) = parse_upcall(mac) else {
-                return if is_echo(mac) { Err(Verdict::Drop(DropReason::Echo)) } else { bad };
-            };
-            let kind = snapshot.devices.get(upcall.ifindex).map(|device| device.kind);
-            let zone = match (upcall.hook, kind) {
-                (Hook::PodIn, Some(DeviceKind::Pod)) => upcall.ifindex,
-                (Hook::UplinkIn, Some(DeviceKind::Uplink(_) | DeviceKind::Overlay { .. })) => 0,
-                (Hook::NodeOut, _) if upcall.ifindex == snapshot.node.rw1_ifindex => 0,
-                _ => return bad,
-            };
-            Ok(Taken { hook: upcall.hook, ifindex: upcall.ifindex, zone })
-        }
-    }
-}
-
-fn partial_checksums(snapshot: &Snapshot, origin: Origin) -> bool {
-    match origin {
-        Origin::Uplink(index) => snapshot.node.uplinks.get(usize::from(index)).is_some_and(|uplink| uplink.partial_checksums),
-        // `rw1` has its checksum offload off: what comes over the hostlink is complete.
-        Origin::Host => false,
-    }
 }
 
 /// Returns a packet that is not ours, or that `edge` will translate, to where it was taken.

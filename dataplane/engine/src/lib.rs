@@ -3,6 +3,7 @@
 //! Pure: no ring, no system call, no clock, no lock, no allocation per packet. The shell around it is `ringway-io`.
 #![forbid(unsafe_code)]
 
+mod admission;
 pub mod affinity;
 pub mod arp;
 mod bind;
@@ -13,6 +14,7 @@ mod hops;
 pub mod maglev;
 mod nat;
 pub mod order;
+mod place;
 mod random;
 mod refuse;
 pub mod tables;

@@ -1,4 +1,4 @@
-//! The lab tests: `ringway` on real devices, with real clients. One topic a file. They need root and the release binary.
+//! The lab tests: `ringway` on real devices, with real clients. One topic a file. They need root and a build of the binary.
 #![forbid(unsafe_code)]
 
 mod affinity;
@@ -24,7 +24,6 @@ mod removals;
 mod restart;
 mod scale;
 mod service_cidrs;
-mod soak;
 mod topologies;
 mod update;
 mod wire;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ringway_tests::lab::{Net, Pod, PodLink, RingwayOptions, Service, Topology, address, wait_for};
+use ringway_tests::lab::{Namespace, Net, Pod, PodLink, Ringway, RingwayOptions, Service, Topology, address, wait_for};
 
-use crate::{CLUSTER_IP_80, VIP_80, ensure_served, serving};
+use crate::{CLUSTER_IP_80, VIP_80, ensure_served, lab, serving};
 
 fn node_is_served_by(name: &str, topology: Topology, servers: &[&str]) -> Result<()> {
     serving(name, topology, RingwayOptions::default(), servers, |net, _| {
@@ -115,22 +115,84 @@ fn node_reaches_a_server_of_its_own_by_its_node_port() -> Result<()> {
     })
 }
 
-#[test]
-fn hosts_whose_addresses_a_service_claims_stay_reachable() -> Result<()> {
-    serving("claimed_hosts", Topology::new(), RingwayOptions::default(), &[], |net, ringway| {
-        net.lab.adopt(net.start_server(&net.node2, "host2", 9000)?);
-        // As a load balancer writes it that hands out the nodes' own addresses.
-        let service = Service::web("10.0.0.12", address::CLUSTER_IP, [net.pod("a1")?]);
-        ringway.publish(&[service])?;
+/// As somebody writes it who hands out addresses of hosts: port 80 is the service's, port 9000 still the host's.
+fn host_shares_its_address(name: &str, claimed: &str, host: fn(&Net) -> &Namespace) -> Result<()> {
+    serving(name, Topology::new(), RingwayOptions::default(), &[], |net, ringway| {
+        net.lab.adopt(net.start_server(host(net), "host", 9000)?);
+        ringway.publish(&[Service::web(claimed, address::CLUSTER_IP, [net.pod("a1")?])])?;
         wait_for("the service", Duration::from_secs(2), || net.node1.line(CLUSTER_IP_80, 0).map(drop))?;
         for (who, client) in [("node", &net.node1), ("pod", &net.pod("a2")?.namespace)] {
-            let answer = client.line("10.0.0.12:9000", 0)?;
-            ensure!(answer.starts_with("host2"), "the {who} got {answer}");
+            let answer = client.line(&format!("{claimed}:9000"), 0)?;
+            ensure!(answer.starts_with("host"), "the {who} got {answer}");
+            let load = client.requests("tcp", &format!("{claimed}:80"), 2, 60)?;
+            ensure!(load.errors == 0 && load.servers.contains_key("a1"), "the service's own port for the {who}: {load:?}");
+            let load = client.requests("udp", &format!("{claimed}:80"), 2, 60)?;
+            ensure!(load.errors == 0 && load.servers.contains_key("a1"), "the same over UDP: {load:?}");
         }
-        let answer = net.pod("a2")?.namespace.line("10.0.0.12:80", 0)?;
-        ensure!(answer.starts_with("a1"), "the service's own port: {answer}");
-        let announced = ringway.status()?["announced"].to_string();
-        ensure!(!announced.contains("10.0.0.12"), "another host's address is announced: {announced}");
+        net.node1.exec(&["ping", "-c", "1", "-W", "2", claimed])?;
+        Ok(())
+    })
+}
+
+#[test]
+fn another_node_shares_its_address() -> Result<()> {
+    host_shares_its_address("shared_node2", "10.0.0.12", |net| &net.node2)
+}
+
+#[test]
+fn this_node_shares_its_address() -> Result<()> {
+    host_shares_its_address("shared_node1", address::NODE1, |net| &net.node1)
+}
+
+/// `--announce` is not for such addresses: to answer ARP for a host is to take it off the network.
+#[test]
+fn a_host_that_is_no_node_shares_its_address() -> Result<()> {
+    let options = RingwayOptions { announce: false, ..RingwayOptions::default() };
+    lab("shared_client", |lab| {
+        let net = Topology::new().build(lab)?;
+        net.lab.adopt(net.start_server(&net.client, "host", 9000)?);
+        let ringway = Ringway::start(&net, &options, &[Service::web(address::CLIENT, address::CLUSTER_IP, [net.pod("a1")?])])?;
+        for (who, client) in [("node", &net.node1), ("pod", &net.pod("a2")?.namespace)] {
+            let answer = client.line(&format!("{}:9000", address::CLIENT), 0)?;
+            ensure!(answer.starts_with("host"), "the {who} got {answer}");
+            let answer = client.line(&format!("{}:80", address::CLIENT), 0)?;
+            ensure!(answer.starts_with("a1"), "the service's own port for the {who}: {answer}");
+        }
+        net.node1.exec(&["ping", "-c", "1", "-W", "2", address::CLIENT])?;
+        ringway.terminate()?;
+        let error = net.node1.line(&format!("{}:80", address::CLIENT), 0).err();
+        ensure!(error.is_some(), "served without Ringway");
+        Ok(())
+    })
+}
+
+/// As kube-vip does on its leader.
+#[test]
+fn a_vip_that_a_device_of_the_node_has_is_served_to_the_node() -> Result<()> {
+    serving("vip_on_device", Topology::new(), RingwayOptions::default(), &["a1", "b1"], |net, _| {
+        net.node1.ip(&format!("address add {}/32 dev eth0", address::VIP))?;
+        ensure_served(&net.node1.requests("tcp", VIP_80, 2, 60)?, &["a1", "b1"], address::NODE1)?;
+        let load = net.client.requests("tcp", VIP_80, 2, 60)?;
+        ensure!(load.errors == 0, "{load:?}");
+        net.node1.ip(&format!("address delete {}/32 dev eth0", address::VIP))?;
+        ensure_served(&net.node1.requests("tcp", VIP_80, 2, 60)?, &["a1", "b1"], address::NODE1)
+    })
+}
+
+/// The router has a route for the VIP to this node, and this node's way out is the router.
+#[test]
+fn what_a_vip_does_not_serve_goes_round_no_circle() -> Result<()> {
+    serving("vip_no_loop", Topology::new(), RingwayOptions::default(), &["a1"], |net, ringway| {
+        let vip = "198.18.0.7";
+        ringway.publish(&[Service::web(vip, address::CLUSTER_IP, [net.pod("a1")?])])?;
+        net.router.ip(&format!("route add {vip}/32 via {}", address::NODE1))?;
+        net.client.until("answer", &format!("{vip}:80"), Duration::from_secs(2), || Ok(()))?;
+        let forwarded = || -> Result<u64> { Ok(net.router.shell("cat /proc/net/snmp | awk '/^Ip: [0-9]/ {print $7}'")?.trim().parse()?) };
+        let before = forwarded()?;
+        ensure!(net.client.line(&format!("{vip}:81"), 0).is_err(), "somebody answers");
+        net.client.shell(&format!("ping -c 3 -i 0.2 -W 1 {vip} || true"))?;
+        let packets = forwarded()? - before;
+        ensure!(packets < 20, "the router forwarded {packets} packets");
         Ok(())
     })
 }

@@ -7,6 +7,9 @@ use ringway_tests::lab::{Capture, Net, Ringway, RingwayOptions, Service, Topolog
 
 use crate::{CLUSTER_IP_80, VIP_80, ensure_silence, lab};
 
+/// For the node's own sockets that use the load balancer's address.
+const VIP_ALIAS: &str = "169.254.82.4";
+
 const PATIENCE: Duration = Duration::from_secs(3);
 
 fn cidr(name: &str, cidr: &str) -> String {
@@ -43,9 +46,9 @@ fn what_no_service_has_goes_nowhere() -> Result<()> {
         let options = RingwayOptions::default().with(&["--service-cidr", "10.97.0.0/24"]);
         let web = Service::web(address::VIP, address::CLUSTER_IP, [net.pod("b1")?]);
         let ringway = Ringway::start(&net, &options, &[web])?;
-        wait_for_routes(&net, &["10.0.0.100", "10.96.0.10", "10.97.0.0/24"])?;
+        wait_for_routes(&net, &["10.96.0.10", "10.97.0.0/24", VIP_ALIAS])?;
         ringway.write_manifest("cidr.yaml", &cidr("kubernetes", "10.96.0.0/16, \"fd00::/108\""))?;
-        wait_for_routes(&net, &["10.0.0.100", "10.96.0.0/16", "10.97.0.0/24"])?;
+        wait_for_routes(&net, &["10.96.0.0/16", "10.97.0.0/24", VIP_ALIAS])?;
 
         // Nothing may leave the node towards such an address: by the default route it would come back from the router, again and again.
         let mac = net.node1.mac("eth0")?.map(|byte| format!("{byte:02x}")).join(":");
@@ -64,7 +67,7 @@ fn what_no_service_has_goes_nowhere() -> Result<()> {
             ensure!(load.errors == 0, "{} is not served: {load:?}", client.role());
         }
         ringway.remove_manifest("cidr.yaml")?;
-        wait_for_routes(&net, &["10.0.0.100", "10.96.0.10", "10.97.0.0/24"])
+        wait_for_routes(&net, &["10.96.0.10", "10.97.0.0/24", VIP_ALIAS])
     })
 }
 
@@ -81,9 +84,9 @@ fn ranges_come_and_go_under_a_connection_and_leave_others_routes_alone() -> Resu
         held.run_every(Duration::from_millis(1))?;
         for _ in 0..3 {
             ringway.write_manifest("cidr.yaml", &cidr("kubernetes", "10.96.0.0/16"))?;
-            wait_for_routes(&net, &["10.0.0.100", "10.96.0.0/16", "10.98.0.10"])?;
+            wait_for_routes(&net, &["10.96.0.0/16", "10.98.0.10", VIP_ALIAS])?;
             ringway.remove_manifest("cidr.yaml")?;
-            wait_for_routes(&net, &["10.0.0.100", "10.96.0.10", "10.98.0.10"])?;
+            wait_for_routes(&net, &["10.96.0.10", "10.98.0.10", VIP_ALIAS])?;
         }
         let report = held.stop()?;
         ensure!(report.errors == 0 && report.longest_gap_ms < 150.0, "{report:?}");
@@ -94,7 +97,7 @@ fn ranges_come_and_go_under_a_connection_and_leave_others_routes_alone() -> Resu
             ensure!(problems.contains("10.98.0.0/16"), "{problems}");
             Ok(())
         })?;
-        wait_for_routes(&net, &["10.0.0.100", "10.96.0.10", "10.98.0.10"])?;
+        wait_for_routes(&net, &["10.96.0.10", "10.98.0.10", VIP_ALIAS])?;
         ensure!(net.node1.ip("route show 10.98.0.0/16")?.contains("proto static"), "the route of others is gone");
         ensure!(net.node1.requests("tcp", "10.98.0.10:80", 1, 5)?.errors == 0);
         Ok(())

@@ -24,7 +24,7 @@
 	X(node_out_drop_forwarded) /* not the node's own, though routed to the hostlink */              \
 	X(node_out_drop_miss)      /* the node's own, to no frontend of ours: would loop */             \
 	X(node_out_drop_foreign)   /* neither an upcall nor from the route via rw1 */                   \
-	X(node_socket)             /* a connect or datagram of the node's own socket to a NodePort: to the alias */ \
+	X(node_socket)             /* a connect or datagram of the node's own socket to a NodePort or VIP: to the alias */ \
 	X(uplink_pass)             /* not ours: to the kernel */                                        \
 	X(uplink_pass_flow)        /* ours, but executed by `edge` */                                   \
 	X(uplink_pass_other_host)  /* ours by its addresses, but sent to another station's MAC */       \
@@ -32,6 +32,7 @@
 	X(uplink_redirect)         /* to the socket of this queue (dropped if there is none) */         \
 	X(uplink_redirect_arp)     /* ARP request for an announced VIP, likewise */                     \
 	X(uplink_drop_unknown)     /* ours, but the uplink has no sockets configured */                 \
+	X(uplink_drop_vip)         /* to a VIP, but to nothing that it serves: would loop */            \
 	X(hostlink_redirect)       /* to the socket of this queue (dropped if there is none) */         \
 	X(deliver_returned)        /* as if received on rw1: goes on */                                 \
 	X(deliver_received)                                                                             \

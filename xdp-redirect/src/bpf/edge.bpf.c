@@ -127,7 +127,7 @@ static __always_inline int miss(struct __sk_buff *skb, enum hook hook, const str
 	_Bool ours = 0;
 
 	if (hook == HOOK_POD_IN)
-		ours = is_served(frontend_lookup(p)) || begins_at_closed_port(p);
+		ours = is_served(frontend_lookup(p)) || (may_begin_flow(p) && is_to_closed_port(p));
 	else if (hook == HOOK_NODE_OUT)
 		ours = is_served(frontend_lookup(p)) || is_to_closed_port(p);
 	if (ours)

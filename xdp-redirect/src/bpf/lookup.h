@@ -73,16 +73,16 @@ static __always_inline _Bool is_served(const __u32 *frontend)
 /* A packet that no frontend takes, to an address of which every port is ours. */
 static __always_inline _Bool is_to_closed_port(const struct packet4 *p)
 {
-	const __u32 *flags = bpf_map_lookup_elem(&vips4, &p->daddr);
+	const struct address4 *address = bpf_map_lookup_elem(&addresses4, &p->daddr);
 
-	return flags && *flags & VIP_CLOSED;
+	return address && address->flags & ADDRESS_CLOSED;
 }
 
-/* The same for packets that may begin a flow. The others, which are most of what is not ours, are spared the lookup: the
- * kernel routes them to rw1, where all are asked about. */
-static __always_inline _Bool begins_at_closed_port(const struct packet4 *p)
+/* The others, which are most of what is not ours, are not asked about at closed ports: the kernel routes them to rw1, where all
+ * are. */
+static __always_inline _Bool may_begin_flow(const struct packet4 *p)
 {
-	return (p->protocol != IPPROTO_TCP || opens_connection(p)) && is_to_closed_port(p);
+	return p->protocol != IPPROTO_TCP || opens_connection(p);
 }
 
 #endif

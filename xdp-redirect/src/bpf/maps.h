@@ -6,7 +6,7 @@
 
 /* Raise it when the layout or the meaning of a pinned map changes: the next start then replaces all
  * pinned maps instead of reading them wrongly. */
-#define LAYOUT_VERSION 2
+#define LAYOUT_VERSION 3
 
 /* Set before load; constants to the verifier, so that branches on them cost nothing. */
 const volatile __u64 seed;            /* of the flow table's hash */
@@ -15,7 +15,8 @@ const volatile __u32 rw1_ifindex;     /* the host's side of the hostlink */
 const volatile __u32 workers = 1;
 const volatile __u8 generic_uplinks;  /* bool: generic XDP: it sees again what we hand back */
 const volatile __u64 netns_cookie;    /* of the network namespace of the node */
-const volatile __u32 node_port_alias; /* where `node` sends the node's own sockets, network byte order */
+/* Where `node` sends the node's own sockets, network byte order. */
+const volatile __u32 node_port_alias, vip_alias;
 const volatile __u32 layout_version = LAYOUT_VERSION;
 
 struct {
@@ -50,8 +51,10 @@ struct frontend4 {
 	__u8 zero;
 };
 #define FRONTEND_HERE 1u      /* may have backends on this node: `uplink` must look at the flow table */
-#define FRONTEND_NODE_PORT 2u /* a NodePort: `node` translates sockets that use it */
+#define FRONTEND_NODE_PORT 2u /* a NodePort: `node` sends sockets that use it to the same port of node_port_alias */
 #define FRONTEND_DRAINING 4u  /* no frontend any more: only its established flows are ours */
+#define FRONTEND_VIP 8u       /* of a VIP: `node` sends sockets that use it to the port of vip_alias in the upper 16 bits */
+#define FRONTEND_ALIAS_PORT(flags) bpf_htons((flags) >> 16)
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -60,27 +63,22 @@ struct {
 	__type(value, __u32);
 } frontends4 SEC(".maps");
 
-#define VIP_ANNOUNCED 1u /* answer ARP for it */
-#define VIP_CLOSED 2u    /* every port of it is ours: a worker refuses what no frontend takes */
+/* What an address is to us beside its frontends. One map, so that a packet that is none of ours asks once. */
+struct address4 {
+	__u32 flags;
+	__u16 lo, hi; /* ADDRESS_SNAT: its ports that are ours, both ends included, host byte order */
+};
+#define ADDRESS_ANNOUNCED 1u /* answer ARP for it */
+#define ADDRESS_CLOSED 2u    /* every port of it is ours: a worker refuses what no frontend takes */
+#define ADDRESS_VIP 4u       /* no host's: what no frontend takes and the kernel would send back into the network is dropped */
+#define ADDRESS_SNAT 8u      /* we give it to clients as source */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
 	__type(key, __u32);
-	__type(value, __u32);
-} vips4 SEC(".maps");
-
-/* Ports of a SNAT address that are ours, both ends included, host byte order. */
-struct port_range {
-	__u16 lo, hi;
-};
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 256);
-	__type(key, __u32);
-	__type(value, struct port_range);
-} snat4 SEC(".maps");
+	__type(value, struct address4);
+} addresses4 SEC(".maps");
 
 /* ifindex of an uplink -> index of its queue 0 in xsks_uplinks. */
 struct {
@@ -119,19 +117,25 @@ struct {
 	__type(value, struct mac);
 } device_macs SEC(".maps");
 
-/* The address that a socket of the node knows its NodePort peer by. Forgotten when the map is full, the oldest first: then
- * the socket sees the alias. */
+/* What a socket of the node knows its peer by that has an alias; all in network byte order. Forgotten when the map is full, the
+ * oldest first: then the socket sees the alias. */
 struct node_peer {
 	__u64 cookie;
-	__u16 port; /* network byte order */
+	__u32 alias;
+	__u16 alias_port;
 	__u8 protocol;
-	__u8 zero[5];
+	__u8 zero;
+};
+struct node_name {
+	__u32 address;
+	__u16 port;
+	__u16 zero;
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
 	__type(key, struct node_peer);
-	__type(value, __u32);
+	__type(value, struct node_name);
 } node_peers4 SEC(".maps");
 
 /* What the next start has to know about the pinned flow table. */

@@ -65,6 +65,15 @@ static __always_inline int redirect_ipv4(struct xdp_md *ctx, const struct ethhdr
 	return is_for_other_host(ctx, eth) ? pass(COUNT_uplink_pass_other_host) : redirect(ctx, COUNT_uplink_redirect);
 }
 
+/* The kernel has no route to a VIP but the way on into the network, which would bring the packet back here. */
+static __always_inline int drop_at_vip(struct xdp_md *ctx, const struct ethhdr *eth)
+{
+	if (is_for_other_host(ctx, eth))
+		return pass(COUNT_uplink_pass_other_host);
+	count(COUNT_uplink_drop_vip);
+	return XDP_DROP;
+}
+
 /* RFC 826 for Ethernet and IPv4. */
 struct arp_ipv4 {
 	__be16 hardware, protocol;
@@ -76,29 +85,29 @@ struct arp_ipv4 {
 
 static __always_inline int uplink_arp(struct xdp_md *ctx, const struct arp_ipv4 *arp, const void *end)
 {
-	const __u32 *vip;
+	const struct address4 *address;
 	__u32 target;
 
 	if ((const void *)(arp + 1) > end || arp->operation != bpf_htons(ARP_REQUEST) ||
 	    arp->protocol != bpf_htons(ETH_P_IP) || arp->hardware_len != 6 || arp->protocol_len != 4)
 		return pass(COUNT_uplink_pass);
 	__builtin_memcpy(&target, arp->target, sizeof(target));
-	vip = bpf_map_lookup_elem(&vips4, &target);
-	if (!vip || !(*vip & VIP_ANNOUNCED))
+	address = bpf_map_lookup_elem(&addresses4, &target);
+	if (!address || !(address->flags & ADDRESS_ANNOUNCED))
 		return pass(COUNT_uplink_pass);
 	return redirect(ctx, COUNT_uplink_redirect_arp);
 }
 
 /* A reply to one of our SNAT addresses: for a worker only if a flow says so. The node's own connections may use
  * the same address. */
-static __always_inline int uplink_snat(struct xdp_md *ctx, const struct ethhdr *eth, const struct packet4 *p)
+static __always_inline int uplink_snat(struct xdp_md *ctx, const struct ethhdr *eth, const struct packet4 *p,
+				       const struct address4 *address)
 {
-	const struct port_range *range = bpf_map_lookup_elem(&snat4, &p->daddr);
 	__u16 port = bpf_ntohs(destination_port(p));
 	__u32 meta = FLOW_META(0, HOOK_UPLINK_IN, p->protocol);
 	const struct flow4 *flow;
 
-	if (!range || port < range->lo || port > range->hi)
+	if (port < address->lo || port > address->hi)
 		return pass(COUNT_uplink_pass);
 	flow = flow_lookup(p, meta, flow_hash(seed, p->saddr, p->daddr, p->ports, meta));
 	if (!flow)
@@ -108,13 +117,40 @@ static __always_inline int uplink_snat(struct xdp_md *ctx, const struct ethhdr *
 	return redirect_ipv4(ctx, eth);
 }
 
+/* What no frontend takes. */
+static __always_inline int uplink_no_frontend(struct xdp_md *ctx, const struct ethhdr *eth, const struct packet4 *p)
+{
+	const struct address4 *address = bpf_map_lookup_elem(&addresses4, &p->daddr);
+
+	if (!address)
+		return pass(COUNT_uplink_pass);
+	if (address->flags & ADDRESS_CLOSED && may_begin_flow(p))
+		return redirect_ipv4(ctx, eth);
+	if (address->flags & ADDRESS_SNAT)
+		return uplink_snat(ctx, eth, p, address);
+	return address->flags & ADDRESS_VIP ? drop_at_vip(ctx, eth) : pass(COUNT_uplink_pass);
+}
+
+/* Neither TCP nor UDP, a fragment, or malformed. */
+static __always_inline int uplink_other(struct xdp_md *ctx, const struct ethhdr *eth, const struct iphdr *ip, const void *end)
+{
+	const struct address4 *address;
+	__u32 daddr;
+
+	if ((const void *)(ip + 1) > end)
+		return pass(COUNT_uplink_pass);
+	daddr = ip->daddr;
+	address = bpf_map_lookup_elem(&addresses4, &daddr);
+	return address && address->flags & ADDRESS_VIP ? drop_at_vip(ctx, eth) : pass(COUNT_uplink_pass);
+}
+
 static __always_inline int uplink_ipv4(struct xdp_md *ctx, const struct ethhdr *eth, const struct iphdr *ip, const void *end)
 {
 	struct packet4 p = {};
 	const __u32 *frontend;
 
 	if (!parse_ipv4(ip, end, end - (const void *)ip, 0, &p))
-		return pass(COUNT_uplink_pass);
+		return uplink_other(ctx, eth, ip, end);
 	frontend = frontend_lookup(&p);
 	if (frontend && *frontend & (FRONTEND_HERE | FRONTEND_DRAINING)) {
 		__u32 meta = FLOW_META(0, HOOK_UPLINK_IN, p.protocol);
@@ -126,9 +162,7 @@ static __always_inline int uplink_ipv4(struct xdp_md *ctx, const struct ethhdr *
 		if (flow && !is_served(frontend) && !opens_connection(&p))
 			return redirect_ipv4(ctx, eth);
 	}
-	if (is_served(frontend) || begins_at_closed_port(&p))
-		return redirect_ipv4(ctx, eth);
-	return uplink_snat(ctx, eth, &p);
+	return is_served(frontend) ? redirect_ipv4(ctx, eth) : uplink_no_frontend(ctx, eth, &p);
 }
 
 static __always_inline _Bool is_returned(const struct ethhdr *eth)

@@ -6,7 +6,7 @@ use ringway_engine::flow::{FlowKey, FlowOp, Hook, Rewrite, SEEN_ACK, SEEN_ANY, T
 use ringway_engine::order::{Upcall, upcall_mac};
 use ringway_engine::tables::FrontendKey;
 use std::sync::atomic::Ordering;
-use xdp_redirect::{ProgramName, Programs, SkbContext, SkbResult, TcAction, VIP_CLOSED};
+use xdp_redirect::{AddressUse, FrontendUse, ProgramName, Programs, SkbContext, SkbResult, TcAction};
 
 use crate::packet::{self, ACK, CLIENT_MAC, FIN, NODE_MAC, SYN, Seen, read, tcp, udp};
 use crate::scratch::{End, NOW, Scratch, end, one_way, table_of, to};
@@ -131,7 +131,7 @@ fn monotonic_ns() -> u64 {
 fn the_first_packet_of_a_pod_to_a_frontend_is_an_upcall() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
-    programs.frontends.upsert(&FrontendKey { address: VIP, port: 80, protocol: 6 }, 0).expect("a frontend");
+    programs.frontends.upsert(&FrontendKey { address: VIP, port: 80, protocol: 6 }, FrontendUse::default()).expect("a frontend");
     let frame = tcp(end("10.1.0.4", 40000), (VIP, 80), SYN);
     let result = run(&programs, ProgramName::EdgePodIn, &frame, 0);
     assert_eq!(result.action, TcAction::Redirect);
@@ -256,7 +256,7 @@ fn an_inner_vlan_tag_is_skipped() {
 fn rw1_lets_out_only_what_is_for_a_worker() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
-    programs.frontends.upsert(&FrontendKey { address: VIP, port: 80, protocol: 6 }, 0).expect("a frontend");
+    programs.frontends.upsert(&FrontendKey { address: VIP, port: 80, protocol: 6 }, FrontendUse::default()).expect("a frontend");
     let node = end("10.0.0.1", 33000);
     let to_neighbor = |mut frame: Vec<u8>, hook| {
         frame[..6].copy_from_slice(&upcall_mac(Upcall { hook, ifindex: LOOPBACK }));
@@ -264,7 +264,7 @@ fn rw1_lets_out_only_what_is_for_a_worker() {
     };
     let own = to_neighbor(tcp(node, (VIP, 80), SYN), Hook::NodeOut);
     let stray = to_neighbor(tcp(node, (VIP, 81), SYN), Hook::NodeOut);
-    programs.vips.upsert(CLUSTER_IP, VIP_CLOSED).expect("a VIP");
+    programs.addresses.upsert(CLUSTER_IP, AddressUse { closed: true, ..AddressUse::default() }).expect("a ClusterIP");
     let closed = to_neighbor(tcp(node, (CLUSTER_IP, 9), ACK), Hook::NodeOut);
     let another = to_neighbor(tcp(node, (VIP, 81), SYN), Hook::PodIn);
     for (what, frame, ingress_ifindex, action, counter) in [
@@ -290,8 +290,8 @@ fn rw1_lets_out_only_what_is_for_a_worker() {
 fn a_pods_first_packet_to_a_closed_port_is_an_upcall() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
-    programs.vips.upsert(CLUSTER_IP, VIP_CLOSED).expect("a VIP");
-    programs.vips.upsert(VIP, 0).expect("a VIP");
+    programs.addresses.upsert(CLUSTER_IP, AddressUse { closed: true, ..AddressUse::default() }).expect("a ClusterIP");
+    programs.addresses.upsert(VIP, AddressUse { vip: true, ..AddressUse::default() }).expect("a VIP");
     let (pod, closed) = (end("10.1.0.4", 40000), (CLUSTER_IP, 9));
     for (what, frame, mark, action) in [
         ("a SYN", tcp(pod, closed, SYN), 0, TcAction::Redirect),

@@ -73,7 +73,10 @@ pub fn node() -> Node {
     programs.attach_edge_pod(POD_DEVICE).expect("edge at the pod");
     programs.device_macs.upsert(RW1, RW1_MAC).expect("a device");
     programs.device_macs.upsert(POD_DEVICE, DEVICE_MAC).expect("a device");
-    programs.frontends.upsert(&FrontendKey { address: VIP, port: 80, protocol: 17 }, 0).expect("a frontend");
+    programs
+        .frontends
+        .upsert(&FrontendKey { address: VIP, port: 80, protocol: 17 }, xdp_redirect::FrontendUse::default())
+        .expect("a frontend");
     Node { table: table_of(&programs), programs, pod, _scratch: scratch }
 }
 

@@ -2,12 +2,14 @@
 
 use ringway_engine::flow::{FlowKey, FlowOp, FlowTable, Hook};
 use ringway_engine::tables::FrontendKey;
-use xdp_redirect::{Error, FRONTEND_HERE, LoadOptions, MapFate, Programs, cleanup};
+use xdp_redirect::{AddressUse, Error, FrontendUse, LoadOptions, MapFate, Programs, Sockets, cleanup};
 
 use crate::scratch::{FLOWS_MAX, NOW, Scratch, end, one_way, table_of, to};
 
 #[test]
 fn a_restart_finds_flows_frontends_and_seed() {
+    let used = FrontendUse { here: true, sockets: Sockets::Vip(40_000), draining: true };
+    let address = AddressUse { announced: true, closed: true, vip: true, snat_ports: Some((10_000, 29_999)) };
     let scratch = Scratch::new();
     let (first, report) = scratch.load();
     assert!(report.maps.iter().all(|(_, fate)| *fate == MapFate::Created), "{report:?}");
@@ -15,9 +17,9 @@ fn a_restart_finds_flows_frontends_and_seed() {
     let flow = one_way(key, to(end("198.51.100.7", 5000), end("10.1.0.5", 8080), FlowOp::Pass));
     table_of(&first).insert(0, &flow, NOW).expect("room");
     let frontend = FrontendKey { address: [203, 0, 113, 10].into(), port: 80, protocol: 6 };
-    first.frontends.upsert(&frontend, FRONTEND_HERE).expect("a frontend");
+    first.frontends.upsert(&frontend, used).expect("a frontend");
     first.device_macs.upsert(7, [2, 0, 0, 0, 0, 7]).expect("a device");
-    first.snat_ports.upsert([10, 0, 0, 1].into(), 10000..=29999).expect("SNAT ports");
+    first.addresses.upsert([10, 0, 0, 1].into(), address).expect("an address");
     let seed = first.seed();
     drop(first);
 
@@ -28,9 +30,9 @@ fn a_restart_finds_flows_frontends_and_seed() {
     assert_eq!(kept, 1);
     let slot = table.lookup(&key, table.hash(&key)).expect("the flow");
     assert_eq!(table.rewrite_of(slot), flow.forward.1);
-    assert_eq!(second.frontends.entries().expect("entries"), [(frontend, FRONTEND_HERE)]);
+    assert_eq!(second.frontends.entries().expect("entries"), [(frontend, used)]);
     assert_eq!(second.device_macs.entries().expect("entries"), [(7, [2, 0, 0, 0, 0, 7])]);
-    assert_eq!(second.snat_ports.entries().expect("entries"), [([10, 0, 0, 1].into(), 10000..=29999)]);
+    assert_eq!(second.addresses.entries().expect("entries"), [([10, 0, 0, 1].into(), address)]);
 }
 
 #[test]

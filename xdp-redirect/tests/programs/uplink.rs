@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use ringway_engine::flow::{FlowKey, FlowOp, Hook};
 use ringway_engine::tables::FrontendKey;
-use xdp_redirect::{FRONTEND_DRAINING, FRONTEND_HERE, Programs, VIP_ANNOUNCED, XdpAction};
+use xdp_redirect::{AddressUse, FrontendUse, Programs, XdpAction};
 
 use crate::packet::{self, ACK, FIN, SYN, arp_request, tcp, udp, with_vlans};
 use crate::scratch::{NOW, Scratch, end, one_way, table_of, to};
@@ -12,17 +12,26 @@ use crate::scratch::{NOW, Scratch, end, one_way, table_of, to};
 const LOOPBACK: u32 = 1;
 const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const SNAT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
 /// A frontend with backends elsewhere (port 80), one that may have them here (port 81), SNAT ports, an announced VIP.
 fn load(scratch: &Scratch) -> Programs {
     let programs = scratch.load().0;
-    for (port, flags) in [(80, 0), (81, FRONTEND_HERE)] {
-        programs.frontends.upsert(&FrontendKey { address: VIP, port, protocol: 6 }, flags).expect("a frontend");
-        programs.frontends.upsert(&FrontendKey { address: VIP, port, protocol: 17 }, flags).expect("a frontend");
+    for (port, here) in [(80, false), (81, true)] {
+        for protocol in [6, 17] {
+            let value = FrontendUse { here, ..FrontendUse::default() };
+            programs.frontends.upsert(&FrontendKey { address: VIP, port, protocol }, value).expect("a frontend");
+        }
     }
-    programs.vips.upsert(VIP, VIP_ANNOUNCED).expect("a VIP");
-    programs.vips.upsert(Ipv4Addr::new(203, 0, 113, 11), 0).expect("a VIP");
-    programs.snat_ports.upsert(SNAT, 10000..=29999).expect("SNAT ports");
+    let nothing = AddressUse::default();
+    for (address, value) in [
+        (VIP, AddressUse { announced: true, vip: true, ..nothing }),
+        (Ipv4Addr::new(203, 0, 113, 11), AddressUse { vip: true, ..nothing }),
+        (CLUSTER_IP, AddressUse { closed: true, ..nothing }),
+        (SNAT, AddressUse { snat_ports: Some((10000, 29999)), ..nothing }),
+    ] {
+        programs.addresses.upsert(address, value).expect("an address");
+    }
     programs.uplinks.upsert(LOOPBACK, 0).expect("an uplink");
     programs
 }
@@ -48,12 +57,17 @@ fn frontends_go_to_a_worker_and_nothing_else_does() {
         (XdpAction::Redirect, "ARP for an announced VIP", arp_request(VIP)),
         (XdpAction::Redirect, "the same, tagged", with_vlans(&arp_request(VIP), &[7])),
         (XdpAction::Pass, "three VLAN tags", with_vlans(&segment, &[7, 8, 9])),
-        (XdpAction::Pass, "another port", tcp(client, (VIP, 82), SYN)),
+        (XdpAction::Redirect, "the first packet to a port of a ClusterIP that nobody has", tcp(client, (CLUSTER_IP, 9), SYN)),
+        (XdpAction::Pass, "a later one", tcp(client, (CLUSTER_IP, 9), ACK)),
+        (XdpAction::Pass, "a fragment to a ClusterIP", packet::as_fragment(&tcp(client, (CLUSTER_IP, 80), SYN), 0, true)),
+        (XdpAction::Drop, "another port", tcp(client, (VIP, 82), SYN)),
+        (XdpAction::Drop, "another port, whatever the packet", tcp(client, (VIP, 82), ACK)),
+        (XdpAction::Drop, "a VIP without any frontend", udp(client, end("203.0.113.11", 80))),
         (XdpAction::Pass, "another address", tcp(client, end("203.0.113.9", 80), SYN)),
-        (XdpAction::Pass, "a first fragment", packet::as_fragment(&segment, 0, true)),
-        (XdpAction::Pass, "a last fragment", packet::as_fragment(&segment, 8, false)),
-        (XdpAction::Pass, "a short TCP header", segment[..14 + 20 + 19].to_vec()),
-        (XdpAction::Pass, "a frame shorter than its IP length", segment[..segment.len() - 1].to_vec()),
+        (XdpAction::Drop, "a first fragment", packet::as_fragment(&segment, 0, true)),
+        (XdpAction::Drop, "a last fragment", packet::as_fragment(&segment, 8, false)),
+        (XdpAction::Drop, "a short TCP header", segment[..14 + 20 + 19].to_vec()),
+        (XdpAction::Drop, "a frame shorter than its IP length", segment[..segment.len() - 1].to_vec()),
         (XdpAction::Pass, "half an IP header", segment[..14 + 10].to_vec()),
         (XdpAction::Pass, "Ethernet only", segment[..14].to_vec()),
         (XdpAction::Pass, "half a VLAN tag", [&segment[..12], &[0x81, 0, 0]].concat()),
@@ -80,7 +94,7 @@ fn lengths_inside_the_packet_are_not_believed() {
     ] {
         let mut frame = segment.clone();
         frame[offset..offset + value.len()].copy_from_slice(&value);
-        assert_eq!(action(&programs, &frame), XdpAction::Pass, "{what}");
+        assert_eq!(action(&programs, &frame), XdpAction::Drop, "{what}");
     }
 }
 
@@ -109,7 +123,9 @@ fn a_draining_frontend_keeps_its_flows_and_takes_no_new_ones() {
     let scratch = Scratch::new();
     let programs = load(&scratch);
     let table = table_of(&programs);
-    programs.frontends.upsert(&FrontendKey { address: VIP, port: 80, protocol: 6 }, FRONTEND_DRAINING).expect("a frontend");
+    let draining = FrontendUse { draining: true, ..FrontendUse::default() };
+    programs.frontends.upsert(&FrontendKey { address: VIP, port: 80, protocol: 6 }, draining).expect("a frontend");
+    programs.addresses.remove(VIP).expect("removal");
     let (client, other, vip) = (end("198.51.100.7", 5000), end("198.51.100.7", 5001), (VIP, 80));
     let backend = end("10.2.0.5", 8080);
     let key = FlowKey::new(client, vip, 0, Hook::UplinkIn, 6);
@@ -165,7 +181,7 @@ fn replies_to_snat_go_to_a_worker_only_if_a_flow_says_so() {
 fn with_generic_xdp_what_we_hand_back_passes() {
     let scratch = Scratch::new();
     let programs = Programs::load(xdp_redirect::LoadOptions { generic_uplinks: true, ..scratch.options() }).expect("programs").0;
-    programs.frontends.upsert(&FrontendKey { address: VIP, port: 80, protocol: 6 }, 0).expect("a frontend");
+    programs.frontends.upsert(&FrontendKey { address: VIP, port: 80, protocol: 6 }, FrontendUse::default()).expect("a frontend");
     programs.uplinks.upsert(LOOPBACK, 0).expect("an uplink");
     let mut frame = tcp(end("198.51.100.7", 5000), (VIP, 80), SYN);
     assert_eq!(action(&programs, &frame), XdpAction::Redirect);
@@ -179,12 +195,12 @@ fn every_frame_counts_once() {
     let scratch = Scratch::new();
     let programs = load(&scratch);
     let client = end("198.51.100.7", 5000);
-    for frame in [tcp(client, (VIP, 80), SYN), tcp(client, (VIP, 82), SYN), arp_request(VIP)] {
+    for frame in [tcp(client, (VIP, 80), SYN), tcp(client, (VIP, 82), SYN), tcp(client, end("203.0.113.9", 80), SYN), arp_request(VIP)] {
         action(&programs, &frame);
     }
     let counters = programs.counters.read().expect("counters");
     let nonzero = counters.iter().filter(|(_, value)| *value > 0).copied().collect::<Vec<_>>();
-    assert_eq!(nonzero, [("uplink_pass", 1), ("uplink_redirect", 1), ("uplink_redirect_arp", 1)]);
+    assert_eq!(nonzero, [("uplink_pass", 1), ("uplink_redirect", 1), ("uplink_redirect_arp", 1), ("uplink_drop_vip", 1)]);
 }
 
 #[test]
@@ -198,6 +214,9 @@ fn frames_for_another_station_pass() {
     let mut flooded = segment;
     flooded[5] ^= 1;
     assert_eq!(action(&programs, &flooded), XdpAction::Pass);
+    let mut flooded = tcp(end("198.51.100.7", 5000), (VIP, 82), SYN);
+    flooded[5] ^= 1;
+    assert_eq!(action(&programs, &flooded), XdpAction::Pass, "not ours to drop");
     assert_eq!(action(&programs, &arp_request(VIP)), XdpAction::Redirect, "broadcast is for everybody");
 }
 

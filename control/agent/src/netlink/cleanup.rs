@@ -3,7 +3,7 @@
 use netlink_packet_route::RouteNetlinkMessage as Message;
 
 use super::socket::Requests;
-use super::{HOSTLINK_GATEWAY, NetlinkError, ROUTE_PROTOCOL, RW0, RW1, hostlink, vips};
+use super::{HOSTLINK_GATEWAY, NetlinkError, ROUTE_PROTOCOL, RW0, RW1, hostlink, routes};
 
 /// Removes our routes (protocol 82), our neighbor and the hostlink; returns a line for each kind of thing removed, none if nothing
 /// was left. A device that merely has one of our names is an error, and stays.
@@ -14,9 +14,9 @@ pub async fn cleanup() -> Result<Vec<String>, NetlinkError> {
     let mut requests = Requests::open()?;
     let mut removed = Vec::new();
 
-    let routes = vips::ours(&mut requests).await?;
+    let routes = routes::ours(&mut requests).await?;
     let count = routes.len();
-    for result in vips::remove(&mut requests, routes).await? {
+    for result in routes::remove(&mut requests, routes).await? {
         match result {
             // Somebody was quicker: the device went, and its routes with it.
             Err(error) if error.errno() != Some(libc::ESRCH) => return Err(error),

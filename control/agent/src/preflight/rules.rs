@@ -250,7 +250,7 @@ fn settings(config: &Config, facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::new(
             Warning,
             format!("the root cgroup cannot be opened: {error}"),
-            "NodePorts are served to clients outside and to pods, but not to the node's own sockets",
+            "NodePorts, load-balancer and external addresses are served to clients outside and to pods, but not to the node's own sockets",
             "mount -t cgroup2 none /sys/fs/cgroup/unified; in a container, mount the host's /sys/fs/cgroup",
         ));
     }

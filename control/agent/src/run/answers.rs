@@ -25,9 +25,10 @@ impl Control {
             Topic::Stats => json(&self.stats()),
             Topic::Flows => {
                 let (flows, devices) = (Arc::clone(&self.parts.flows), Arc::clone(&self.tables.snapshot().devices));
+                let aliased = self.tables.aliased();
                 tokio::task::spawn_blocking(move || {
                     // Whoever asked may be gone.
-                    let _ = question.answer.send(json(&answer::flows(&flows, &devices, now_ticks())));
+                    let _ = question.answer.send(json(&answer::flows(&flows, &devices, &aliased, now_ticks())));
                 });
                 return;
             }

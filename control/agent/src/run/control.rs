@@ -23,10 +23,10 @@ use super::stopped;
 use crate::config::{Config, OnStop};
 use crate::filter::FilterKey;
 use crate::health::{PortsChange, Servers};
-use crate::netlink::{Update, VipConflict, VipRoutes};
+use crate::netlink::{RouteConflict, Routes, Update};
 use crate::programs::KernelMaps;
 use crate::status::socket_path;
-use crate::tables::{Tables, internal_ips};
+use crate::tables::{Applied, Tables, internal_ips};
 use crate::{cleanup, netlink};
 
 /// Tells the servers what they have to know of an update that is about to be published, and takes their part out of it.
@@ -63,10 +63,10 @@ pub struct Control {
     pub tables: Tables,
     pub compiler: Compiler,
     pub objects: Objects,
-    pub routes: VipRoutes,
+    pub routes: Routes,
     /// Whose routes were asked for last.
     pub routed: FxHashSet<Ipv4Net>,
-    pub route_conflicts: Vec<VipConflict>,
+    pub route_conflicts: Vec<RouteConflict>,
     pub hops: Hops,
     pub announcer: Announcer,
     /// See [`misplaced`]; looked for with each refresh.
@@ -131,12 +131,10 @@ impl Control {
             anyhow::bail!("the hostlink was removed by somebody else: start again");
         }
         let change = self.node.apply(&self.programs, update, &devices);
-        let (mut announced, mut stopped) = (Vec::new(), Vec::new());
+        let mut applied = Applied::default();
         if change.addresses_changed {
             let addresses = self.tables.device_addresses(&self.node.uplinks);
-            let mut model = self.compiler.set_device_addresses(addresses);
-            stopped = std::mem::take(&mut model.stopped);
-            announced = self.tables.apply_model(model);
+            applied = self.tables.apply_model(self.compiler.set_device_addresses(addresses));
             note_addresses(&self.servers, &self.compiler, &self.config.node_port_addresses);
         }
         if update.neighbors.is_some() || update.devices.is_some() {
@@ -144,14 +142,14 @@ impl Control {
         }
         let reworked = update.devices.is_some() && self.rework().await;
         let generation = self.publish().await;
-        stopped::remove_flows(&self.parts.flows, self.packets.dataplane.publisher(), generation, stopped);
+        stopped::remove_flows(&self.parts.flows, self.packets.dataplane.publisher(), generation, applied.stopped);
         if change.addresses_changed || update.fib.is_some() && self.misses_routes() {
             self.add_routes().await;
         }
         if change.macs_changed || reworked {
-            announced = self.tables.snapshot().announced.iter().copied().collect();
+            applied.announced = self.tables.snapshot().announced.iter().copied().collect();
         }
-        self.announcer.announce(announced);
+        self.announcer.announce(applied.announced);
         Ok(())
     }
 
@@ -161,11 +159,10 @@ impl Control {
             let mut update = self.compiler.apply(changes);
             note_update(&self.servers, &self.compiler, &self.config.node_name, &mut update);
             let backends = backends_of(update.frontends.iter().filter_map(|(_, frontend)| frontend.as_ref()));
-            let stopped = std::mem::take(&mut update.stopped);
-            let announced = self.tables.apply_model(update);
+            let applied = self.tables.apply_model(update);
             let generation = self.publish().await;
-            stopped::remove_flows(&self.parts.flows, self.packets.dataplane.publisher(), generation, stopped);
-            self.announcer.announce(announced);
+            stopped::remove_flows(&self.parts.flows, self.packets.dataplane.publisher(), generation, applied.stopped);
+            self.announcer.announce(applied.announced);
             self.hops.follow_backends(&self.tables.snapshot(), backends).await;
         }
         self.log_problems();
@@ -191,7 +188,7 @@ impl Control {
 
     /// Frontends that were removed and have no flow any more are forgotten.
     async fn end_draining(&mut self) {
-        let draining: Vec<_> = self.tables.filter.draining().collect();
+        let draining: Vec<_> = self.tables.filter.draining().map(|(key, _)| key).collect();
         if draining.is_empty() {
             return;
         }
@@ -254,7 +251,7 @@ impl Control {
                 self.route_conflicts = reconciled.conflicts;
                 self.routed = wanted;
             }
-            Err(error) => tracing::error!("cannot set the routes of VIPs: {error}"),
+            Err(error) => tracing::error!("cannot set the routes into the hostlink: {error}"),
         }
     }
 

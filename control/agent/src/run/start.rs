@@ -27,7 +27,7 @@ use crate::config::{Config, Mode};
 use crate::filter::Filter;
 use crate::health::Servers;
 use crate::manifests::Watch;
-use crate::netlink::{Follower, FollowerConfig, Hostlink, HostlinkConfig, RW0, RW1, Update, VipRoutes};
+use crate::netlink::{Follower, FollowerConfig, Hostlink, HostlinkConfig, RW0, RW1, Routes, Update};
 use crate::preflight::facts::{DeviceFacts, Facts};
 use crate::programs;
 use crate::tables::{TableSettings, Tables};
@@ -97,13 +97,13 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     let changes = [objects.scan(), objects.take()];
     let mut update = compiler.apply(changes.into_iter().flatten());
     note_update(&servers, &compiler, &config.node_name, &mut update);
-    let announced = tables.apply_model(update);
+    let announced = tables.apply_model(update).announced;
     tables.set_node(node.uplinks.clone(), &crate::tables::internal_ips(&compiler, &config.node_name));
 
     tables.filter.retire_unwanted();
     // Without any object, every flow would seem to be stale.
     if objects.are_known() {
-        stopped::remove_stale(&flows, &compiler);
+        stopped::remove_stale(&flows, &compiler, &tables);
     }
     tables.filter.before_snapshot(&mut programs::KernelMaps(&loaded));
     let maps = SocketMaps { uplinks: clone_fd(&loaded.xsks_uplinks)?, hostlink: clone_fd(&loaded.xsks_hostlink)? };
@@ -125,7 +125,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
         servers,
         load,
         workers_missing: None,
-        routes: VipRoutes::new(hostlink.rw1_ifindex)?,
+        routes: Routes::new(hostlink.rw1_ifindex)?,
         routed: Default::default(),
         route_conflicts: Vec::new(),
         hops: Hops::new()?,

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringway_engine::flow::{FlowKey, FlowRecord, FlowTable};
-use ringway_engine::tables::{FrontendKey, NODE_PORT_ALIAS};
+use ringway_engine::tables::FrontendKey;
 use ringway_io::Publisher;
 use ringway_model::Compiler;
 use rustc_hash::FxHashSet;
 
 use super::node::now_ticks;
-use crate::tables::alias;
+use crate::tables::Tables;
 
 /// Workers act on a new snapshot within a batch; one that sleeps is woken.
 const ACTING_PATIENCE: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ pub fn remove_flows(flows: &Arc<FlowTable>, publisher: Publisher, generation: u6
         if !publisher.wait_acting(generation, ACTING_PATIENCE) {
             tracing::warn!("a worker does not act on generation {generation} yet: flows to backends that stopped may be made once more");
         }
-        let stopped: FxHashSet<_> = stopped.into_iter().flat_map(|(key, backend)| [(key, backend), (alias(key), backend)]).collect();
+        let stopped: FxHashSet<_> = stopped.into_iter().collect();
         let now = now_ticks();
         let gone = flows.records(now).into_iter().filter(|record| stopped.contains(&ends(record)));
         // Removals are counted with the first worker's; it does not matter whose.
@@ -37,12 +37,10 @@ pub fn remove_flows(flows: &Arc<FlowTable>, publisher: Publisher, generation: u6
 }
 
 /// At a start: flows of the process before whose backends stopped serving meanwhile. No worker runs yet.
-pub fn remove_stale(flows: &FlowTable, compiler: &Compiler) {
+pub fn remove_stale(flows: &FlowTable, compiler: &Compiler, tables: &Tables) {
     const UDP: u8 = 17;
-    let serves = |(key, backend): (FrontendKey, SocketAddrV4)| {
-        let addresses = if key.address == NODE_PORT_ALIAS { compiler.node_port_addresses() } else { std::slice::from_ref(&key.address) };
-        addresses.iter().any(|address| compiler.serves(&FrontendKey { address: *address, ..key }, &backend))
-    };
+    let serves =
+        |(key, backend): (FrontendKey, SocketAddrV4)| tables.frontends_under(&key).iter().any(|key| compiler.serves(key, &backend));
     let now = now_ticks();
     let stale = flows.records(now).into_iter().filter(|record| record.forward.0.protocol() == UDP && !serves(ends(record)));
     let removed = stale.filter(|record| flows.remove(0, record.slot, now)).count();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ringway_engine::affinity::AffinityTable;
 use ringway_engine::flow::{FlowKey, FlowOp, FlowRecord, FlowState, FlowTable, Hook, Rewrite, TICK_SHIFT};
-use ringway_engine::tables::{BackendSet, Devices, Snapshot, Target};
+use ringway_engine::tables::{BackendSet, Devices, FrontendKey, Snapshot, Target};
 use ringway_engine::verdict::DropReason;
 use ringway_io::{Port, SocketStatus, WorkerState, WorkerStats, WorkerStatus};
 use ringway_model::ServicePortView;
@@ -125,14 +125,17 @@ pub fn backends(services: &[ServicePortView]) -> BackendsDocument {
     BackendsDocument { backends: backends.into_values().collect() }
 }
 
-/// All flows. Copies the table, so call it where waiting is allowed.
-pub fn flows(table: &FlowTable, devices: &Devices, now: u32) -> FlowsDocument {
-    FlowsDocument { flows: table.records(now).iter().map(|record| flow(record, devices)).collect() }
+/// All flows. Copies the table, so call it where waiting is allowed. `aliased` names the frontends that stand behind aliases.
+pub fn flows(table: &FlowTable, devices: &Devices, aliased: &FxHashMap<FrontendKey, FrontendKey>, now: u32) -> FlowsDocument {
+    FlowsDocument { flows: table.records(now).iter().map(|record| flow(record, devices, aliased)).collect() }
 }
 
-fn flow(record: &FlowRecord, devices: &Devices) -> FlowDocument {
+fn flow(record: &FlowRecord, devices: &Devices, aliased: &FxHashMap<FrontendKey, FrontendKey>) -> FlowDocument {
     let (key, rewrite) = &record.forward;
     let pair = |(address, port): (std::net::Ipv4Addr, u16)| format!("{address}:{port}");
+    let (address, port) = key.tuple().dst();
+    let addressed = FrontendKey { address, port, protocol: key.protocol() };
+    let frontend = aliased.get(&addressed).unwrap_or(&addressed);
     FlowDocument {
         protocol: protocol_name(key.protocol()),
         state: match record.state {
@@ -143,7 +146,7 @@ fn flow(record: &FlowRecord, devices: &Devices) -> FlowDocument {
         }
         .into(),
         client: pair(key.tuple().src()),
-        frontend: pair(key.tuple().dst()),
+        frontend: pair((frontend.address, frontend.port)),
         backend: pair(rewrite.tuple.dst()),
         nat_binding: record.snat.then(|| pair(rewrite.tuple.src())),
         age_s: seconds(record.age),

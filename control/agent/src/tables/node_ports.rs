@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use ringway_engine::tables::{Frontend, FrontendKey, FrontendKind, NODE_PORT_ALIAS, Target};
+use ringway_engine::tables::{Frontend, FrontendKey, FrontendKind, NODE_PORT_ALIAS};
 use rustc_hash::FxHashMap;
 
 /// The NodePorts in force, by port and protocol, with the addresses on which they answer. All addresses of one number belong to one
@@ -34,9 +34,15 @@ impl NodePorts {
                 }
             }
             let first = self.by_number.get(&number).and_then(|addresses| addresses.values().next());
-            changes.insert(alias(*key), first.map(for_node_only));
+            changes.insert(alias(key), first.cloned());
         }
         changes.into_iter().collect()
+    }
+
+    /// The NodePorts for which the alias stands.
+    pub fn frontends(&self, alias: &FrontendKey) -> impl Iterator<Item = FrontendKey> {
+        let addresses = self.by_number.get(&(alias.port, alias.protocol));
+        addresses.into_iter().flat_map(BTreeMap::keys).map(|address| FrontendKey { address: *address, ..*alias })
     }
 
     pub fn is_empty(&self) -> bool {
@@ -45,13 +51,8 @@ impl NodePorts {
 }
 
 /// The key under which the node's own sockets reach a NodePort.
-pub fn alias(key: FrontendKey) -> FrontendKey {
-    FrontendKey { address: NODE_PORT_ALIAS, ..key }
-}
-
-/// Nobody outside has business with the alias.
-fn for_node_only(frontend: &Frontend) -> Frontend {
-    Frontend { outside: Target::PolicyLocal, ..frontend.clone() }
+pub fn alias(key: &FrontendKey) -> FrontendKey {
+    FrontendKey { address: NODE_PORT_ALIAS, ..*key }
 }
 
 #[cfg(test)]
@@ -59,7 +60,7 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    use ringway_engine::tables::ServicePortName;
+    use ringway_engine::tables::{ServicePortName, Target};
 
     fn key(last: u8, port: u16) -> FrontendKey {
         FrontendKey { address: Ipv4Addr::new(192, 0, 2, last), port, protocol: 6 }
@@ -77,10 +78,9 @@ mod tests {
         let node_port = frontend(FrontendKind::NodePort);
         let made = ports.apply(&[(key(1, 30080), node_port.clone()), (key(2, 30080), node_port)]);
         assert_eq!(made.len(), 1);
-        let (alias_key, made) = &made[0];
-        let made = made.as_ref().expect("made");
+        let alias_key = &made[0].0;
         assert_eq!(*alias_key, FrontendKey { address: NODE_PORT_ALIAS, port: 30080, protocol: 6 });
-        assert_eq!((&made.outside, &made.inside), (&Target::PolicyLocal, &Target::NoBackend));
+        assert_eq!(ports.frontends(alias_key).collect::<Vec<_>>(), [key(1, 30080), key(2, 30080)]);
         assert!(matches!(&ports.apply(&[(key(1, 30080), None)])[..], [(_, Some(_))]), "answers on another address");
         assert_eq!(ports.apply(&[(key(2, 30080), None)]), [(*alias_key, None)]);
         assert!(ports.is_empty() && ports.apply(&[(key(2, 30080), None)]).is_empty());
@@ -91,7 +91,7 @@ mod tests {
         let mut ports = NodePorts::default();
         ports.apply(&[(key(1, 30080), frontend(FrontendKind::NodePort))]);
         let gone = ports.apply(&[(key(1, 30080), frontend(FrontendKind::ExternalIp))]);
-        assert_eq!(gone, [(alias(key(1, 30080)), None)]);
+        assert_eq!(gone, [(alias(&key(1, 30080)), None)]);
         assert!(ports.is_empty());
     }
 }

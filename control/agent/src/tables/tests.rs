@@ -1,15 +1,23 @@
 use std::sync::Arc;
 
-use ringway_engine::tables::{BackendSet, Devices, FibBuilder, FrontendKind, NextHop, Route, RouteKind, Rule, RuleAction, ServicePortName};
+use ringway_engine::tables::{
+    BackendSet, Devices, FibBuilder, FrontendKind, NextHop, Route, RouteKind, Rule, RuleAction, ServicePortName, SnatAddress, Uplink,
+};
 
-use ringway_engine::tables::FrontendKey;
-
+use super::node_ports::alias;
 use super::*;
 
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const POD: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 9);
 const KEY: FrontendKey = FrontendKey { address: VIP, port: 80, protocol: 6 };
+
+/// The first port of the alias.
+const VIP_SOCKETS: Sockets = Sockets::Vip(1);
+
+fn served(here: bool, sockets: Sockets) -> FrontendUse {
+    FrontendUse { here, sockets, draining: false }
+}
 
 fn settings() -> TableSettings {
     TableSettings {
@@ -93,34 +101,40 @@ fn here(tables: &Tables) -> Option<FilterValue> {
 fn a_service_comes_and_goes() {
     let mut tables = tables();
     let new = tables.apply_model(model(Some(frontend(POD, true)), Some(Vip { announced: true, cluster_ip: false })));
-    assert_eq!(new, [VIP]);
+    assert_eq!(new.announced, [VIP]);
     assert!(tables.snapshot().frontends.lookup(&KEY).is_some() && tables.snapshot().announced.contains(&VIP));
-    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: true, node_port: false }));
-    assert_eq!(tables.filter.wanted(&FilterKey::Vip(VIP)), Some(FilterValue::Vip { announced: true, closed: false }));
-    assert!(tables.apply_model(ringway_model::Update::default()).is_empty(), "announced already");
+    assert_eq!(here(&tables), Some(FilterValue::Frontend(served(true, VIP_SOCKETS))));
+    assert_eq!(
+        tables.filter.wanted(&FilterKey::Address(VIP)),
+        Some(FilterValue::Address(AddressUse { announced: true, vip: true, ..AddressUse::default() }))
+    );
+    assert!(tables.apply_model(ringway_model::Update::default()).announced.is_empty(), "announced already");
     tables.apply_model(model(None, None));
     assert!(tables.snapshot().frontends.is_empty() && tables.snapshot().announced.is_empty());
-    assert_eq!((here(&tables), tables.filter.wanted(&FilterKey::Vip(VIP))), (None, None));
+    assert_eq!((here(&tables), tables.filter.wanted(&FilterKey::Address(VIP))), (None, None));
 }
 
 #[test]
 fn nothing_is_announced_unasked() {
     let mut tables = Tables::new(TableSettings { announce: false, ..settings() }, Filter::default());
-    assert!(tables.apply_model(model(Some(frontend(POD, true)), Some(Vip { announced: true, cluster_ip: false }))).is_empty());
-    assert_eq!(tables.filter.wanted(&FilterKey::Vip(VIP)), Some(FilterValue::Vip { announced: false, closed: false }));
+    assert!(tables.apply_model(model(Some(frontend(POD, true)), Some(Vip { announced: true, cluster_ip: false }))).announced.is_empty());
+    assert_eq!(
+        tables.filter.wanted(&FilterKey::Address(VIP)),
+        Some(FilterValue::Address(AddressUse { vip: true, ..AddressUse::default() }))
+    );
 }
 
 #[test]
 fn backends_behind_a_pods_device_are_here_whatever_their_node_name() {
     let mut tables = tables();
     tables.apply_model(model(Some(frontend(POD, false)), None));
-    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: false, node_port: false }));
+    assert_eq!(here(&tables), Some(FilterValue::Frontend(served(false, VIP_SOCKETS))));
     tables.apply_netlink(&kernel(DeviceKind::Other));
-    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: false, node_port: false }), "an overlay leads elsewhere");
+    assert_eq!(here(&tables), Some(FilterValue::Frontend(served(false, VIP_SOCKETS))), "an overlay leads elsewhere");
     tables.apply_netlink(&kernel(DeviceKind::Bridge));
-    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: true, node_port: false }), "the route appeared later");
+    assert_eq!(here(&tables), Some(FilterValue::Frontend(served(true, VIP_SOCKETS))), "the route appeared later");
     tables.apply_model(model(Some(frontend(POD, false)), None));
-    assert_eq!(here(&tables), Some(FilterValue::Frontend { here: true, node_port: false }), "the route was there before");
+    assert_eq!(here(&tables), Some(FilterValue::Frontend(served(true, VIP_SOCKETS))), "the route was there before");
 }
 
 #[test]
@@ -134,8 +148,11 @@ fn the_nodes_address() {
     assert_eq!(tables.node().address, Some(NODE));
     tables.set_node(uplinks.clone(), &[Ipv4Addr::new(203, 0, 113, 1), Ipv4Addr::new(10, 255, 0, 1)]);
     assert_eq!(tables.node().address, Some(Ipv4Addr::new(10, 255, 0, 1)), "an InternalIP that the node has");
-    assert_eq!(tables.filter.wanted(&FilterKey::Snat(NODE)), None, "the address before is given back");
-    assert_eq!(tables.filter.wanted(&FilterKey::Snat(Ipv4Addr::new(10, 255, 0, 1))), Some(FilterValue::Ports(10_000, 29_999)));
+    assert_eq!(tables.filter.wanted(&FilterKey::Address(NODE)), None, "the address before is given back");
+    assert_eq!(
+        tables.filter.wanted(&FilterKey::Address(Ipv4Addr::new(10, 255, 0, 1))),
+        Some(FilterValue::Address(AddressUse { snat_ports: Some((10_000, 29_999)), ..AddressUse::default() }))
+    );
 }
 
 #[test]
@@ -144,12 +161,14 @@ fn dedicated_snat_addresses_are_answered_for_unless_a_device_has_them() {
     let settings = TableSettings { snat_addresses: vec![dedicated, present], announce: false, ..settings() };
     let mut tables = Tables::new(settings, Filter::default());
     tables.apply_netlink(&kernel(DeviceKind::Pod));
-    assert_eq!(tables.apply_model(ringway_model::Update::default()), [dedicated]);
+    assert_eq!(tables.apply_model(ringway_model::Update::default()).announced, [dedicated]);
     tables.set_node(vec![uplink(4)], &[]);
     assert_eq!(tables.node().snat.len(), 2);
     assert_eq!(tables.node().snat[0], SnatAddress { address: dedicated, ports: (1_024, 65_535) });
-    assert_eq!(tables.filter.wanted(&FilterKey::Vip(dedicated)), Some(FilterValue::Vip { announced: true, closed: false }));
-    assert_eq!(tables.filter.wanted(&FilterKey::Vip(present)), None);
+    let use_of = |address| tables.filter.wanted(&FilterKey::Address(address));
+    let snat = AddressUse { snat_ports: Some((1_024, 65_535)), ..AddressUse::default() };
+    assert_eq!(use_of(dedicated), Some(FilterValue::Address(AddressUse { announced: true, ..snat })));
+    assert_eq!(use_of(present), Some(FilterValue::Address(snat)));
 }
 
 #[test]
@@ -185,19 +204,56 @@ fn a_node_port_is_also_the_nodes_own() {
     let update = |frontend| ringway_model::Update { frontends: vec![(key, frontend)], ..ringway_model::Update::default() };
     tables.apply_model(update(Some(node_port)));
     let wanted = |tables: &Tables, key| tables.filter.wanted(&FilterKey::Frontend(key));
-    assert_eq!(wanted(&tables, key), Some(FilterValue::Frontend { here: true, node_port: true }));
-    assert_eq!(wanted(&tables, alias(key)), Some(FilterValue::Frontend { here: false, node_port: false }));
-    assert!(tables.snapshot().frontends.lookup(&alias(key)).is_some() && tables.routed().contains(&NODE_PORT_ALIAS.into()));
+    assert_eq!(wanted(&tables, key), Some(FilterValue::Frontend(served(true, Sockets::NodePort))));
+    assert_eq!(wanted(&tables, alias(&key)), Some(FilterValue::Frontend(served(false, Sockets::Routed))));
+    assert!(tables.snapshot().frontends.lookup(&alias(&key)).is_some() && tables.routed().contains(&NODE_PORT_ALIAS.into()));
     tables.apply_model(update(None));
-    assert_eq!((wanted(&tables, key), wanted(&tables, alias(key))), (None, None));
+    assert_eq!((wanted(&tables, key), wanted(&tables, alias(&key))), (None, None));
     assert!(tables.snapshot().frontends.is_empty() && tables.routed().is_empty());
+}
+
+/// A VIP may be the address of a host: what has a route is the alias under which the node's own sockets use it.
+#[test]
+fn a_vip_is_also_the_nodes_own_and_has_no_route() {
+    let mut tables = tables();
+    let vip = Some(Vip { announced: true, cluster_ip: false });
+    tables.apply_model(model(Some(frontend(POD, true)), vip));
+    let alias = tables.alias_of(&KEY).expect("an alias");
+    assert_eq!((alias.address, tables.frontends_under(&alias)), (VIP_ALIAS, vec![KEY]));
+    assert_eq!(tables.aliased(), [(alias, KEY)].into_iter().collect());
+    assert_eq!(tables.filter.wanted(&FilterKey::Frontend(KEY)), Some(FilterValue::Frontend(served(true, Sockets::Vip(alias.port)))));
+    assert_eq!(tables.filter.wanted(&FilterKey::Frontend(alias)), Some(FilterValue::Frontend(served(false, Sockets::Routed))));
+    let closed = FilterValue::Address(AddressUse { closed: true, ..AddressUse::default() });
+    assert_eq!(tables.filter.wanted(&FilterKey::Address(VIP_ALIAS)), Some(closed), "ports that nobody has any more are refused");
+    assert!(tables.snapshot().frontends.lookup(&alias).is_some() && tables.snapshot().cluster_ips.contains(&VIP_ALIAS));
+    assert_eq!(tables.routed(), [VIP_ALIAS.into()].into_iter().collect());
+    // A connection of before goes on over TCP, a datagram finds another backend.
+    let backend = SocketAddrV4::new(POD, 8080);
+    let stopped = vec![(KEY, backend)];
+    let gone = tables.apply_model(ringway_model::Update { stopped, ..model(None, None) });
+    assert_eq!(gone.stopped, [(KEY, backend), (alias, backend)]);
+    assert!(tables.snapshot().frontends.is_empty() && tables.routed().is_empty() && tables.snapshot().cluster_ips.is_empty());
+    assert_eq!(tables.filter.wanted(&FilterKey::Address(VIP_ALIAS)), None);
+}
+
+#[test]
+fn an_alias_keeps_its_route_while_it_drains() {
+    let alias = FrontendKey { address: VIP_ALIAS, port: 9, protocol: 6 };
+    let held = |key, sockets| (FilterKey::Frontend(key), FilterValue::Frontend(served(false, sockets)));
+    let mut tables = Tables::new(settings(), Filter::over([held(KEY, Sockets::Vip(9)), held(alias, Sockets::Routed)]));
+    tables.filter.retire_unwanted();
+    assert_eq!(tables.routed(), [VIP_ALIAS.into()].into_iter().collect(), "not the VIP");
+    tables.apply_model(model(Some(frontend(POD, true)), None));
+    assert_eq!(tables.alias_of(&KEY), Some(alias), "the port of the process before");
+    assert!(!tables.filter.drains(&alias));
 }
 
 /// An address within a ServiceCIDR has no route of its own, unless the CIDR's route was refused.
 #[test]
 fn service_cidrs_cover_their_addresses() {
     let mut tables = tables();
-    tables.apply_model(model(Some(frontend(POD, true)), Some(Vip { announced: true, cluster_ip: false })));
+    let cluster_ip = Frontend { kind: FrontendKind::ClusterIp, ..frontend(POD, true) };
+    tables.apply_model(model(Some(cluster_ip), Some(Vip { announced: false, cluster_ip: true })));
     let (inside, outside): (Ipv4Net, Ipv4Net) = ("192.0.2.0/24".parse().unwrap(), "10.96.0.0/16".parse().unwrap());
     let routed = |tables: &Tables| tables.routed().into_iter().collect::<std::collections::BTreeSet<_>>();
     assert_eq!(routed(&tables), [VIP.into()].into());

@@ -7,4 +7,4 @@ mod hostlink;
 mod loss;
 mod namespace;
 mod resolver;
-mod vips;
+mod routes;

@@ -15,8 +15,16 @@ pub fn flow_hash(seed: u64, key: &FlowKey) -> u64 {
     h ^ (h >> 32)
 }
 
-/// The two buckets of a hash in a table of `1 << bits` buckets (1 ≤ bits ≤ 31): from the low bits and from the top ones.
+/// Buckets in 4 KiB, the smallest page of any CPU.
+const BUCKETS_PER_PAGE: u32 = 16;
+
+/// The two buckets of a hash in a table of `1 << bits` buckets (1 ≤ bits ≤ 31): the low bits say which is the first, the top ones
+/// which of its neighbors in the same page is the second. One page, for the table is mapped in small ones and a miss of the TLB
+/// costs more than one of the cache.
 #[inline(always)]
 pub fn buckets_of(hash: u64, bits: u32) -> (usize, usize) {
-    ((hash as u32 & ((1 << bits) - 1)) as usize, ((hash >> 32) as u32 >> (32 - bits)) as usize)
+    let first = hash as u32 & ((1 << bits) - 1);
+    let others = BUCKETS_PER_PAGE.min(1 << bits) - 1;
+    let distance = 1 + (((hash >> 56) as u32 * others) >> 8);
+    (first as usize, (first ^ distance) as usize)
 }

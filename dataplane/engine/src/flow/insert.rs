@@ -96,11 +96,12 @@ impl FlowTable {
         }
     }
 
-    /// Claims a slot in the emptier bucket of a hash, or in the other one if other workers were faster.
+    /// Claims a slot in the first bucket of a hash while that is nearly empty, so that most lookups end there; else in the emptier one,
+    /// or in the other one if other workers were faster.
     fn claim(&self, hash: u64, now: u32) -> Option<usize> {
         let usable = |bucket: usize| (bucket..bucket + BUCKET_ENTRIES).filter(|&slot| self.ownership.is_usable(slot, now)).count();
         let (a, b) = self.buckets(hash);
-        let (first, second) = if usable(b) > usable(a) { (b, a) } else { (a, b) };
+        let (first, second) = if usable(a) < BUCKET_ENTRIES - 1 && usable(b) > usable(a) { (b, a) } else { (a, b) };
         (first..first + BUCKET_ENTRIES).chain(second..second + BUCKET_ENTRIES).find(|&slot| self.ownership.claim(slot, now))
     }
 

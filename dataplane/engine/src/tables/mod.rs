@@ -11,7 +11,9 @@ use rustc_hash::FxHashSet;
 
 pub use devices::{Device, DeviceKind, Devices, Neighbors};
 pub use fib::{Fib, FibBuilder, FibResult, NextHop, Route, RouteKind, Rule, RuleAction};
-pub use services::{Backend, BackendSet, Frontend, FrontendKey, FrontendKind, Frontends, NODE_PORT_ALIAS, ServicePortName, Target};
+pub use services::{
+    Backend, BackendSet, Frontend, FrontendKey, FrontendKind, Frontends, NODE_PORT_ALIAS, ServicePortName, Target, VIP_ALIAS, is_alias,
+};
 
 /// How packets from outside reach backends on this node (`--pod-delivery`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -22,6 +22,15 @@ pub struct FrontendKey {
 /// nobody's service.
 pub const NODE_PORT_ALIAS: Ipv4Addr = Ipv4Addr::new(169, 254, 82, 3);
 
+/// Stands for all load-balancer and external addresses towards the node's own sockets, with a port of its own for each frontend: such
+/// an address may be the node's own, or that of a host whose other ports are none of ours.
+pub const VIP_ALIAS: Ipv4Addr = Ipv4Addr::new(169, 254, 82, 4);
+
+/// Whether the address stands for others towards the node's own sockets.
+pub fn is_alias(address: Ipv4Addr) -> bool {
+    address == NODE_PORT_ALIAS || address == VIP_ALIAS
+}
+
 /// Which address of a Service a frontend is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FrontendKind {

@@ -31,7 +31,7 @@ fn a_flow_with_a_nat_binding() {
         snat: true,
     };
     table.insert(0, &flow, 100).unwrap();
-    let document = flows(&table, &devices(), 100 + 2 * TICKS_PER_SECOND);
+    let document = flows(&table, &devices(), &FxHashMap::default(), 100 + 2 * TICKS_PER_SECOND);
     let flow = &document.flows[0];
     assert_eq!((flow.protocol.as_str(), flow.state.as_str()), ("TCP", "embryonic"));
     assert_eq!((flow.client.as_str(), flow.frontend.as_str()), ("198.51.100.7:40000", "192.0.2.1:80"));

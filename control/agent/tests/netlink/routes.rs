@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use ringway_agent::netlink::{Hostlink, HostlinkConfig, Reconciled, VipRoutes, cleanup};
+use ringway_agent::netlink::{Hostlink, HostlinkConfig, Reconciled, Routes, cleanup};
 use rustc_hash::FxHashSet;
 
 use crate::namespace::{Namespace, add_device, ip};
@@ -19,14 +19,14 @@ fn vips(numbers: std::ops::Range<u32>) -> FxHashSet<Ipv4Net> {
 }
 
 /// d0 with 10.1.0.1, the hostlink, and some routes of others.
-async fn node() -> VipRoutes {
+async fn node() -> Routes {
     add_device("d0");
     ip("addr add 10.1.0.1/24 dev d0");
     ip("route add 10.200.0.0/16 dev d0 proto 83");
     ip("route add 10.201.0.1 dev d0 proto static");
     ip("route add 10.201.0.1 dev d0 proto bird table 116");
     let hostlink = Hostlink::ensure(HostlinkConfig { queues: 1, mtu: 1500 }).await.unwrap();
-    VipRoutes::new(hostlink.rw1_ifindex).unwrap()
+    Routes::new(hostlink.rw1_ifindex).unwrap()
 }
 
 fn others() -> String {
@@ -54,7 +54,7 @@ fn a_thousand_come_stay_move_and_go() {
 
         // A new process takes over what it finds.
         let rw1 = crate::namespace::ifindex("rw1");
-        let mut routes = VipRoutes::new(rw1).unwrap();
+        let mut routes = Routes::new(rw1).unwrap();
         assert_eq!(routes.reconcile(&vips(0..1000), SOURCE).await.unwrap(), Reconciled::default());
 
         let result = routes.reconcile(&vips(500..1200), SOURCE).await.unwrap();

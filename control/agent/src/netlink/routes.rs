@@ -1,5 +1,5 @@
-//! Routes of VIPs and of ServiceCIDRs into the hostlink: for the node's own sockets, and so that an address that no Service has goes
-//! nowhere else.
+//! Routes of ClusterIPs, of ServiceCIDRs and of aliases into the hostlink: for the node's own sockets, and so that an address that no
+//! Service has goes nowhere else.
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -17,7 +17,7 @@ use super::{HOSTLINK_GATEWAY, NetlinkError, ROUTE_PROTOCOL, RW1};
 
 /// A route that the kernel did not take, or keeps although it is not wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VipConflict {
+pub struct RouteConflict {
     pub net: Ipv4Net,
     /// What stands in the way, as a sentence.
     pub reason: String,
@@ -30,20 +30,20 @@ pub struct Reconciled {
     pub removed: usize,
     /// Wanted, but addresses of this node: they have no route.
     pub local: Vec<Ipv4Addr>,
-    pub conflicts: Vec<VipConflict>,
+    pub conflicts: Vec<RouteConflict>,
 }
 
-/// `NET via 169.254.82.2 dev rw1 onlink src NODE proto 82` in table main, one for each VIP (a /32) and ServiceCIDR.
-pub struct VipRoutes {
+/// `NET via 169.254.82.2 dev rw1 onlink src NODE proto 82` in table main, one for each ServiceCIDR, and a /32 for each ClusterIP and alias.
+pub struct Routes {
     requests: Requests,
     rw1_ifindex: u32,
 }
 
-impl VipRoutes {
+impl Routes {
     /// # Errors
     /// The netlink socket cannot be opened.
-    pub fn new(rw1_ifindex: u32) -> Result<VipRoutes, NetlinkError> {
-        Ok(VipRoutes { requests: Requests::open()?, rw1_ifindex })
+    pub fn new(rw1_ifindex: u32) -> Result<Routes, NetlinkError> {
+        Ok(Routes { requests: Requests::open()?, rw1_ifindex })
     }
 
     /// Makes the routes of protocol 82 equal to `wanted`, with `source` as the address that the node's sockets get; others' routes
@@ -72,7 +72,7 @@ impl VipRoutes {
         let mut result = Reconciled { local, ..Reconciled::default() };
         result.conflicts.extend(wanted.iter().filter_map(|&net| {
             let address = overlaps(&net)?;
-            Some(VipConflict { net, reason: format!("{address} is an address of this node: such a route would cut it off") })
+            Some(RouteConflict { net, reason: format!("{address} is an address of this node: such a route would cut it off") })
         }));
         // First, because a route with another source is in the way of its successor.
         let nets: Vec<Ipv4Net> = surplus.iter().map(destination).collect();
@@ -81,7 +81,7 @@ impl VipRoutes {
                 Ok(()) => result.removed += 1,
                 // The kernel was faster: it removes routes whose source address goes.
                 Err(error) if error.errno() == Some(libc::ESRCH) => result.removed += 1,
-                Err(error) => result.conflicts.push(VipConflict { net, reason: error.to_string() }),
+                Err(error) => result.conflicts.push(RouteConflict { net, reason: error.to_string() }),
             }
         }
         let requests = missing.iter().map(|&net| (Message::NewRoute(self.route(net, source)), NLM_F_CREATE | NLM_F_EXCL)).collect();
@@ -91,9 +91,9 @@ impl VipRoutes {
                 Ok(()) => result.added += 1,
                 Err(error) if error.errno() == Some(libc::EEXIST) => {
                     let reason = format!("a route to {net} that is not Ringway's exists in table main: packets take that one");
-                    result.conflicts.push(VipConflict { net, reason });
+                    result.conflicts.push(RouteConflict { net, reason });
                 }
-                Err(error) => result.conflicts.push(VipConflict { net, reason: error.to_string() }),
+                Err(error) => result.conflicts.push(RouteConflict { net, reason: error.to_string() }),
             }
         }
         Ok(result)

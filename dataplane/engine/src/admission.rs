@@ -1,0 +1,55 @@
+//! Who may begin a flow, at which frontend and with which backends.
+
+use std::net::Ipv4Addr;
+
+use crate::bind::Client;
+use crate::hops::address;
+use crate::tables::{Backend, BackendSet, Frontend, FrontendKey, Snapshot, Target, is_alias};
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::{Ipv4Flow, TCP};
+
+/// The frontend that the packet is sent to. An alias is one for the node's own sockets alone.
+pub fn find_frontend<'a>(snapshot: &'a Snapshot, client: Client, flow: &Ipv4Flow) -> Option<&'a Frontend> {
+    let (address, port) = flow.tuple.dst();
+    let frontend = snapshot.frontends.lookup(&FrontendKey { address, port, protocol: flow.protocol })?;
+    (client == Client::Node || !is_alias(address)).then_some(frontend)
+}
+
+/// The backends among which one is selected for this client, or why there are none.
+pub fn reachable<'a>(frontend: &'a Frontend, client: Client, flow: &Ipv4Flow) -> Result<&'a BackendSet, Verdict> {
+    let source = address(flow.tuple.saddr);
+    if let Some(ranges) = &frontend.source_ranges
+        && !ranges.iter().any(|range| range.contains(&source))
+    {
+        return Err(Verdict::Drop(DropReason::SourceRange));
+    }
+    let target = if matches!(client, Client::Outside { .. }) { &frontend.outside } else { &frontend.inside };
+    match target {
+        Target::Backends(set) => Ok(set),
+        Target::NoBackend => Err(Verdict::Drop(DropReason::NoBackend)),
+        Target::PolicyLocal => Err(Verdict::Drop(DropReason::PolicyLocal)),
+    }
+}
+
+/// The backend of this address and port, if it is one of the set.
+pub fn find(set: &BackendSet, (address, port): (Ipv4Addr, u16)) -> Option<Backend> {
+    set.backends.iter().find(|backend| (backend.address, backend.port) == (address, port)).copied()
+}
+
+/// Packets that cannot begin a flow, whatever they claim.
+pub fn refuse_impossible(flow: &Ipv4Flow) -> Result<(), Verdict> {
+    const RST: u8 = 0x04;
+    let source = address(flow.tuple.saddr);
+    if flow.tuple.saddr == flow.tuple.daddr
+        || source.is_multicast()
+        || source.is_broadcast()
+        || source.is_loopback()
+        || source.octets()[0] == 0
+    {
+        return Err(Verdict::Drop(DropReason::LandAttack));
+    }
+    if flow.protocol == TCP && flow.tcp_flags & RST != 0 {
+        return Err(Verdict::Drop(DropReason::NoFlow));
+    }
+    Ok(())
+}
