@@ -74,7 +74,6 @@ fn lookup(criterion: &mut Criterion) {
                 *hash = table.hash(key);
                 table.prefetch(*hash);
             }
-            hashes.iter().zip(keys).for_each(|(&hash, key)| table.prefetch_more(key, hash));
             hashes.iter().zip(keys).map(|(&hash, key)| rewrite(table.lookup(key, hash))).fold(0, u32::wrapping_add)
         });
 

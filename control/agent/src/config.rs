@@ -109,6 +109,10 @@ pub struct Settings {
     #[serde(default)]
     pub service_cidr: Vec<String>,
 
+    /// Remove the taint ringway.dev/not-ready of this node when packets flow; needs the right to get and patch nodes
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub remove_taint: Option<bool>,
+
     /// Answer ARP for LoadBalancer and external IPs on this node
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub announce: Option<bool>,
@@ -207,6 +211,7 @@ pub struct Config {
     pub manifests: Option<PathBuf>,
     /// At least one of the two sources is there.
     pub apiserver: Option<Access>,
+    pub remove_taint: bool,
     /// `None`: decide by the uplinks' queues and the CPUs.
     pub workers: Option<usize>,
     pub mode: Mode,
@@ -256,6 +261,7 @@ impl Settings {
             kubeconfig: self.kubeconfig.or(file.kubeconfig),
             apiserver: if self.apiserver.is_empty() { file.apiserver } else { self.apiserver },
             in_cluster: self.in_cluster.or(file.in_cluster),
+            remove_taint: self.remove_taint.or(file.remove_taint),
             workers: self.workers.or(file.workers),
             mode: self.mode.or(file.mode),
             snat_address: if self.snat_address.is_empty() { file.snat_address } else { self.snat_address },
@@ -322,6 +328,7 @@ impl Settings {
             node_name: self.node_name.unwrap_or_default(),
             manifests: self.manifests,
             apiserver,
+            remove_taint: self.remove_taint.unwrap_or(false),
             workers,
             mode: self.mode.unwrap_or_default(),
             snat_addresses: self.snat_address,

@@ -93,19 +93,13 @@ impl Engine {
 
     /// Decides and rewrites a batch of at most [`BATCH_MAX`]: `verdicts[i]` is for `packets[i]`. `now` in ticks.
     ///
-    /// Three passes: the first parses all packets and starts the loads of their likely slots, the second starts those of the others where
-    /// that was wrong, the third looks up and rewrites.
+    /// Two passes: the first parses all packets and starts the loads of their likely slots, the second looks up and rewrites.
     pub fn process(&mut self, snapshot: &Snapshot, now: u32, packets: &mut [Packet<'_>], verdicts: &mut ArrayVec<Verdict, BATCH_MAX>) {
         self.hops.begin(snapshot);
         verdicts.clear();
         let mut stages: ArrayVec<Stage, BATCH_MAX> = ArrayVec::new();
         for packet in packets.iter_mut().take(BATCH_MAX) {
             stages.push(self.stage(snapshot, packet));
-        }
-        for stage in &stages {
-            if let Stage::Flow(staged) = stage {
-                self.flows.prefetch_more(&staged.key, staged.hash);
-            }
         }
         for (stage, packet) in stages.iter().zip(packets.iter_mut()) {
             let verdict = match stage {

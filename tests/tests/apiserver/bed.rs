@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 use ringway_agent::apiserver::status::{CandidateStatus, KindStatus};
-use ringway_agent::apiserver::{Access, CredentialsOrigin, Settings, Source, Status};
+use ringway_agent::apiserver::{Access, CredentialsOrigin, IsReady, Settings, Source, Status};
 use ringway_model::{Change, Model};
 use ringway_tests::kubernetes::{Cluster, ClusterOptions};
 use ringway_tests::lab;
@@ -66,7 +66,15 @@ impl Bed {
 
     pub fn start_with(&mut self, access: Access) -> Result<()> {
         let settings = Settings { access, state_dir: self.state_dir.clone(), node_name: "node1".into() };
-        self.source = Some(self.runtime.block_on(Source::start(settings))?);
+        self.source = Some(self.runtime.block_on(Source::start(settings, None))?);
+        Ok(())
+    }
+
+    /// Removes the startup taint of node1 once `is_ready` says so.
+    pub fn start_removing_taint(&mut self, is_ready: IsReady) -> Result<()> {
+        let access = Access::new(Vec::new(), Some(self.cluster.kubeconfig()?));
+        let settings = Settings { access, state_dir: self.state_dir.clone(), node_name: "node1".into() };
+        self.source = Some(self.runtime.block_on(Source::start(settings, Some(is_ready)))?);
         Ok(())
     }
 

@@ -10,3 +10,4 @@ mod loss;
 mod packets;
 mod pod;
 mod rights;
+mod taint;

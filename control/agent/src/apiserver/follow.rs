@@ -15,6 +15,7 @@ use super::events::{Complaints, note};
 use super::objects::{Objects, Outcome};
 use super::raw::{Raw, Watched};
 use super::rollback::RolledBack;
+use super::taint::StartupTaint;
 
 /// Between attempts: at first, doubled up to the last, with jitter so that nodes do not come all at once. The transport waits for an
 /// apiserver before it sends, so this is for those that answer and refuse.
@@ -32,6 +33,8 @@ pub struct Follower {
     pub client: Client,
     pub objects: Arc<Objects>,
     pub complaints: Arc<Complaints>,
+    /// `None`: taints are nobody's business here.
+    pub taint: Option<Arc<StartupTaint>>,
 }
 
 impl Follower {
@@ -99,6 +102,9 @@ impl Follower {
             resource_version: raw.metadata.resource_version.clone(),
             field_path: None,
         };
+        if let (Some(taint), Some(node)) = (&self.taint, raw.parsed.as_ref().ok().and_then(K::node)) {
+            taint.see(node);
+        }
         let converted = match raw.parsed {
             Ok(parsed) if live => convert(&parsed.object()),
             Ok(parsed) => convert(&parsed.without_trigger().object()),

@@ -30,6 +30,7 @@ mod report;
 mod rollback;
 pub mod status;
 mod streamed;
+mod taint;
 mod transport;
 
 use std::path::PathBuf;
@@ -58,6 +59,8 @@ pub use self::cache::{path as cache_path, set_aside_path as corrupt_cache_path};
 pub use self::credentials::{Origin as CredentialsOrigin, SERVICE_ACCOUNT_DIR};
 pub use self::endpoint::Endpoint;
 pub use self::status::Status;
+use self::taint::StartupTaint;
+pub use self::taint::{IsReady, STARTUP_TAINT};
 
 /// What is followed.
 const KINDS: [Kind; 4] = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr];
@@ -84,11 +87,12 @@ pub struct Source {
 }
 
 impl Source {
-    /// Reads credentials and the objects kept on disk, and begins to follow. Needs no apiserver to succeed.
+    /// Reads credentials and the objects kept on disk, and begins to follow. Needs no apiserver to succeed. With `is_ready`, the startup
+    /// taint of the node is removed.
     ///
     /// # Errors
     /// The credentials cannot be read, or there is no URL.
-    pub async fn start(settings: Settings) -> anyhow::Result<Source> {
+    pub async fn start(settings: Settings, is_ready: Option<IsReady>) -> anyhow::Result<Source> {
         std::fs::create_dir_all(&settings.state_dir)
             .with_context(|| format!("cannot create the state directory {}", settings.state_dir.display()))?;
         let mut kept = Kept::new(cache::path(&settings.state_dir));
@@ -105,8 +109,9 @@ impl Source {
         let objects = Arc::new(Objects::new(&KINDS, models));
         let (stop, stopped) = oneshot::channel();
         let (ready, started) = oneshot::channel();
-        let (theirs, kept) = (Arc::clone(&objects), Arc::new(Mutex::new(kept)));
-        let theirs_kept = Arc::clone(&kept);
+        let taint = is_ready.map(|is_ready| Arc::new(StartupTaint::new(settings.node_name.clone(), is_ready)));
+        let kept = Arc::new(Mutex::new(kept));
+        let theirs = Theirs { settings, objects: Arc::clone(&objects), kept: Arc::clone(&kept), taint: taint.clone() };
         let thread = std::thread::Builder::new().name("apiserver".into()).spawn(move || {
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
@@ -116,13 +121,13 @@ impl Source {
                     return;
                 }
             };
-            runtime.block_on(live(settings, theirs, theirs_kept, ready, stopped));
+            runtime.block_on(theirs.live(ready, stopped));
             // Resolving a name may hang in the C library.
             runtime.shutdown_timeout(Duration::from_millis(200));
         });
         let thread = thread.context("cannot start the apiserver's thread")?;
         let (transport, complaints) = started.await.context("the apiserver's thread has ended")??;
-        let reporter = Reporter { objects: Arc::clone(&objects), transport, complaints, kept };
+        let reporter = Reporter { objects: Arc::clone(&objects), transport, complaints, kept, taint };
         Ok(Source { objects, reporter, thread: Mutex::new(Some((stop, thread))) })
     }
 
@@ -188,37 +193,51 @@ pub async fn check(access: &Access) -> anyhow::Result<()> {
 
 type Started = anyhow::Result<(Arc<Transport>, Arc<Complaints>)>;
 
-/// The life of the thread.
-async fn live(
+/// What the thread works on.
+struct Theirs {
     settings: Settings,
     objects: Arc<Objects>,
     kept: Arc<Mutex<Kept>>,
-    ready: oneshot::Sender<Started>,
-    stopped: oneshot::Receiver<()>,
-) {
-    let transport = match transport(&settings.access).await {
-        Ok(transport) => transport,
-        Err(error) => {
-            let _ = ready.send(Err(error));
-            return;
+    taint: Option<Arc<StartupTaint>>,
+}
+
+impl Theirs {
+    /// The life of the thread.
+    async fn live(self, ready: oneshot::Sender<Started>, stopped: oneshot::Receiver<()>) {
+        let Theirs { settings, objects, kept, taint } = self;
+        let transport = match transport(&settings.access).await {
+            Ok(transport) => transport,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return;
+            }
+        };
+        let complaints = Arc::new(Complaints::default());
+        let _ = ready.send(Ok((Arc::clone(&transport), Arc::clone(&complaints))));
+        let client = Client::new(TransportService(Arc::clone(&transport)), "default");
+        let follower =
+            Follower { client: client.clone(), objects: Arc::clone(&objects), complaints: Arc::clone(&complaints), taint: taint.clone() };
+        tokio::select! {
+            _ = stopped => {}
+            () = probe::probe(Arc::clone(&transport)) => {}
+            () = learn(&objects, &transport) => {}
+            () = follower.follow::<Service>() => {}
+            () = follower.follow::<EndpointSlice>() => {}
+            () = follower.follow::<Node>() => {}
+            () = follower.follow::<ServiceCIDR>() => {}
+            () = keep_off(taint, client.clone()) => {}
+            () = complaints.send(client, &settings.node_name) => {}
+            () = save(&settings, &objects, &kept) => {}
         }
-    };
-    let complaints = Arc::new(Complaints::default());
-    let _ = ready.send(Ok((Arc::clone(&transport), Arc::clone(&complaints))));
-    let client = Client::new(TransportService(Arc::clone(&transport)), "default");
-    let follower = Follower { client: client.clone(), objects: Arc::clone(&objects), complaints: Arc::clone(&complaints) };
-    tokio::select! {
-        _ = stopped => {}
-        () = probe::probe(Arc::clone(&transport)) => {}
-        () = learn(&objects, &transport) => {}
-        () = follower.follow::<Service>() => {}
-        () = follower.follow::<EndpointSlice>() => {}
-        () = follower.follow::<Node>() => {}
-        () = follower.follow::<ServiceCIDR>() => {}
-        () = complaints.send(client, &settings.node_name) => {}
-        () = save(&settings, &objects, &kept) => {}
+        save_once(&settings, &objects, &kept).await;
     }
-    save_once(&settings, &objects, &kept).await;
+}
+
+async fn keep_off(taint: Option<Arc<StartupTaint>>, client: Client) {
+    match taint {
+        Some(taint) => taint.keep_off(client).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn transport(access: &Access) -> anyhow::Result<Arc<Transport>> {

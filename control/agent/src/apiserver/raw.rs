@@ -27,6 +27,11 @@ pub trait Watched: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug
 
     fn object(self) -> Object;
 
+    /// Itself, if it is one.
+    fn node(&self) -> Option<&Node> {
+        None
+    }
+
     /// Forgets when the change happened: for objects of a list, whose changes are of long ago.
     fn without_trigger(mut self) -> Self {
         self.meta_mut().annotations = None;
@@ -61,6 +66,10 @@ impl Watched for Node {
 
     fn object(self) -> Object {
         Object::Node(Box::new(self))
+    }
+
+    fn node(&self) -> Option<&Node> {
+        Some(self)
     }
 }
 

@@ -11,6 +11,7 @@ use super::candidates::{Candidate, Health};
 use super::events::Complaints;
 use super::objects::{KindState, Objects};
 use super::status::*;
+use super::taint::StartupTaint;
 use super::transport::Transport;
 
 /// About the objects on disk.
@@ -35,6 +36,7 @@ pub struct Reporter {
     pub transport: Arc<Transport>,
     pub complaints: Arc<Complaints>,
     pub kept: Arc<Mutex<Kept>>,
+    pub taint: Option<Arc<StartupTaint>>,
 }
 
 impl Reporter {
@@ -128,6 +130,7 @@ impl Reporter {
         drop(state);
         troubles.extend(self.transport.credentials.problem());
         troubles.extend(self.complaints.counts().2);
+        troubles.extend(self.taint.iter().filter_map(|taint| taint.problem()));
         troubles.extend(self.kept.lock().unwrap_or_else(PoisonError::into_inner).problem.clone());
         troubles
     }

@@ -25,6 +25,7 @@ pub use self::board::{Board, HEALTH_TIMEOUT, Observed};
 use self::ports::Ports;
 pub use self::ports::PortsChange;
 use self::ready::Readiness;
+pub use self::ready::is_ready;
 use crate::config::Config;
 use crate::http::{self, Answer};
 use crate::metrics::{self, KubeProxyMetrics};

@@ -58,6 +58,11 @@ fn answer(reasons: &[String]) -> Answer {
     Answer::json(status, serde_json::to_string(&Document { ready, reasons }).unwrap_or_default())
 }
 
+/// Whether a packet of ours comes through now.
+pub async fn is_ready(board: &Board) -> bool {
+    reasons(board).await.is_empty()
+}
+
 /// Why this node is not ready; empty if it is.
 async fn reasons(board: &Board) -> Vec<String> {
     let Some(dataplane) = board.observed().dataplane else { return vec!["the workers have not been started yet".into()] };

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use ringway_model::{Change, Folder, Holders, Problem};
 
-use crate::apiserver::{self, Source, Status};
+use crate::apiserver::{self, IsReady, Source, Status};
 use crate::config::Config;
+use crate::health::{self, Board};
 use crate::manifests::Manifests;
 
 /// How long the start waits for the apiserver. With the objects of an earlier process at hand, only as long as an apiserver that is there
@@ -26,12 +27,18 @@ impl Objects {
     ///
     /// # Errors
     /// The credentials for the apiserver cannot be read.
-    pub async fn start(config: &Config) -> anyhow::Result<Objects> {
+    pub async fn start(config: &Config, board: &Arc<Board>) -> anyhow::Result<Objects> {
         let manifests = config.manifests.as_ref().map(|dir| (Manifests::new(dir), Folder::default()));
         let mut objects = Objects { manifests, apiserver: None, holders: Holders::default() };
         if let Some(access) = config.apiserver.clone() {
             let (state_dir, node_name) = (config.state_dir.clone(), config.node_name.clone());
-            let source = Source::start(apiserver::Settings { access, state_dir, node_name }).await?;
+            let board = Arc::clone(board);
+            let is_ready: IsReady = Arc::new(move || {
+                let board = Arc::clone(&board);
+                Box::pin(async move { health::is_ready(&board).await })
+            });
+            let is_ready = config.remove_taint.then_some(is_ready);
+            let source = Source::start(apiserver::Settings { access, state_dir, node_name }, is_ready).await?;
             let patience = if source.has_known() { PATIENCE_KNOWN } else { PATIENCE_UNKNOWN };
             if !source.settled(patience).await {
                 let meanwhile = if source.has_known() { "what an earlier process knew is served" } else { "nothing of it is known" };

@@ -41,7 +41,7 @@ pub const HOSTLINK_MTU_MAX: u32 = 3_500;
 /// What failed, on what, and what to do. What was made so far is left for the caller to remove.
 pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::Result<(Control, Sources)> {
     // Nothing depends on the order, but nothing decides either while this waits: so it is done before there are programs.
-    let mut objects = Objects::start(&config).await?;
+    let mut objects = Objects::start(&config, &servers.board).await?;
     servers.board.set_apiserver(objects.apiserver());
     servers.board.set_objects_known(objects.are_known());
     let bpffs = xdp_redirect::bpffs::ensure(&config.state_dir)?;
