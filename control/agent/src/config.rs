@@ -300,6 +300,9 @@ impl Settings {
         if self.uplink.len() > UPLINKS_MAX {
             wrong.push(format!("--uplink: {} devices, at most {UPLINKS_MAX} are possible", self.uplink.len()));
         }
+        if self.remove_taint == Some(true) && apiserver.is_none() {
+            wrong.push("--remove-taint: the node is the apiserver's: give --kubeconfig or --apiserver".into());
+        }
         let workers = self.workers;
         if workers.is_some_and(|workers| workers == 0 || workers > WORKERS_MAX) {
             wrong.push(format!("--workers: must be between 1 and {WORKERS_MAX}"));

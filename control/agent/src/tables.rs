@@ -83,7 +83,8 @@ impl Tables {
     /// `filter` holds what the pinned maps hold.
     pub fn new(settings: TableSettings, filter: Filter) -> Tables {
         let port = |(key, held): (FrontendKey, FrontendUse)| if let Sockets::Vip(port) = held.sockets { Some((key, port)) } else { None };
-        let vip_ports = VipPorts::over(filter.held_frontends().filter_map(port));
+        let places = filter.held_frontends().filter(|(key, _)| key.address == VIP_ALIAS).map(|(key, _)| (key.port, key.protocol));
+        let vip_ports = VipPorts::over(filter.held_frontends().filter_map(port), places);
         Tables {
             settings,
             snapshot: Snapshot::default(),

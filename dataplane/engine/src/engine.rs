@@ -314,7 +314,7 @@ fn received<'a>(packet: &'a Packet<'_>) -> &'a [u8] {
 /// Returns a packet that is not ours, or that `edge` will translate, to where it was taken.
 fn give_back(packet: &mut Packet<'_>, taken: Taken) -> Verdict {
     if taken.hook == Hook::NodeOut {
-        // The route of the VIP led it here; no other way exists for it.
+        // A route of ours led it here; no other way exists for it.
         return Verdict::Drop(DropReason::NotForwarded);
     }
     packet.bytes[..6].copy_from_slice(&order_mac(Order::Received, taken.ifindex));

@@ -133,7 +133,7 @@ struct node_name {
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 65536);
 	__type(key, struct node_peer);
 	__type(value, struct node_name);
 } node_peers4 SEC(".maps");

@@ -41,7 +41,7 @@ static __always_inline struct alias alias_of(struct bpf_sock_addr *ctx)
 	if (*frontend & FRONTEND_VIP) {
 		struct alias of_vip = {.address = vip_alias, .port = FRONTEND_ALIAS_PORT(*frontend)};
 
-		return of_vip;
+		return of_vip.port ? of_vip : none; /* the alias was full */
 	}
 	return none;
 }

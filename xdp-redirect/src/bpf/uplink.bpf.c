@@ -98,6 +98,11 @@ static __always_inline int uplink_arp(struct xdp_md *ctx, const struct arp_ipv4 
 	return redirect(ctx, COUNT_uplink_redirect_arp);
 }
 
+static __always_inline int uplink_not_served(struct xdp_md *ctx, const struct ethhdr *eth, const struct address4 *address)
+{
+	return address->flags & ADDRESS_VIP ? drop_at_vip(ctx, eth) : pass(COUNT_uplink_pass);
+}
+
 /* A reply to one of our SNAT addresses: for a worker only if a flow says so. The node's own connections may use
  * the same address. */
 static __always_inline int uplink_snat(struct xdp_md *ctx, const struct ethhdr *eth, const struct packet4 *p,
@@ -108,10 +113,10 @@ static __always_inline int uplink_snat(struct xdp_md *ctx, const struct ethhdr *
 	const struct flow4 *flow;
 
 	if (port < address->lo || port > address->hi)
-		return pass(COUNT_uplink_pass);
+		return uplink_not_served(ctx, eth, address);
 	flow = flow_lookup(p, meta, flow_hash(seed, p->saddr, p->daddr, p->ports, meta));
 	if (!flow)
-		return pass(COUNT_uplink_pass);
+		return uplink_not_served(ctx, eth, address);
 	if ((flow->flags & FLOW_OP_MASK) != FLOW_WORKER)
 		return pass(COUNT_uplink_pass_flow);
 	return redirect_ipv4(ctx, eth);
@@ -128,7 +133,7 @@ static __always_inline int uplink_no_frontend(struct xdp_md *ctx, const struct e
 		return redirect_ipv4(ctx, eth);
 	if (address->flags & ADDRESS_SNAT)
 		return uplink_snat(ctx, eth, p, address);
-	return address->flags & ADDRESS_VIP ? drop_at_vip(ctx, eth) : pass(COUNT_uplink_pass);
+	return uplink_not_served(ctx, eth, address);
 }
 
 /* Neither TCP nor UDP, a fragment, or malformed. */
@@ -141,7 +146,7 @@ static __always_inline int uplink_other(struct xdp_md *ctx, const struct ethhdr 
 		return pass(COUNT_uplink_pass);
 	daddr = ip->daddr;
 	address = bpf_map_lookup_elem(&addresses4, &daddr);
-	return address && address->flags & ADDRESS_VIP ? drop_at_vip(ctx, eth) : pass(COUNT_uplink_pass);
+	return address ? uplink_not_served(ctx, eth, address) : pass(COUNT_uplink_pass);
 }
 
 static __always_inline int uplink_ipv4(struct xdp_md *ctx, const struct ethhdr *eth, const struct iphdr *ip, const void *end)

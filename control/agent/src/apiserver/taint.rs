@@ -58,27 +58,27 @@ impl StartupTaint {
             while !(self.is_ready)().await {
                 sleep(READY_EACH).await;
             }
+            // Before we look: the watch may say something new meanwhile.
+            self.seen.send_replace(false);
             match self.remove(&nodes).await {
-                Ok(()) => {
-                    *self.lock() = None;
-                    self.seen.send_replace(false);
-                }
+                Ok(()) => *self.lock() = None,
+                // Somebody else has written the Node just then.
+                Err(kube::Error::Api(status)) if status.code == 409 => drop(self.seen.send_replace(true)),
                 Err(error) => {
                     let sentence = format!("cannot remove the taint {STARTUP_TAINT} of node {}: {error}", self.node_name);
                     if self.lock().replace(sentence.clone()).as_ref() != Some(&sentence) {
                         tracing::warn!("{sentence}");
                     }
                     sleep(REFUSED_PAUSE).await;
+                    self.seen.send_replace(true);
                 }
             }
         }
     }
 
+    /// Removes it, if the node is there and has it.
     async fn remove(&self, nodes: &Api<Node>) -> kube::Result<()> {
-        let node = nodes.get(&self.node_name).await?;
-        if !has_startup_taint(&node) {
-            return Ok(());
-        }
+        let Some(node) = nodes.get_opt(&self.node_name).await?.filter(has_startup_taint) else { return Ok(()) };
         // Lists are replaced as a whole: with this version, so that nobody else's taint is lost. A conflict is tried again.
         let patch = json!({
             "metadata": {"resourceVersion": node.metadata.resource_version},

@@ -72,6 +72,14 @@ fn sources_that_cannot_be() {
 }
 
 #[test]
+fn taints_are_an_apiservers() {
+    let settings = Settings::from_yaml(&format!("{COMPLETE}remove-taint: true\n")).unwrap();
+    assert!(settings.resolve().unwrap_err().to_string().contains("--remove-taint"), "manifests alone have none");
+    let settings = Settings::from_yaml(&format!("{COMPLETE}remove-taint: true\nkubeconfig: /k\n")).unwrap();
+    assert!(settings.resolve().unwrap().remove_taint);
+}
+
+#[test]
 fn timeouts_in_ticks() {
     assert_eq!(FlowTimeouts::default().ticks().tcp_syn, 120 * TICKS_PER_SECOND);
 }

@@ -58,9 +58,9 @@ fn answer(reasons: &[String]) -> Answer {
     Answer::json(status, serde_json::to_string(&Document { ready, reasons }).unwrap_or_default())
 }
 
-/// Whether a packet of ours comes through now.
+/// Whether pods may come: services are known, and a packet of ours comes through now.
 pub async fn is_ready(board: &Board) -> bool {
-    reasons(board).await.is_empty()
+    board.health().programmed && reasons(board).await.is_empty()
 }
 
 /// Why this node is not ready; empty if it is.

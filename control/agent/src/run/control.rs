@@ -79,6 +79,11 @@ impl Control {
     /// The last steps of the start: routes, neighbors, announcement.
     pub async fn finish_start(&mut self, announced: Vec<Ipv4Addr>) {
         self.add_routes().await;
+        // What sends packets of the node there comes after the routes, and ready after both.
+        self.tables.filter.after_snapshot(&mut KernelMaps(&self.programs));
+        let dataplane = &self.packets.dataplane;
+        self.servers.board.set_dataplane(Arc::clone(dataplane));
+        self.servers.board.published(dataplane.publisher().current().generation);
         self.hops.refresh(&self.tables.snapshot()).await;
         self.misplaced = misplaced(&self.tables.snapshot());
         self.announcer.announce(announced);
@@ -172,14 +177,15 @@ impl Control {
     async fn publish(&mut self) -> u64 {
         let internal_ips = self.internal_ips();
         self.tables.set_node(self.node.uplinks.clone(), &internal_ips);
-        self.remove_routes().await;
         self.tables.filter.before_snapshot(&mut KernelMaps(&self.programs));
+        self.remove_routes().await;
         let generation = self.packets.dataplane.publisher().publish(self.tables.snapshot());
         self.servers.board.published(generation);
-        self.tables.filter.after_snapshot(&mut KernelMaps(&self.programs));
+        // The routes before what sends packets of the node there.
         if self.tables.routed() != self.routed {
             self.add_routes().await;
         }
+        self.tables.filter.after_snapshot(&mut KernelMaps(&self.programs));
         self.end_draining().await;
         self.announcer.set_stations(self.stations());
         tracing::debug!("generation {generation} published");
@@ -303,13 +309,13 @@ impl Control {
 
     /// Stops in order: attracts nothing any more, then the workers, then the rest.
     async fn remove(mut self) -> anyhow::Result<()> {
-        self.reconcile_routes(FxHashSet::default()).await;
         let keys: Vec<FilterKey> =
             self.tables.filter.wanted_keys().filter(|key| !matches!(key, FilterKey::DeviceMac(_))).copied().collect();
         for key in keys {
             self.tables.filter.want(key, None);
         }
         self.tables.filter.before_snapshot(&mut KernelMaps(&self.programs));
+        self.reconcile_routes(FxHashSet::default()).await;
         xdp_redirect::cleanup(self.programs.pin_dir()).context("cannot detach the programs")?;
         self.packets.dataplane.stop();
         let kept = if self.objects.apiserver().is_some() { ", but the objects for the next start" } else { "" };

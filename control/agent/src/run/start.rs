@@ -113,10 +113,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     let frame_size = FrameSize::for_mtu(frame_mtu).with_context(|| format!("no frame holds packets of an MTU of {frame_mtu}"))?;
     let shape = Shape { uplinks: plans, rw0_ifindex: hostlink.rw0_ifindex, workers, frame_size };
     let packets = Packets::start(shape, &parts, tables.snapshot())?;
-    tables.filter.after_snapshot(&mut programs::KernelMaps(&loaded));
     servers.board.set_tables(Arc::clone(&parts.flows), Arc::clone(&loaded.counters));
-    servers.board.set_dataplane(Arc::clone(&packets.dataplane));
-    servers.board.published(packets.dataplane.publisher().current().generation);
     probe::hostlink(&packets.dataplane, &loaded).await?;
 
     let stations =

@@ -12,8 +12,10 @@ const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const POD: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 9);
 const KEY: FrontendKey = FrontendKey { address: VIP, port: 80, protocol: 6 };
 
-/// The first port of the alias.
-const VIP_SOCKETS: Sockets = Sockets::Vip(1);
+/// Of the frontend at `KEY`.
+fn vip_sockets(tables: &Tables) -> Sockets {
+    Sockets::Vip(tables.vip_ports.port(&KEY).expect("a port of the alias"))
+}
 
 fn served(here: bool, sockets: Sockets) -> FrontendUse {
     FrontendUse { here, sockets, draining: false }
@@ -103,7 +105,7 @@ fn a_service_comes_and_goes() {
     let new = tables.apply_model(model(Some(frontend(POD, true)), Some(Vip { announced: true, cluster_ip: false })));
     assert_eq!(new.announced, [VIP]);
     assert!(tables.snapshot().frontends.lookup(&KEY).is_some() && tables.snapshot().announced.contains(&VIP));
-    assert_eq!(here(&tables), Some(FilterValue::Frontend(served(true, VIP_SOCKETS))));
+    assert_eq!(here(&tables), Some(FilterValue::Frontend(served(true, vip_sockets(&tables)))));
     assert_eq!(
         tables.filter.wanted(&FilterKey::Address(VIP)),
         Some(FilterValue::Address(AddressUse { announced: true, vip: true, ..AddressUse::default() }))
@@ -128,13 +130,13 @@ fn nothing_is_announced_unasked() {
 fn backends_behind_a_pods_device_are_here_whatever_their_node_name() {
     let mut tables = tables();
     tables.apply_model(model(Some(frontend(POD, false)), None));
-    assert_eq!(here(&tables), Some(FilterValue::Frontend(served(false, VIP_SOCKETS))));
+    assert_eq!(here(&tables), Some(FilterValue::Frontend(served(false, vip_sockets(&tables)))));
     tables.apply_netlink(&kernel(DeviceKind::Other));
-    assert_eq!(here(&tables), Some(FilterValue::Frontend(served(false, VIP_SOCKETS))), "an overlay leads elsewhere");
+    assert_eq!(here(&tables), Some(FilterValue::Frontend(served(false, vip_sockets(&tables)))), "an overlay leads elsewhere");
     tables.apply_netlink(&kernel(DeviceKind::Bridge));
-    assert_eq!(here(&tables), Some(FilterValue::Frontend(served(true, VIP_SOCKETS))), "the route appeared later");
+    assert_eq!(here(&tables), Some(FilterValue::Frontend(served(true, vip_sockets(&tables)))), "the route appeared later");
     tables.apply_model(model(Some(frontend(POD, false)), None));
-    assert_eq!(here(&tables), Some(FilterValue::Frontend(served(true, VIP_SOCKETS))), "the route was there before");
+    assert_eq!(here(&tables), Some(FilterValue::Frontend(served(true, vip_sockets(&tables)))), "the route was there before");
 }
 
 #[test]

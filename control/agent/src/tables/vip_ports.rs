@@ -2,25 +2,31 @@
 //! there, each frontend to a port of its own.
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 
 use ringway_engine::tables::{Frontend, FrontendKey, FrontendKind, VIP_ALIAS};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
-/// Which frontend has which port of the alias.
+/// Which frontend has which port of the alias. A socket of the node keeps the port that it was given for life, so a number is nobody
+/// else's as long as others are free, and a frontend that comes back has the one that it had.
 #[derive(Debug, Default)]
 pub struct VipPorts {
     by_frontend: FxHashMap<FrontendKey, u16>,
-    by_port: FxHashMap<(u16, u8), FrontendKey>,
-    /// Those of the process before, for frontends that were not heard of yet: sockets of the node still use them.
-    earlier: FxHashMap<FrontendKey, u16>,
-    /// The port that was given last.
-    last: u16,
+    by_port: FxHashMap<Place, FrontendKey>,
+    /// What was ever given, by this process or the one before.
+    given: FxHashMap<FrontendKey, u16>,
+    taken: FxHashSet<Place>,
 }
 
+/// Port of the alias, and protocol.
+type Place = (u16, u8);
+
 impl VipPorts {
-    /// Keeps the ports that an earlier process gave.
-    pub fn over(earlier: impl IntoIterator<Item = (FrontendKey, u16)>) -> VipPorts {
-        VipPorts { earlier: earlier.into_iter().filter(|(_, port)| *port != 0).collect(), ..VipPorts::default() }
+    /// Keeps the ports that an earlier process gave; `places` are those under which its sockets may still be connected.
+    pub fn over(given: impl IntoIterator<Item = (FrontendKey, u16)>, places: impl IntoIterator<Item = Place>) -> VipPorts {
+        let given: FxHashMap<_, _> = given.into_iter().filter(|(_, port)| *port != 0).collect();
+        let taken = given.iter().map(|(key, port)| (*port, key.protocol)).chain(places).collect();
+        VipPorts { given, taken, ..VipPorts::default() }
     }
 
     /// Takes in changed frontends and returns what changes under the alias; `None` removes. `drains` tells ports whose last connections
@@ -66,16 +72,17 @@ impl VipPorts {
     }
 
     fn give(&mut self, key: &FrontendKey, drains: impl Fn(&FrontendKey) -> bool) -> Option<u16> {
-        let port = self.earlier.remove(key).or_else(|| {
-            let is_free = |port: &u16| {
-                let reserved = self.earlier.iter().any(|(other, number)| number == port && other.protocol == key.protocol);
-                *port != 0 && !reserved && !self.by_port.contains_key(&(*port, key.protocol)) && !drains(&alias(key, *port))
-            };
-            (1..=u16::MAX).map(|step| self.last.wrapping_add(step)).find(is_free)
-        })?;
-        self.last = port;
+        let place = |port: u16| (port, key.protocol);
+        let had = self.given.get(key).copied().filter(|port| !self.by_port.contains_key(&place(*port)));
+        // Begun where the frontend itself says, so that a process that knows nothing gives mostly the same numbers.
+        let start = (FxBuildHasher.hash_one(key) >> 32) as u16;
+        let is_free = |port: &u16| *port != 0 && !self.by_port.contains_key(&place(*port)) && !drains(&alias(key, *port));
+        let free = || (0..=u16::MAX).map(|step| start.wrapping_add(step)).filter(is_free);
+        let port = had.or_else(|| free().find(|port| !self.taken.contains(&place(*port)))).or_else(|| free().next())?;
         self.by_frontend.insert(*key, port);
-        self.by_port.insert((port, key.protocol), *key);
+        self.by_port.insert(place(port), *key);
+        self.given.insert(*key, port);
+        self.taken.insert(place(port));
         Some(port)
     }
 }
@@ -127,24 +134,39 @@ mod tests {
 
     #[test]
     fn ports_whose_connections_go_on_are_not_given_again() {
-        let mut ports = VipPorts { last: u16::MAX - 1, ..VipPorts::default() };
-        assert_eq!(give(&mut ports, key(1, 80)), u16::MAX);
-        let made = ports.apply(&[(key(2, 80), frontend(FrontendKind::LoadBalancerIp))], |alias| alias.port < 3);
-        assert_eq!(made[0].0.port, 3, "0 is none, 1 and 2 drain");
+        let mut ports = VipPorts::default();
+        let port = give(&mut ports, key(1, 80));
+        let others = VipPorts::default().apply(&[(key(1, 80), frontend(FrontendKind::LoadBalancerIp))], |alias| alias.port == port);
+        assert_ne!(others[0].0.port, port);
+    }
+
+    /// A datagram socket of the node stays connected to the port whatever happens to the frontend.
+    #[test]
+    fn a_frontend_that_comes_back_has_its_port_and_nobody_else_had_it() {
+        let mut ports = VipPorts::default();
+        let port = give(&mut ports, key(1, 80));
+        ports.apply(&[(key(1, 80), None)], |_| false);
+        for number in 1..20_000 {
+            assert_ne!(give(&mut ports, key(2, number)), port);
+        }
+        assert_eq!(give(&mut ports, key(1, 80)), port);
+        assert_eq!(give(&mut VipPorts::default(), key(1, 80)), port, "also in a process that remembers nothing");
     }
 
     #[test]
     fn a_frontend_has_the_port_that_it_had_before_the_start() {
-        let mut ports = VipPorts::over([(key(1, 80), 2), (key(9, 9), 1), (key(8, 8), 0)]);
-        assert_eq!(give(&mut ports, key(2, 80)), 3, "the others' are kept for them");
-        assert_eq!(give(&mut ports, key(1, 80)), 2);
-        assert_eq!(give(&mut ports, key(9, 9)), 1);
+        let mut ports = VipPorts::over([(key(1, 80), 2), (key(9, 9), 1), (key(8, 8), 0), (key(7, 7), 2)], [(3, TCP)]);
+        let restored = [key(1, 80), key(9, 9), key(7, 7)].map(|key| give(&mut ports, key));
+        assert_eq!(restored[..2], [2, 1]);
+        assert!(!restored[..2].contains(&restored[2]), "two of them had one: {restored:?}");
+        assert!((4..10_000).all(|number| give(&mut ports, key(6, number)) != 3), "somebody may still be connected to it");
     }
 
     #[test]
-    fn a_full_alias_is_no_disaster() {
-        let mut ports = VipPorts::default();
-        assert!(ports.apply(&[(key(1, 80), frontend(FrontendKind::ExternalIp))], |_| true).is_empty());
-        assert_eq!(give(&mut ports, key(1, 80)), 1);
+    fn what_nobody_uses_is_given_when_nothing_else_is_left() {
+        let mut ports = VipPorts::over([], (1..=u16::MAX).map(|port| (port, TCP)));
+        give(&mut ports, key(1, 80));
+        assert!(ports.apply(&[(key(2, 80), frontend(FrontendKind::ExternalIp))], |_| true).is_empty(), "all of them drain");
+        give(&mut ports, key(2, 80));
     }
 }

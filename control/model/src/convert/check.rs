@@ -5,6 +5,7 @@ use std::num::NonZeroU16;
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use ringway_engine::tables::is_alias;
 
 use crate::model::Protocol;
 
@@ -60,6 +61,14 @@ pub(super) fn ordinary_address(text: &str) -> Result<IpAddr, String> {
         return Ok(address);
     };
     Err(format!("{text:?} is {special} address, which cannot be used here"))
+}
+
+/// What a load balancer may hand out: any address, but for those that stand for others on every node.
+pub(super) fn load_balancer_address(text: &str) -> Result<IpAddr, String> {
+    match address(text)? {
+        IpAddr::V4(v4) if is_alias(v4) => Err(format!("{text:?} is an address of Ringway's own on every node")),
+        address => Ok(address),
+    }
 }
 
 pub(super) fn cidr(text: &str) -> Result<IpNet, String> {

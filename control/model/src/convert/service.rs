@@ -102,7 +102,7 @@ fn load_balancer_ips(service: &Service, service_type: ServiceType, findings: &mu
     for (index, entry) in ingress.iter().enumerate() {
         let field = format!("status.loadBalancer.ingress[{index}]");
         let Some(text) = entry.ip.as_deref().filter(|ip| !ip.is_empty()) else { continue };
-        let address = findings.take(format!("{field}.ip"), check::address(text));
+        let address = findings.take(format!("{field}.ip"), check::load_balancer_address(text));
         match entry.ip_mode.as_deref() {
             None | Some("VIP") => addresses.extend(address),
             Some("Proxy") => {}
