@@ -24,7 +24,7 @@ fn measure(dir: &std::path::Path, rounds: usize) -> Result<()> {
     let pin_dir = bpffs::ensure(dir).context("BPF needs root")?.path;
     let options = LoadOptions {
         pin_dir,
-        flow_slots: FlowTable::slots_for(262_144),
+        flow_slots: FlowTable::slots_for(131_072),
         affinity_slots: 64,
         rw1_ifindex: 1,
         workers: 1,

@@ -10,24 +10,16 @@ use ringway_model::NodePortAddresses;
 use serde::Deserialize;
 
 mod addresses;
+mod limits;
 mod timeouts;
 
+use self::limits::{AFFINITY_MAX_DEFAULT, AFFINITY_MAX_RANGE, FLOWS_MAX_RANGE, flows_max_default};
 pub use self::timeouts::FlowTimeouts;
 use crate::apiserver::{Access, Endpoint, Pod};
 use crate::units::{BindAddress, PortRange, Seconds};
 
 /// Where the process keeps its lock, socket and pins. On `/run`, so that a reboot, which ends every program and map anyway, empties it.
 pub const STATE_DIR_DEFAULT: &str = "/run/ringway";
-
-/// Default of `--flows-max`: twice what kube-proxy configures for conntrack on a node with two cores (65 536 each), at
-/// 4 slots of 64 bytes per flow 64 MiB of memory. Larger tables cost memory, not time: a lookup stays within two cache lines.
-pub const FLOWS_MAX_DEFAULT: u32 = 262_144;
-
-/// 32 bytes each: 4 MiB.
-const AFFINITY_MAX_DEFAULT: u32 = 131_072;
-const AFFINITY_MAX_RANGE: std::ops::RangeInclusive<u32> = 16..=16_777_216;
-/// Least and most of `--flows-max`. 2^24 flows are 4 GiB of table.
-const FLOWS_MAX_RANGE: std::ops::RangeInclusive<u32> = 64..=16_777_216;
 
 /// Default of `--snat-ports`: below `net.ipv4.ip_local_port_range` as Linux sets it (32768-60999), below Kubernetes' NodePorts
 /// (30000-32767) and above the ports that daemons listen on (kubelet 10250 stays reachable: only flows that the table knows are taken).
@@ -117,7 +109,7 @@ pub struct Settings {
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub announce: Option<bool>,
 
-    /// Most flows at a time [default: 262144]
+    /// Most flows at a time [default: 32768 for each CPU, 131072 to 1048576]
     #[arg(long, value_name = "N")]
     pub flows_max: Option<u32>,
 
@@ -307,7 +299,7 @@ impl Settings {
         if workers.is_some_and(|workers| workers == 0 || workers > WORKERS_MAX) {
             wrong.push(format!("--workers: must be between 1 and {WORKERS_MAX}"));
         }
-        let flows_max = self.flows_max.unwrap_or(FLOWS_MAX_DEFAULT);
+        let flows_max = self.flows_max.unwrap_or_else(flows_max_default);
         if !FLOWS_MAX_RANGE.contains(&flows_max) {
             wrong.push(format!("--flows-max: must be between {} and {}", FLOWS_MAX_RANGE.start(), FLOWS_MAX_RANGE.end()));
         }

@@ -76,6 +76,9 @@ fn node_reaches_its_own_node_ports() -> Result<()> {
         // Other namespaces' localhost is their own, another port is nobody's, and the alias is not for clients outside.
         ensure!(net.pod("a1")?.namespace.line(LOCAL_NODE_PORT, 0).is_err(), "a pod's localhost is not the node's");
         ensure!(net.node1.line("127.0.0.1:30081", 0).is_err(), "a port without a service");
+        for client in [&net.client, &net.pod("a1")?.namespace] {
+            ensure!(client.line("169.254.82.3:30080", 0).is_err(), "the alias is served to the {}", client.role());
+        }
         // When the service goes, localhost is the kernel's again.
         ringway.publish(&[])?;
         wait_for("the end of the NodePort", Duration::from_secs(2), || {

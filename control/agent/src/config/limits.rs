@@ -1,0 +1,53 @@
+//! How much is remembered.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+/// kube-proxy's limits of conntrack: 32 768 for each CPU, at least 131 072. Tables that large are enough wherever kube-proxy's are.
+const FLOWS_PER_CPU: u32 = 32_768;
+const FLOWS_LEAST: u32 = 131_072;
+/// At 4 slots of 64 bytes for each flow 256 MiB: more memory only for those who ask.
+const FLOWS_MOST: u32 = 1_048_576;
+
+/// Least and most of `--flows-max`. 2^24 flows are 4 GiB of table.
+pub const FLOWS_MAX_RANGE: RangeInclusive<u32> = 64..=16_777_216;
+
+/// Default of `--affinity-max`. 32 bytes each: 4 MiB.
+pub const AFFINITY_MAX_DEFAULT: u32 = 131_072;
+pub const AFFINITY_MAX_RANGE: RangeInclusive<u32> = 16..=16_777_216;
+
+/// Default of `--flows-max` on this machine. By its CPUs, not by those that we may use: another limit of CPU time, and the pinned table
+/// would not fit after the next start.
+pub fn flows_max_default() -> u32 {
+    let online = std::fs::read_to_string(Path::new("/sys/devices/system/cpu/online")).unwrap_or_default();
+    flows_for(cpus_in(&online))
+}
+
+fn flows_for(cpus: u32) -> u32 {
+    FLOWS_PER_CPU.saturating_mul(cpus).clamp(FLOWS_LEAST, FLOWS_MOST)
+}
+
+/// How many numbers a list of the kernel has, such as `0-3,8`; 0 if it is none.
+fn cpus_in(list: &str) -> u32 {
+    let count = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(last.parse::<u32>().ok()?.checked_sub(first.parse().ok()?)?.saturating_add(1))
+    };
+    list.trim().split(',').filter_map(count).fold(0, u32::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpus_of_lists() {
+        assert_eq!(["0", "0-1", "0-3,8,10-11\n", "", "x", "3-1"].map(cpus_in), [1, 2, 7, 0, 0, 0]);
+    }
+
+    #[test]
+    fn flows_grow_with_the_machine() {
+        assert_eq!([0, 2, 4, 8, 64, u32::MAX].map(flows_for), [131_072, 131_072, 131_072, 262_144, 1_048_576, 1_048_576]);
+        assert!(FLOWS_MAX_RANGE.contains(&flows_max_default()));
+    }
+}
