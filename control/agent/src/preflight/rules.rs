@@ -262,6 +262,14 @@ fn settings(config: &Config, facts: &Facts) -> Vec<Finding> {
             "give a --kubeconfig whose files can be read, or run in a pod with a service account",
         ));
     }
+    for endpoint in config.apiserver.iter().flat_map(|access| &access.endpoints).filter(|endpoint| !endpoint.tls && !endpoint.is_local()) {
+        findings.push(Finding::new(
+            Warning,
+            format!("the apiserver {endpoint} is not asked over TLS"),
+            "whoever is on the way can read our credentials and say where services lead",
+            "an https:// URL",
+        ));
+    }
     if let (Some(error), Some(dir)) = (&facts.manifests_error, &config.manifests) {
         findings.push(Finding::new(
             Warning,

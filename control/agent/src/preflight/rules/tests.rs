@@ -105,7 +105,8 @@ fn old_kernels() {
 
 #[test]
 fn memory() {
-    assert_one(&after(|facts| facts.memory_bytes = 100 << 20), "error: the flow table takes 64 MiB");
+    let small = Facts { memory_bytes: 100 << 20, ..facts() };
+    assert_one(&found(&config("flows-max: 262144\n"), &small), "error: the flow table takes 64 MiB");
     let unprivileged = !(1 << CAP_IPC_LOCK);
     let low = |facts: &mut Facts| (facts.capabilities, facts.memlock_bytes) = (unprivileged, Some(8 << 20));
     assert_one(&after(low), "error: the limit of locked memory is 8 MiB");
@@ -207,4 +208,11 @@ fn kube_proxy_still_runs() {
     let taken = ("--healthz-bind-address", "0.0.0.0:10256".parse().unwrap(), "Address already in use (os error 98)".to_owned());
     let found = after(|facts| facts.not_listening = vec![taken]);
     assert_one(&found, "error: --healthz-bind-address: cannot listen at 0.0.0.0:10256: Address already in use");
+}
+
+#[test]
+fn an_apiserver_without_tls_is_named_unless_it_is_on_this_node() {
+    let of = |url: &str| found(&config(&format!("apiserver: ['{url}']\n")), &facts());
+    assert_one(&of("http://192.0.2.77:8080"), "warning: the apiserver http://192.0.2.77:8080 is not asked over TLS");
+    assert!(of("http://127.0.0.1:8080").is_empty() && of("https://192.0.2.77:6443").is_empty());
 }
