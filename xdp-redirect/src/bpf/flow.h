@@ -62,7 +62,7 @@ struct bucket4 {
 
 #define FLOW_META(zone, hook, proto) ((__u32)(zone) << 11 | (__u32)(hook) << 8 | (__u32)(proto))
 
-/* Bucket one from the low bits of the hash; bucket two is another one of the same page, chosen by the top bits. */
+/* Bucket one from the low bits of the hash; bucket two is another one nearby, chosen by the top bits. */
 static inline __attribute__((always_inline)) __u64
 flow_hash(__u64 seed, __u32 saddr, __u32 daddr, __u32 ports, __u32 meta)
 {
@@ -78,8 +78,8 @@ flow_hash(__u64 seed, __u32 saddr, __u32 daddr, __u32 ports, __u32 meta)
 	return h;
 }
 #define FLOW_BUCKET1(h, bits) ((__u32)(h) & ((1u << (bits)) - 1))
-#define FLOW_BUCKETS_PER_PAGE 16u
-#define FLOW_OTHERS_IN_PAGE(bits) (((bits) < 4 ? 1u << (bits) : FLOW_BUCKETS_PER_PAGE) - 1)
-#define FLOW_BUCKET2(h, bits) (FLOW_BUCKET1(h, bits) ^ (1 + ((__u32)((h) >> 56) * FLOW_OTHERS_IN_PAGE(bits) >> 8)))
+#define FLOW_BUCKETS_NEARBY 128u
+#define FLOW_OTHERS_NEARBY(bits) (((bits) < 7 ? 1u << (bits) : FLOW_BUCKETS_NEARBY) - 1)
+#define FLOW_BUCKET2(h, bits) (FLOW_BUCKET1(h, bits) ^ (1 + ((__u32)((h) >> 56) * FLOW_OTHERS_NEARBY(bits) >> 8)))
 
 #endif

@@ -77,7 +77,7 @@ impl FlowTable {
 
     /// Slots that a table of `flows_max` flows needs: two entries per flow at load ≤ 0.5, rounded up to a power of two.
     ///
-    /// Up to the limit about 200 in a million entries find both buckets full; up to a load of 0.4, 20.
+    /// Up to the limit about 40 in a million entries find both buckets full; up to a load of 0.4, two.
     pub fn slots_for(flows_max: usize) -> usize {
         (flows_max.max(2) * 4).next_power_of_two()
     }

@@ -72,10 +72,19 @@ impl Bed {
         Bed::with(4096, (10_000, 29_999), PodDelivery::Edge)
     }
 
+    /// For those who make many: a table's memory lives as long as the process.
+    pub fn small() -> Bed {
+        Bed::sized((16, 16), (10_000, 29_999), PodDelivery::Edge)
+    }
+
     pub fn with(flows_max: usize, ports: (u16, u16), pod_delivery: PodDelivery) -> Bed {
+        Bed::sized((flows_max, 1024), ports, pod_delivery)
+    }
+
+    fn sized((flows_max, affinity_max): (usize, usize), ports: (u16, u16), pod_delivery: PodDelivery) -> Bed {
         let flows = Arc::new(FlowTable::in_memory(flows_max, 1, 7));
         let config = EngineConfig { worker: 0, workers: 1, transmits_on: vec![true], timeouts: Timeouts::default(), seed: 42 };
-        let affinity = Arc::new(AffinityTable::in_memory(1024, 7));
+        let affinity = Arc::new(AffinityTable::in_memory(affinity_max, 7));
         let engine = Engine::new(config, Arc::clone(&flows), Arc::clone(&affinity));
         let mut bed = Bed { snapshot: tables(ports, pod_delivery), flows, affinity, engine, now: 1000 };
         bed.snapshot.generation = 1;

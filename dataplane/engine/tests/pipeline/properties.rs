@@ -23,7 +23,7 @@ proptest! {
         request in proptest::collection::vec(any::<u8>(), 0..1400),
         reply in proptest::collection::vec(any::<u8>(), 0..1400),
     ) {
-        let mut bed = Bed::new();
+        let mut bed = Bed::small();
         bed.serve(80, if is_udp { UDP } else { TCP }, &[(REMOTE, target)]);
         let build = |src, dst, payload: &[u8]| if is_udp { udp(src, dst, payload) } else { tcp(src, dst, ACK, payload) };
         let there = read(&bed.receive(&build((client, port), (VIP, 80), &request)).frame);
@@ -35,7 +35,7 @@ proptest! {
     /// Any bytes get a verdict and no panic; what is handed back is unchanged behind its destination MAC.
     #[test]
     fn any_bytes_get_a_verdict(bytes in proptest::collection::vec(any::<u8>(), 0..200), host in any::<bool>()) {
-        let mut bed = Bed::new();
+        let mut bed = Bed::small();
         bed.serve(80, TCP, &[(REMOTE, 8080), (A, 8080)]);
         let out = bed.run(if host { Origin::Host } else { Origin::Uplink(0) }, &bytes);
         if out.verdict == Verdict::Host {
@@ -48,7 +48,7 @@ proptest! {
     fn damaged_packets_get_a_verdict(
         at in 0usize..80, value in any::<u8>(), cut in 0usize..80, hook in 0u8..6, ifindex in 0u32..40, is_udp in any::<bool>(),
     ) {
-        let mut bed = Bed::new();
+        let mut bed = Bed::small();
         bed.serve(80, TCP, &[(REMOTE, 8080), (A, 8080), (C, 8080), (NODE, 8080)]);
         bed.serve(80, UDP, &[(REMOTE, 8080), (A, 8080), (C, 8080), (NODE, 8080)]);
         let end = ((CLIENT, 40_000), (VIP, 80));
