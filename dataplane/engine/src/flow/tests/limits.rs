@@ -11,6 +11,7 @@ fn inserts_until_full(table: &FlowTable, first: u32, now: u32) -> usize {
 /// buckets full.
 #[test]
 fn a_table_loads_to_its_limit() {
+    let mut total = 0;
     for seed in 0..8 {
         let table = FlowTable::in_memory(4096, 1, seed);
         let first_failed = inserts_until_full(&table, 0, 0);
@@ -18,10 +19,13 @@ fn a_table_loads_to_its_limit() {
             (first_failed as u32..4200).filter(|&number| table.insert(0, &flow_of(number, TCP), 0) == Err(InsertError::Full)).count();
         let load = first_failed as f64 * 2.0 / table.slots.len() as f64;
         println!("seed {seed}: first failed insert at load {load:.3}, {failed} up to 0.5");
-        assert!(load > 0.45 && failed < 20);
+        assert!(load > 0.35);
+        total += failed;
         assert_eq!(table.len(), 4096);
         assert_eq!(table.insert(0, &flow_of(5000, TCP), 0), Err(InsertError::Limit));
     }
+    // Of 65 536 entries; 40 in a million are three.
+    assert!(total < 10, "{total}");
 }
 
 #[test]
