@@ -40,7 +40,7 @@ fn demo(lab: &Rc<Lab>) -> Result<()> {
     let net = Topology::new().node1_pods(&[PodLink::Routed; 3]).node2_pods(2).build(lab).context("laying out the namespaces")?;
     println!("demo: [4/5] starting ringway on node1, with 2 workers on the 2 queues of its uplink");
     let web = Service::web(address::VIP, address::CLUSTER_IP, &net.pods);
-    // Six machines open 200 000 connections in 20 seconds.
+    // Three clients open 200 000 connections in 20 seconds.
     let options = RingwayOptions::default().with(&["--flows-max", "262144"]);
     let ringway = Ringway::start(&net, &options, std::slice::from_ref(&web)).context("starting ringway")?;
     println!("\nThe manifests that it serves:\n\n{}", indented(&web.yaml()));
