@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ringway_engine::affinity::AffinityTable;
@@ -11,6 +11,7 @@ use ringway_engine::flow::FlowTable;
 use ringway_engine::tables::Uplink;
 use ringway_io::{FrameSize, ethtool};
 use ringway_model::{Compiler, Settings};
+use rustix::thread::MembarrierCommand;
 use xdp_redirect::{LoadOptions, Programs, XdpMode};
 
 use super::announce::{Announcer, Stations};
@@ -84,6 +85,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     let ifindexes: Vec<u32> = plans.iter().map(|plan| plan.ifindex).collect();
     programs::drop_stale_links(&loaded, &ifindexes, &edges)?;
 
+    wait_for_programs().await;
     let slots = loaded.flow_slots();
     let (flows, kept) = FlowTable::over(slots, config.flows_max as usize, workers, loaded.seed(), now_ticks());
     tracing::info!("flow table for {} flows, {kept} kept", config.flows_max);
@@ -143,6 +145,17 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
         Sources::new(&control.config.state_dir, follower, watch, control.objects.apiserver(), Arc::clone(&control.servers.board))?;
     control.finish_start(announced).await;
     Ok((control, sources))
+}
+
+/// Waits until every BPF program that runs now has ended: one of them may hold an entry that the earlier process cleared as it died.
+async fn wait_for_programs() {
+    /// Without the system call: longer than any of them takes.
+    const LONG: Duration = Duration::from_secs(1);
+    // An RCU grace period (kernel/sched/membarrier.c), which is what programs run under.
+    let waited = tokio::task::spawn_blocking(|| rustix::thread::membarrier(MembarrierCommand::Global)).await;
+    if !matches!(waited, Ok(Ok(()))) {
+        tokio::time::sleep(LONG).await;
+    }
 }
 
 /// The MTU for the packets of uplinks and of what may be pods' devices, see [`super::rework`] for later ones.

@@ -2,23 +2,22 @@
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use super::entry::{BUCKET_ENTRIES, FlowSlot};
+use super::entry::BUCKET_ENTRIES;
 use super::table::FlowTable;
 
 impl FlowTable {
     /// Rebuilds ownership and count from the slots; returns how many flows were kept.
     ///
     /// The earlier process may have died between any two of its stores. Then a direction stands without the other one; it goes.
-    /// An empty slot that has held an entry rests for the grace period, for nobody knows when it was cleared.
+    /// Empty slots can be used at once: see [`FlowTable::over`].
     pub(super) fn take_over(&self, now: u32) -> usize {
         let now = self.latest_tick(now);
         let mut flows = 0;
         for (index, slot) in self.slots.iter().enumerate() {
             if slot.meta.load(Relaxed) == 0 {
-                if !is_pristine(slot) {
-                    self.ownership.retire(index, now);
-                }
-            } else if self.is_linked(index) {
+                continue;
+            }
+            if self.is_linked(index) {
                 self.ownership.publish(index);
                 flows += usize::from(slot.is_forward());
             } else {
@@ -50,9 +49,4 @@ impl FlowTable {
         let bucket = index / BUCKET_ENTRIES * BUCKET_ENTRIES;
         key.meta != 0 && key.hook().is_some() && slot.rewrite().is_some() && (bucket == a || bucket == b)
     }
-}
-
-/// Nothing was ever written to the slot: no packet goes from 0.0.0.0:0 to 0.0.0.0:0.
-fn is_pristine(slot: &FlowSlot) -> bool {
-    [&slot.saddr, &slot.daddr, &slot.ports].iter().all(|word| word.load(Relaxed) == 0)
 }

@@ -48,7 +48,8 @@ impl FlowTable {
     /// A table over shared memory (a mapped BPF array): `slots.len()` is a power of two ≥ 8. Takes over what is in it:
     /// live pairs are kept and counted, halves whose other direction is missing are removed. Returns the table and how many flows were kept.
     ///
-    /// No other process may write the memory.
+    /// No other process may write the memory. No BPF program may still hold an entry that the earlier process cleared: every program that
+    /// ran when it died has ended. (Were those slots to rest instead, a busy table would take no new flow for a second.)
     ///
     /// # Panics
     ///
