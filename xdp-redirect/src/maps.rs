@@ -148,7 +148,7 @@ pub struct AddressUse {
     pub announced: bool,
     /// Every port of it is ours: a worker refuses what no frontend takes.
     pub closed: bool,
-    /// No host's: what no frontend takes is dropped, for the kernel would send it back into the network.
+    /// A service's and no node's: what no frontend takes is dropped, for the kernel would send it back into the network.
     pub vip: bool,
     /// Replies to SNAT come to these ports of it, both ends included.
     pub snat_ports: Option<(u16, u16)>,

@@ -71,7 +71,7 @@ pub struct Engine {
     refusals: Limiter,
 }
 
-/// A packet of a flow between the passes of a batch.
+/// A packet of a flow between the two passes of a batch.
 struct Staged {
     taken: Taken,
     flow: Ipv4Flow,
@@ -143,7 +143,7 @@ impl Engine {
         }
     }
 
-    /// Last pass for a packet of a flow. `Err` is a verdict too: the early one.
+    /// Second pass for a packet of a flow. `Err` is a verdict too: the early one.
     #[inline]
     fn forward(&mut self, snapshot: &Snapshot, now: u32, staged: &Staged, packet: &mut Packet<'_>) -> Result<Verdict, Verdict> {
         let &Staged { taken, ref flow, ref key, hash } = staged;

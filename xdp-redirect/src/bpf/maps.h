@@ -70,7 +70,7 @@ struct address4 {
 };
 #define ADDRESS_ANNOUNCED 1u /* answer ARP for it */
 #define ADDRESS_CLOSED 2u    /* every port of it is ours: a worker refuses what no frontend takes */
-#define ADDRESS_VIP 4u       /* no host's: what no frontend takes and the kernel would send back into the network is dropped */
+#define ADDRESS_VIP 4u       /* a service's and no node's: what no frontend takes is dropped, it would go back into the network */
 #define ADDRESS_SNAT 8u      /* we give it to clients as source */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
