@@ -30,16 +30,19 @@ pub struct Arguments {
     /// Endpoints of each
     #[arg(long, default_value_t = 10)]
     endpoints: u32,
+    /// Ringway only: kube-proxy needs a quarter of an hour and more for tens of thousands of services
+    #[arg(long)]
+    alone: bool,
 }
 
 impl Default for Arguments {
     fn default() -> Arguments {
-        Arguments { services: 10_000, endpoints: 10 }
+        Arguments { services: 10_000, endpoints: 10, alone: false }
     }
 }
 
 pub fn run(arguments: Arguments, rounds: usize) -> Result<()> {
-    let Arguments { services, endpoints } = arguments;
+    let Arguments { services, endpoints, alone } = arguments;
     println!("## Programming: {services} services with {} endpoints\n\n{}\n", services * endpoints, machine());
     lab::run("perf-programming", |lab: &Rc<Lab>| {
         let net = Topology::new().build(lab)?;
@@ -51,8 +54,12 @@ pub fn run(arguments: Arguments, rounds: usize) -> Result<()> {
                 RingwayOptions { sources: vec!["--kubeconfig".into(), path(&cluster.kubeconfig()?)], ..RingwayOptions::default() };
             Ringway::start(&net, &options, &[])
         })?;
+        println!("\n{}", ready_line(&ringway)?);
         changes(&net, &cluster, &ringway, arguments)?;
         ringway.terminate()?;
+        if alone {
+            return Ok(());
+        }
         drop(Subject::measure("kube-proxy, nftables", &net, &cluster, rounds, || KubeProxy::start(&cluster, &net.node1, "node1"))?);
         Ok(())
     })
@@ -95,6 +102,13 @@ impl Subject for KubeProxy {
     fn resident_kib(&self) -> Result<u64> {
         self.memory_kib()
     }
+}
+
+/// What Ringway says of its start: how long it needed for the tables once it had the last page of the objects.
+fn ready_line(ringway: &Ringway) -> Result<String> {
+    let log = ringway.log();
+    let line = log.lines().find_map(|line| line.split_once("ready: ")).context("no line in the log says that it is ready")?;
+    Ok(format!("Ringway's start: {}", line.1))
 }
 
 fn until_served(net: &Net) -> Result<()> {

@@ -18,12 +18,13 @@ pub enum Kind {
     EndpointSlice,
     Node,
     ServiceCidr,
+    Pod,
 }
 
 impl Kind {
     /// Its objects live in namespaces.
     pub fn is_namespaced(self) -> bool {
-        matches!(self, Kind::Service | Kind::EndpointSlice)
+        matches!(self, Kind::Service | Kind::EndpointSlice | Kind::Pod)
     }
 }
 
@@ -34,6 +35,7 @@ impl fmt::Display for Kind {
             Kind::EndpointSlice => "EndpointSlice",
             Kind::Node => "Node",
             Kind::ServiceCidr => "ServiceCIDR",
+            Kind::Pod => "Pod",
         })
     }
 }
@@ -230,6 +232,17 @@ pub struct ServiceCidrModel {
     pub cidrs: Vec<IpNet>,
 }
 
+/// A running Pod with addresses of its own; one in the host network has the node's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodModel {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    /// Name of its node.
+    pub node: Arc<str>,
+    /// In the order of `status.podIPs`; not empty.
+    pub ips: Vec<IpAddr>,
+}
+
 /// A converted object. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Model {
@@ -237,6 +250,7 @@ pub enum Model {
     EndpointSlice(Arc<EndpointSliceModel>),
     Node(Arc<NodeModel>),
     ServiceCidr(Arc<ServiceCidrModel>),
+    Pod(Arc<PodModel>),
 }
 
 impl Model {
@@ -250,6 +264,7 @@ impl Model {
             }
             Model::Node(node) => ObjectRef { kind: Kind::Node, namespace: String::new(), name: node.name.clone() },
             Model::ServiceCidr(cidr) => ObjectRef { kind: Kind::ServiceCidr, namespace: String::new(), name: cidr.name.clone() },
+            Model::Pod(pod) => ObjectRef { kind: Kind::Pod, namespace: pod.namespace.to_string(), name: pod.name.to_string() },
         }
     }
 }

@@ -71,6 +71,35 @@ fn a_node_has_internal_addresses_a_zone_and_pod_cidrs() {
 }
 
 #[test]
+fn a_pod_counts_while_it_has_addresses_of_its_own() {
+    let pod = |spec: &str, status: &str| {
+        only(&format!("{{apiVersion: v1, kind: Pod, metadata: {{name: a}}, spec: {{containers: [], {spec}}}, status: {{{status}}}}}"))
+    };
+    let ips = |spec: &str, status: &str| match pod(spec, status) {
+        Ok(Converted::Ours(Model::Pod(pod), _)) => pod.ips.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        Ok(Converted::NotOurs(object, _)) => {
+            assert_eq!(object, ObjectRef { kind: Kind::Pod, namespace: "default".into(), name: "a".into() });
+            Vec::new()
+        }
+        other => panic!("{other:?}"),
+    };
+    let both = "podIP: 10.1.0.1, podIPs: [{ip: 10.1.0.1}, {ip: 'fd00::1'}]";
+    assert_eq!(ips("nodeName: node-a", both), ["10.1.0.1", "fd00::1"]);
+    assert_eq!(ips("nodeName: node-a", "podIP: 10.1.0.1"), ["10.1.0.1"]);
+    for (spec, status) in [
+        ("nodeName: node-a", ""),
+        ("nodeName: node-a", "phase: Pending, podIP: ''"),
+        ("", both),
+        ("nodeName: node-a, hostNetwork: true", both),
+        ("nodeName: node-a", &format!("phase: Failed, {both}")),
+    ] {
+        assert_eq!(ips(spec, status), [""; 0], "{spec} {status}");
+    }
+    let refused = pod("nodeName: node-a", "podIPs: [{ip: 10.1.0.1}, {ip: nonsense}]").unwrap_err();
+    assert_eq!(refused.problems[0].field.as_deref(), Some("status.podIPs[1].ip"));
+}
+
+#[test]
 fn a_refused_object_is_known_by_name_unless_the_name_is_wrong() {
     let refused = |text| only(text).expect_err("breaks a rule").object;
     let web = ObjectRef { kind: Kind::Service, namespace: "default".into(), name: "web".into() };

@@ -9,7 +9,7 @@ mod binaries;
 mod kube_proxy;
 mod pki;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -58,6 +58,8 @@ pub struct Cluster {
     options: ClusterOptions,
     etcd: RefCell<Option<Process>>,
     servers: Vec<RefCell<Option<Process>>>,
+    /// See [`Cluster::cut_off`].
+    cut_off: Cell<Option<usize>>,
 }
 
 impl Cluster {
@@ -66,8 +68,15 @@ impl Cluster {
         let dir = lab.state_dir().join("cluster");
         pki::make(&dir, address, options.named)?;
         let servers = (0..options.servers).map(|_| RefCell::default()).collect();
-        let cluster =
-            Cluster { dir, namespace: namespace.clone(), address: address.to_owned(), options, etcd: RefCell::default(), servers };
+        let cluster = Cluster {
+            dir,
+            namespace: namespace.clone(),
+            address: address.to_owned(),
+            options,
+            etcd: RefCell::default(),
+            servers,
+            cut_off: Cell::new(None),
+        };
         cluster.launch_etcd()?;
         cluster.set_token("ringway-token")?;
         for server in 0..cluster.servers.len() {
@@ -168,6 +177,21 @@ impl Cluster {
         self.servers[server].borrow().as_ref().context("the apiserver does not run")?.signal(name)
     }
 
+    /// Nothing reaches the server from now on and nothing comes back, as behind a router that has died: not even a RST.
+    pub fn cut_off(&self, server: usize) -> Result<()> {
+        self.cut_off.set(Some(server));
+        let port = usize::from(PORT) + server;
+        self.namespace.nft(&format!(
+            "table inet cut {{ chain output {{ type filter hook output priority 0; tcp dport {port} drop; tcp sport {port} drop; }} }}"
+        ))
+    }
+
+    /// Ends [`Cluster::cut_off`].
+    pub fn reconnect(&self) -> Result<()> {
+        self.cut_off.set(None);
+        self.namespace.nft("delete table inet cut")
+    }
+
     /// Lets the user of [`Cluster::kubeconfig`] do what `deploy/rbac.yaml` says.
     pub fn grant(&self) -> Result<()> {
         self.create(RBAC)?;
@@ -189,26 +213,30 @@ impl Cluster {
 
     /// A kubeconfig for the user `ringway`, whose token stands in [`Cluster::token_file`].
     pub fn kubeconfig(&self) -> Result<PathBuf> {
-        let path = self.dir.join("kubeconfig");
         std::fs::write(self.token_file(), "ringway-token")?;
-        let text = format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: x\ncontexts: [{{name: x, context: {{cluster: c, user: u}}}}]\n\
-             clusters: [{{name: c, cluster: {{server: '{}', certificate-authority: ca.crt}}}}]\n\
-             users: [{{name: u, user: {{tokenFile: '{}'}}}}]\n",
-            self.url(0),
-            self.token_file().display()
-        );
-        std::fs::write(&path, text)?;
-        Ok(path)
+        self.kubeconfig_with("kubeconfig", &format!("tokenFile: '{}'", self.token_file().display()))
     }
 
     /// A kubeconfig for an administrator.
     pub fn admin_kubeconfig(&self) -> Result<PathBuf> {
-        let path = self.dir.join("admin.kubeconfig");
+        self.kubeconfig_with("admin.kubeconfig", "client-certificate: admin.crt, client-key: admin.key")
+    }
+
+    /// A kubeconfig for whoever [`Cluster::set_client`] says.
+    pub fn client_kubeconfig(&self) -> Result<PathBuf> {
+        self.kubeconfig_with("client.kubeconfig", "client-certificate: client.crt, client-key: client.key")
+    }
+
+    /// Replaces the certificate of [`Cluster::client_kubeconfig`] by a new one of this user.
+    pub fn set_client(&self, user: &str) -> Result<()> {
+        pki::make_client(&self.dir, user)
+    }
+
+    fn kubeconfig_with(&self, name: &str, user: &str) -> Result<PathBuf> {
+        let path = self.dir.join(name);
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: x\ncontexts: [{{name: x, context: {{cluster: c, user: u}}}}]\n\
-             clusters: [{{name: c, cluster: {{server: '{}', certificate-authority: ca.crt}}}}]\n\
-             users: [{{name: u, user: {{client-certificate: admin.crt, client-key: admin.key}}}}]\n",
+             clusters: [{{name: c, cluster: {{server: '{}', certificate-authority: ca.crt}}}}]\nusers: [{{name: u, user: {{{user}}}}}]\n",
             self.url(0)
         );
         std::fs::write(&path, text)?;
@@ -262,7 +290,8 @@ impl Cluster {
     }
 
     fn expect(&self, code: u16, method: &str, path: &str, body: Option<&str>) -> Result<String> {
-        let running = self.servers.iter().position(|server| server.borrow().is_some()).context("no apiserver runs")?;
+        let answers = |server: &usize| self.servers[*server].borrow().is_some() && self.cut_off.get() != Some(*server);
+        let running = (0..self.servers.len()).find(answers).context("no apiserver runs")?;
         let (found, text) = self.curl(running, method, path, body)?;
         ensure!(found == code, "{method} {path}: {found} {text}");
         Ok(text)
@@ -305,6 +334,7 @@ fn collection(api_version: &str, kind: &str, document: &str) -> Result<String> {
         ("v1", "ServiceAccount") => format!("/api/v1/namespaces/{namespace}/serviceaccounts"),
         ("discovery.k8s.io/v1", "EndpointSlice") => format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"),
         ("v1", "Node") => "/api/v1/nodes".into(),
+        ("v1", "Pod") => format!("/api/v1/namespaces/{namespace}/pods"),
         ("rbac.authorization.k8s.io/v1", "ClusterRole") => "/apis/rbac.authorization.k8s.io/v1/clusterroles".into(),
         ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings".into(),
         ("networking.k8s.io/v1", "ServiceCIDR") => "/apis/networking.k8s.io/v1/servicecidrs".into(),

@@ -5,7 +5,7 @@ use ringway_model::Model;
 use ringway_tests::kubernetes::ClusterOptions;
 use serde_json::json;
 
-use crate::bed::{bed, service, service_path, slice, slice_path};
+use crate::bed::{Bed, bed, service, service_path, slice, slice_path};
 
 #[test]
 fn objects_and_their_labels_are_followed_live() -> Result<()> {
@@ -54,6 +54,40 @@ fn objects_and_their_labels_are_followed_live() -> Result<()> {
         bed.wait_gone("Node /node2")?;
         let heard = bed.kind("Node")?.heard_age_s;
         ensure!(heard.is_some_and(|age| age < 30.0), "the watch was heard {heard:?} s ago");
+        bed.wait_no_problem().map(drop)
+    })
+}
+
+/// Those that can be told by their addresses: not in the host network, not ended, not elsewhere.
+#[test]
+fn pods_of_this_node_are_followed() -> Result<()> {
+    bed("api_pods", ClusterOptions::default(), |bed| {
+        let create = |bed: &Bed, name: &str, node: &str, more: &str| -> Result<()> {
+            bed.cluster.create(&format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default}}\n\
+                 spec: {{nodeName: {node}, containers: [{{name: a, image: a}}]{more}}}\n"
+            ))?;
+            let status =
+                json!({"status": {"phase": "Running", "podIP": "10.244.1.9", "podIPs": [{"ip": "10.244.1.9"}, {"ip": "fd00::9"}]}});
+            bed.cluster.patch(&format!("/api/v1/namespaces/default/pods/{name}/status"), &status)
+        };
+        create(bed, "elsewhere", "node2", "")?;
+        create(bed, "host", "node1", ", hostNetwork: true")?;
+        create(bed, "early", "node1", "")?;
+        bed.start()?;
+        bed.wait_fresh()?;
+        create(bed, "late", "node1", "")?;
+        for name in ["early", "late"] {
+            bed.wait_for(&format!("Pod default/{name}"))?;
+        }
+        let pod = bed.tables.get("Pod default/late");
+        ensure!(matches!(pod, Some(Model::Pod(pod)) if &*pod.node == "node1" && pod.ips.len() == 2), "{pod:?}");
+        let pods: Vec<&String> = bed.tables.keys().filter(|key| key.starts_with("Pod ")).collect();
+        ensure!(pods.len() == 2, "{pods:?}");
+        bed.cluster.patch("/api/v1/namespaces/default/pods/early/status", &json!({"status": {"phase": "Succeeded"}}))?;
+        bed.wait_gone("Pod default/early")?;
+        bed.cluster.delete("/api/v1/namespaces/default/pods/late?gracePeriodSeconds=0")?;
+        bed.wait_gone("Pod default/late")?;
         bed.wait_no_problem().map(drop)
     })
 }

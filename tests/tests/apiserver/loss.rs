@@ -130,6 +130,32 @@ fn a_server_that_hangs_is_left_within_seconds() -> Result<()> {
     })
 }
 
+/// As behind a router that has died: nothing answers, neither the connections that are open nor new ones.
+#[test]
+fn a_server_that_is_cut_off_is_left_within_seconds() -> Result<()> {
+    bed("api_cut_off", two(), |bed| {
+        let urls = [bed.cluster.url(0), bed.cluster.url(1)];
+        bed.start_at(&urls)?;
+        bed.wait_fresh()?;
+        let chosen = usize::from(bed.candidate(&urls[1])?.in_force);
+        bed.cluster.cut_off(chosen)?;
+        bed.cluster.create(&service("meanwhile", 1))?;
+        let took = bed.wait_for("Service default/meanwhile")?;
+        ensure!(took < Duration::from_secs(20), "{took:?}");
+        bed.ensure_in_force(&urls[1 - chosen])?;
+        let lost = bed.candidate(&urls[chosen])?;
+        ensure!(lost.health == "down" && lost.last_failure.is_some(), "{lost:?}");
+        bed.cluster.reconnect()?;
+        bed.wait("it is known to be back", |bed| {
+            ensure!(bed.candidate(&urls[chosen])?.health == "up", "{:?}", bed.candidate(&urls[chosen])?);
+            Ok(())
+        })?;
+        bed.cluster.kill(1 - chosen);
+        bed.cluster.create(&service("afterwards", 2))?;
+        bed.wait_for("Service default/afterwards").map(drop)
+    })
+}
+
 #[test]
 fn endpoints_of_kubernetes_are_candidates_and_never_none() -> Result<()> {
     bed("api_learnt", two(), |bed| {

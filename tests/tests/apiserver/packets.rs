@@ -15,7 +15,8 @@ const CLUSTER_IP_80: &str = "10.96.0.10:80";
 
 /// The control plane lives on node2, `ringway` on node1.
 fn following(name: &str, servers: u16, test: impl FnOnce(&Net, &Cluster, &Ringway) -> Result<()>) -> Result<()> {
-    with_cluster(name, servers, |net, cluster| {
+    let options = ClusterOptions { servers, ..ClusterOptions::default() };
+    with_cluster(name, options, |net, cluster| {
         let urls = (0..usize::from(servers)).flat_map(|server| ["--apiserver".to_owned(), cluster.url(server)]);
         let kubeconfig = ["--kubeconfig".to_owned(), cluster.kubeconfig()?.display().to_string()];
         let options = RingwayOptions { sources: urls.chain(kubeconfig).collect(), ..RingwayOptions::default() };
@@ -27,10 +28,10 @@ fn following(name: &str, servers: u16, test: impl FnOnce(&Net, &Cluster, &Ringwa
 }
 
 /// A control plane that knows both nodes and a service with the pods a1 and b1; no `ringway` yet.
-pub fn with_cluster(name: &str, servers: u16, test: impl FnOnce(&Net, &Cluster) -> Result<()>) -> Result<()> {
+pub fn with_cluster(name: &str, options: ClusterOptions, test: impl FnOnce(&Net, &Cluster) -> Result<()>) -> Result<()> {
     lab::run(name, |lab: &Rc<Lab>| {
         let net = Topology::new().build(lab)?;
-        let cluster = Cluster::start(lab, &net.node2, "10.0.0.12", ClusterOptions { servers, ..ClusterOptions::default() })?;
+        let cluster = Cluster::start(lab, &net.node2, "10.0.0.12", options)?;
         cluster.create(&service(&net, &["a1", "b1"])?)?;
         for (node, address) in [("node1", address::NODE1), ("node2", "10.0.0.12")] {
             cluster.create(&format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {node}}}\n"))?;
@@ -116,7 +117,7 @@ fn clients_reach_services_as_the_apiserver_has_them() -> Result<()> {
             }
             let latency = sample(&scrape, "ringway_apiserver_latency_seconds", &[server])?;
             ensure!(latency > 0.0 && latency < PATIENCE.as_secs_f64(), "{latency}");
-            for (kind, objects) in [("Service", 2.0), ("EndpointSlice", 1.0), ("Node", 2.0), ("ServiceCIDR", 1.0)] {
+            for (kind, objects) in [("Service", 2.0), ("EndpointSlice", 1.0), ("Node", 2.0), ("ServiceCIDR", 1.0), ("Pod", 0.0)] {
                 ensure!(sample(&scrape, "ringway_watch_fresh", &[("kind", kind)])? == 1.0, "{kind}");
                 ensure!(sample(&scrape, "ringway_watch_objects", &[("kind", kind)])? == objects, "{kind}");
                 // An idle watch has a bookmark each minute.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use ringway_agent::apiserver::{SERVICE_ACCOUNT_DIR, cache_path};
+use ringway_tests::kubernetes::ClusterOptions;
 use ringway_tests::lab::{Ringway, RingwayOptions};
 
 use crate::bed::{ADDRESS, slice};
@@ -33,7 +34,7 @@ fn in_pod(service_account: &Path) -> Vec<String> {
 
 #[test]
 fn without_kube_proxy_the_apiserver_is_reached_by_its_own_address() -> Result<()> {
-    with_cluster("api_pod", 1, |net, cluster| {
+    with_cluster("api_pod", ClusterOptions::default(), |net, cluster| {
         cluster.create(&slice("kubernetes", "kubernetes", ADDRESS, 6443))?;
         let file = net.lab.state_dir().join("ringway.yaml");
         std::fs::write(&file, config(Some(&cluster.url(0)))?)?;

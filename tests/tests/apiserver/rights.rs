@@ -1,6 +1,7 @@
 //! What we may do, and as whom.
 
 use anyhow::{Result, ensure};
+use ringway_agent::apiserver::Access;
 use ringway_agent::apiserver::status::Freshness;
 use ringway_tests::kubernetes::ClusterOptions;
 
@@ -21,6 +22,7 @@ fn what_is_forbidden_is_named_and_heals_when_it_is_granted() -> Result<()> {
         bed.start()?;
         bed.wait_problem(&["may not list services", "forbidden", "still followed"])?;
         bed.wait_problem(&["may not list nodes"])?;
+        bed.wait_problem(&["may not list pods", "everything else is still followed"])?;
         bed.wait("slices are followed", |bed| {
             ensure!(bed.kind("EndpointSlice")?.freshness == Freshness::Fresh && bed.kind("EndpointSlice")?.error.is_none(), "not fresh");
             Ok(())
@@ -29,6 +31,29 @@ fn what_is_forbidden_is_named_and_heals_when_it_is_granted() -> Result<()> {
         bed.cluster.grant()?;
         bed.wait_for("Service default/web")?;
         bed.wait_no_problem().map(drop)
+    })
+}
+
+/// Certificates are replaced months before they end; here each new one says who we are from now on.
+#[test]
+fn a_client_certificate_that_is_replaced() -> Result<()> {
+    bed("api_certificate", ClusterOptions::default(), |bed| {
+        bed.cluster.set_client("stranger")?;
+        bed.start_with(Access::new(Vec::new(), Some(bed.cluster.client_kubeconfig()?)))?;
+        bed.wait_problem(&["may not list services", "stranger"])?;
+        bed.cluster.set_client("ringway")?;
+        bed.wait_fresh()?;
+        bed.wait_no_problem()?;
+        // Watches that run meanwhile: those of the old certificate are ended, and taken up where they were by the new one.
+        let lists = bed.kind("Service")?.lists_total;
+        bed.cluster.set_client("stranger")?;
+        bed.wait_problem(&["may not watch services", "stranger"])?;
+        bed.cluster.set_client("ringway")?;
+        bed.cluster.create(&service("web", 1))?;
+        bed.wait_for("Service default/web")?;
+        bed.wait_no_problem()?;
+        ensure!(bed.kind("Service")?.lists_total >= lists, "lists are counted");
+        Ok(())
     })
 }
 

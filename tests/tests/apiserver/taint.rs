@@ -7,9 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use ringway_agent::apiserver::{IsReady, STARTUP_TAINT};
 use ringway_tests::kubernetes::{Cluster, ClusterOptions};
+use ringway_tests::lab::{Ringway, RingwayOptions, wait_for};
 use serde_json::json;
 
-use crate::bed::{Bed, bed};
+use crate::bed::{Bed, PATIENCE, bed};
+use crate::packets::with_cluster;
 
 const NODE: &str = "/api/v1/nodes/node1";
 const OTHER: &str = "example.com/maintenance";
@@ -87,5 +89,31 @@ fn a_taint_that_may_not_be_removed_is_named_until_it_may() -> Result<()> {
         grant_nodes(&bed.cluster)?;
         wait_removed(bed)?;
         bed.wait_no_problem().map(drop)
+    })
+}
+
+/// Ready is one thing, to know what to serve another: pods that start on a node without services fail.
+#[test]
+fn the_taint_stays_until_services_are_known() -> Result<()> {
+    let options = ClusterOptions { granted: false, ..ClusterOptions::default() };
+    with_cluster("api_taint_services", options, |net, cluster| {
+        cluster.create(
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: nodes}\n\
+             rules: [{apiGroups: [\"\"], resources: [nodes], verbs: [list, watch, get, patch]}]\n---\n\
+             apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: nodes}\n\
+             roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: nodes}\nsubjects: [{kind: User, name: ringway}]\n",
+        )?;
+        cluster.patch(NODE, &json!({"spec": {"taints": [{"key": STARTUP_TAINT, "effect": "NoSchedule"}]}}))?;
+        let is_tainted = || -> Result<bool> { Ok(cluster.get(NODE)?["spec"]["taints"].to_string().contains(STARTUP_TAINT)) };
+        let sources = ["--remove-taint".into(), "--kubeconfig".into(), cluster.kubeconfig()?.display().to_string()];
+        let ringway = Ringway::start(net, &RingwayOptions { sources: sources.into(), ..RingwayOptions::default() }, &[])?;
+        std::thread::sleep(Duration::from_secs(3));
+        ensure!(is_tainted()?, "removed without a service: {:#}", ringway.status()?);
+        cluster.grant()?;
+        wait_for("the taint is removed", PATIENCE, || {
+            ensure!(!is_tainted()?, "it is there");
+            Ok(())
+        })?;
+        net.pod("a2")?.namespace.curl("http://10.96.0.10/").context("removed before the service is served").map(drop)
     })
 }

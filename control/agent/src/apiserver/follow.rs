@@ -33,6 +33,8 @@ pub struct Follower {
     pub client: Client,
     pub objects: Arc<Objects>,
     pub complaints: Arc<Complaints>,
+    /// Name of this node.
+    pub node_name: String,
     /// `None`: taints are nobody's business here.
     pub taint: Option<Arc<StartupTaint>>,
 }
@@ -40,7 +42,7 @@ pub struct Follower {
 impl Follower {
     /// Never ends.
     pub async fn follow<K: Watched>(&self) {
-        let config = watcher::Config::default().labels(K::SELECTOR).page_size(PAGE_OBJECTS);
+        let config = watcher::Config::default().labels(K::SELECTOR).fields(&K::fields(&self.node_name)).page_size(PAGE_OBJECTS);
         let mut failures = 0;
         loop {
             let mut events = std::pin::pin!(watcher(Api::<Raw<K>>::all_with(self.client.clone(), &()), config.clone()));
@@ -191,6 +193,7 @@ fn without<K: Watched>(verb: &str) -> &'static str {
     match K::KIND {
         Kind::Service => "services stay as they were known last; what is known of their endpoints is still followed",
         Kind::EndpointSlice => "endpoints stay as they were known last; services are still followed",
+        Kind::Pod => "so pods of this node that cannot be served are not named; everything else is still followed",
         _ => "everything else is still followed",
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The resources that are watched, as in URLs.
-pub const RESOURCES: [&str; 4] = ["services", "endpointslices", "nodes", "servicecidrs"];
+pub const RESOURCES: [&str; 5] = ["services", "endpointslices", "nodes", "servicecidrs", "pods"];
 
 /// One time for each of [`RESOURCES`].
 #[derive(Debug)]
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn by_resource() {
         let heard = Arc::new(Heard::default());
-        assert!(heard.of("/api/v1/pods").is_none());
+        assert!(heard.of("/api/v1/secrets").is_none());
         assert_eq!(heard.age("services"), None);
         heard.of("/prefix/api/v1/services").unwrap().now();
         assert!(heard.age("services").is_some_and(|age| age < Duration::from_secs(5)));

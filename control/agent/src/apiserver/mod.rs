@@ -39,7 +39,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Pod as KubernetesPod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::Client;
@@ -63,7 +63,7 @@ use self::taint::StartupTaint;
 pub use self::taint::{IsReady, STARTUP_TAINT};
 
 /// What is followed.
-const KINDS: [Kind; 4] = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr];
+const KINDS: [Kind; 5] = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr, Kind::Pod];
 
 /// A change is on disk after this; another one not before [`SAVE_EVERY`]. 100 000 endpoints are 20 MB.
 const SAVE_AFTER: Duration = Duration::from_secs(2);
@@ -75,7 +75,7 @@ pub struct Settings {
     pub access: Access,
     /// Where the objects are kept.
     pub state_dir: PathBuf,
-    /// The reporting instance of Events.
+    /// Whose pods are followed, and the reporting instance of Events.
     pub node_name: String,
 }
 
@@ -215,8 +215,13 @@ impl Theirs {
         let complaints = Arc::new(Complaints::default());
         let _ = ready.send(Ok((Arc::clone(&transport), Arc::clone(&complaints))));
         let client = Client::new(TransportService(Arc::clone(&transport)), "default");
-        let follower =
-            Follower { client: client.clone(), objects: Arc::clone(&objects), complaints: Arc::clone(&complaints), taint: taint.clone() };
+        let follower = Follower {
+            client: client.clone(),
+            objects: Arc::clone(&objects),
+            complaints: Arc::clone(&complaints),
+            node_name: settings.node_name.clone(),
+            taint: taint.clone(),
+        };
         tokio::select! {
             _ = stopped => {}
             () = probe::probe(Arc::clone(&transport)) => {}
@@ -225,6 +230,7 @@ impl Theirs {
             () = follower.follow::<EndpointSlice>() => {}
             () = follower.follow::<Node>() => {}
             () = follower.follow::<ServiceCIDR>() => {}
+            () = follower.follow::<KubernetesPod>() => {}
             () = keep_off(taint, client.clone()) => {}
             () = complaints.send(client, &settings.node_name) => {}
             () = save(&settings, &objects, &kept) => {}

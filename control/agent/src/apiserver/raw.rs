@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Debug;
 
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -24,6 +24,11 @@ pub trait Watched: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug
     const SELECTOR: &'static str;
     /// Not every Kubernetes that we serve has it.
     const OPTIONAL: bool = false;
+
+    /// Field selector of what is watched; empty: all.
+    fn fields(_node_name: &str) -> String {
+        String::new()
+    }
 
     fn object(self) -> Object;
 
@@ -80,6 +85,20 @@ impl Watched for ServiceCIDR {
 
     fn object(self) -> Object {
         Object::ServiceCidr(Box::new(self))
+    }
+}
+
+impl Watched for Pod {
+    const KIND: Kind = Kind::Pod;
+    const SELECTOR: &'static str = "";
+
+    /// This node's only.
+    fn fields(node_name: &str) -> String {
+        format!("spec.nodeName={node_name}")
+    }
+
+    fn object(self) -> Object {
+        Object::Pod(Box::new(self))
     }
 }
 

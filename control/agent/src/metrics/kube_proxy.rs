@@ -1,6 +1,7 @@
 //! Metrics with kube-proxy's names, types and buckets (kubernetes 1.36 `pkg/proxy/metrics`), so that dashboards and alerts go on.
 
 use anyhow::Context;
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use prometheus::{exponential_buckets, linear_buckets};
 
@@ -92,6 +93,8 @@ impl KubeProxyMetrics {
             metrics.livez_total.with_label_values(&[code]);
         }
         let registry = &metrics.registry;
+        // `process_*`, as every Go program has them.
+        registry.register(Box::new(ProcessCollector::for_self()))?;
         registry.register(Box::new(metrics.sync_duration_seconds.clone()))?;
         registry.register(Box::new(metrics.programming_duration_seconds.clone()))?;
         registry.register(Box::new(metrics.last_queued_timestamp_seconds.clone()))?;

@@ -41,6 +41,7 @@ mod tests {
             "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv4\",traffic_policy=\"external\"} 0",
             "kubeproxy_proxy_healthz_total{code=\"503\"} 0",
             "# TYPE kubeproxy_sync_proxy_rules_endpoint_changes_total counter",
+            "# TYPE process_resident_memory_bytes gauge",
             "ringway_problems{severity=\"error\",kind=\"service\"} 2",
         ] {
             assert!(answer.body.lines().any(|found| found == line), "{line} in\n{}", answer.body);

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::Context;
 use ipnet::Ipv4Net;
 use ringway_engine::tables::FibResult;
-use ringway_model::{Change, Compiler, NodePortAddresses};
+use ringway_model::{Change, Compiler, NodePortAddresses, PodModel};
 use rustc_hash::FxHashSet;
 use xdp_redirect::{LoadOptions, Programs};
 
@@ -77,7 +77,7 @@ pub struct Control {
 
 impl Control {
     /// The last steps of the start: routes, neighbors, announcement.
-    pub async fn finish_start(&mut self, announced: Vec<Ipv4Addr>) {
+    pub async fn finish_start(&mut self, announced: Vec<Ipv4Addr>, objects_read: Instant) {
         self.add_routes().await;
         // What sends packets of the node there comes after the routes, and ready after both.
         self.tables.filter.after_snapshot(&mut KernelMaps(&self.programs));
@@ -85,16 +85,17 @@ impl Control {
         self.servers.board.set_dataplane(Arc::clone(dataplane));
         self.servers.board.published(dataplane.publisher().current().generation);
         self.hops.refresh(&self.tables.snapshot()).await;
-        self.misplaced = misplaced(&self.tables.snapshot());
+        self.look_for_misplaced();
         self.announcer.announce(announced);
         self.log_problems();
         let node = self.tables.node();
         tracing::info!(
-            "ready: node {} ({}), {} workers, {} frontends",
+            "ready: node {} ({}), {} workers, {} frontends, {} ms after the last of the objects had come",
             node.name,
             node.address.map_or_else(|| "no address".into(), |address| address.to_string()),
             self.packets.shape.workers,
-            self.tables.snapshot().frontends.len()
+            self.tables.snapshot().frontends.len(),
+            objects_read.elapsed().as_millis()
         );
     }
 
@@ -273,13 +274,18 @@ impl Control {
         self.repair_hostlink().await;
         self.hops.refresh(&self.tables.snapshot()).await;
         self.end_draining().await;
-        self.misplaced = misplaced(&self.tables.snapshot());
+        self.look_for_misplaced();
         if self.rework().await {
             self.publish().await;
             self.announcer.announce(self.tables.snapshot().announced.iter().copied().collect());
         }
         self.servers.board.set_objects_known(self.objects.are_known());
         self.log_problems();
+    }
+
+    fn look_for_misplaced(&mut self) {
+        let here = |pod: &&Arc<PodModel>| *pod.node == *self.config.node_name;
+        self.misplaced = misplaced(&self.tables.snapshot(), self.compiler.cluster().pods().filter(here));
     }
 
     pub fn internal_ips(&self) -> Vec<Ipv4Addr> {

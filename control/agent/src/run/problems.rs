@@ -27,8 +27,11 @@ fn of_model(problem: &ringway_model::Problem) -> Trouble {
         Severity::Error => "error",
         Severity::Notice => "notice",
     };
-    let kind =
-        problem.kind.as_deref().filter(|kind| ["Service", "EndpointSlice", "Node", "ServiceCIDR"].contains(kind)).unwrap_or("manifest");
+    let kind = problem
+        .kind
+        .as_deref()
+        .filter(|kind| ["Service", "EndpointSlice", "Node", "ServiceCIDR", "Pod"].contains(kind))
+        .unwrap_or("manifest");
     Trouble { severity, kind: kind.to_lowercase(), sentence: problem.to_string() }
 }
 

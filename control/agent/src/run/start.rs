@@ -45,6 +45,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     let mut objects = Objects::start(&config, &servers.board).await?;
     servers.board.set_apiserver(objects.apiserver());
     servers.board.set_objects_known(objects.are_known());
+    let objects_read = Instant::now();
     let bpffs = xdp_redirect::bpffs::ensure(&config.state_dir)?;
     if let xdp_redirect::bpffs::Mount::OwnNamespace { why } = &bpffs.mount {
         tracing::warn!("pins live in a mount namespace of this process only ({why}): flows end with it");
@@ -143,7 +144,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     };
     let sources =
         Sources::new(&control.config.state_dir, follower, watch, control.objects.apiserver(), Arc::clone(&control.servers.board))?;
-    control.finish_start(announced).await;
+    control.finish_start(announced, objects_read).await;
     Ok((control, sources))
 }
 

@@ -5,6 +5,7 @@
 
 mod check;
 mod node;
+mod pod;
 mod service;
 mod service_cidr;
 mod slice;
@@ -47,6 +48,7 @@ pub fn convert(object: &Object) -> Result<Converted, Refused> {
         Object::EndpointSlice(object) => slice::convert(object),
         Object::Node(object) => node::convert(object),
         Object::ServiceCidr(object) => service_cidr::convert(object),
+        Object::Pod(object) => pod::convert(object),
     }
 }
 
@@ -72,7 +74,7 @@ impl Findings {
         let mut findings = Findings { kind, namespace: namespace.to_owned(), name, named: true, problems: Vec::new() };
         let name_rule = match kind {
             Kind::Service => check::dns_label,
-            Kind::EndpointSlice | Kind::Node | Kind::ServiceCidr => check::dns_subdomain,
+            Kind::EndpointSlice | Kind::Node | Kind::ServiceCidr | Kind::Pod => check::dns_subdomain,
         };
         if findings.name.is_empty() {
             findings.error("metadata.name", "missing");

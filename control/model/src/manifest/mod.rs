@@ -6,7 +6,7 @@
 mod split;
 mod typed;
 
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use serde_json::Value;
@@ -41,6 +41,7 @@ pub enum Object {
     EndpointSlice(Box<EndpointSlice>),
     Node(Box<Node>),
     ServiceCidr(Box<ServiceCIDR>),
+    Pod(Box<Pod>),
 }
 
 /// What [`parse`] made of one document. Never nothing: what cannot be read is a problem.
@@ -140,6 +141,7 @@ impl ParsedDocument {
             ("EndpointSlice", "discovery.k8s.io/v1") => Kind::EndpointSlice,
             ("Node", "v1") => Kind::Node,
             ("ServiceCIDR", "networking.k8s.io/v1") => Kind::ServiceCidr,
+            ("Pod", "v1") => Kind::Pod,
             _ => return self.skip(&kind, &api_version, namespace, name, within),
         };
         let namespace = known.is_namespaced().then(|| namespace.unwrap_or_else(|| "default".into()));
@@ -149,6 +151,7 @@ impl ParsedDocument {
             Kind::EndpointSlice => typed(value, &mut unknown).map(|slice| Object::EndpointSlice(Box::new(slice))),
             Kind::Node => typed(value, &mut unknown).map(|node| Object::Node(Box::new(node))),
             Kind::ServiceCidr => typed(value, &mut unknown).map(|cidr| Object::ServiceCidr(Box::new(cidr))),
+            Kind::Pod => typed(value, &mut unknown).map(|pod| Object::Pod(Box::new(pod))),
         };
         let about = Problem { kind: Some(kind), namespace, name, ..problem("") };
         for path in unknown {
@@ -170,7 +173,7 @@ impl ParsedDocument {
             Some(name) => {
                 let namespace = match kind {
                     Kind::Node | Kind::ServiceCidr => String::new(),
-                    Kind::Service | Kind::EndpointSlice => about.namespace.clone().unwrap_or_else(|| "default".into()),
+                    Kind::Service | Kind::EndpointSlice | Kind::Pod => about.namespace.clone().unwrap_or_else(|| "default".into()),
                 };
                 self.refused.push(ObjectRef { kind, namespace, name: name.clone() });
             }
@@ -183,6 +186,7 @@ impl ParsedDocument {
         let ours = match kind {
             "Service" => Some((Kind::Service, "v1")),
             "Node" => Some((Kind::Node, "v1")),
+            "Pod" => Some((Kind::Pod, "v1")),
             "EndpointSlice" => Some((Kind::EndpointSlice, "discovery.k8s.io/v1")),
             "ServiceCIDR" => Some((Kind::ServiceCidr, "networking.k8s.io/v1")),
             _ => None,

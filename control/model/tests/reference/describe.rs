@@ -40,6 +40,8 @@ pub struct Service {
     pub ports: Vec<Port>,
     pub internal_local: bool,
     pub external_local: bool,
+    /// ClientIP; its time-out in seconds, if one is given.
+    pub affinity: Option<Option<u32>>,
     /// Second of creation.
     pub created: Option<u8>,
     pub other_proxy: bool,
@@ -123,12 +125,16 @@ fn service() -> impl Strategy<Value = Service> {
         prop_oneof![1 => Just(None), 12 => one_of(&["10.96.0.1", "10.96.0.2", "10.96.0.3", "192.0.2.1", "fd00::1"]).prop_map(Some)];
     let ingress = vec((one_of(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"]), prop::bool::weighted(0.2)), 0..=2);
     let ranges = some_of(&["10.0.0.0/8", "203.0.113.0/24", "2001:db8::/32", "0.0.0.0/0"], 2);
+    let affinity = option::of(option::of(prop_oneof![Just(1), Just(10_800), Just(86_400)]));
     (
         (kind, cluster_ip, some_of(&VIPS, 2), ingress, ranges, ports()),
-        (any::<bool>(), any::<bool>(), option::of(0u8..3), prop::bool::weighted(0.05)),
+        (any::<bool>(), any::<bool>(), affinity, option::of(0u8..3), prop::bool::weighted(0.05)),
     )
         .prop_map(
-            |((kind, cluster_ip, external_ips, ingress, ranges, ports), (internal_local, external_local, created, other_proxy))| Service {
+            |(
+                (kind, cluster_ip, external_ips, ingress, ranges, ports),
+                (internal_local, external_local, affinity, created, other_proxy),
+            )| Service {
                 kind,
                 cluster_ip,
                 external_ips,
@@ -137,6 +143,7 @@ fn service() -> impl Strategy<Value = Service> {
                 ports,
                 internal_local,
                 external_local,
+                affinity,
                 created,
                 other_proxy,
             },
@@ -219,6 +226,7 @@ impl Service {
             Type::LoadBalancer => "LoadBalancer",
             Type::ExternalName => "ExternalName",
         };
+        let timeout = self.affinity.flatten().map(|seconds| json!({"clientIP": {"timeoutSeconds": seconds}}));
         let policy = |local| if local { "Local" } else { "Cluster" };
         json!({
             "apiVersion": "v1",
@@ -236,6 +244,8 @@ impl Service {
                 "ports": ports,
                 "internalTrafficPolicy": policy(self.internal_local),
                 "externalTrafficPolicy": policy(self.external_local),
+                "sessionAffinity": if self.affinity.is_some() { "ClientIP" } else { "None" },
+                "sessionAffinityConfig": timeout,
             },
             "status": {"loadBalancer": {"ingress": ingress}},
         })

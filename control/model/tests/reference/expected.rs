@@ -32,6 +32,8 @@ pub struct ExpectedFrontend {
     pub outside: Expected,
     pub inside: Expected,
     pub ranges: Option<BTreeSet<String>>,
+    /// Seconds for which a client keeps its endpoint.
+    pub sticky: Option<u32>,
 }
 
 /// The lowest holds: (no time of creation, time, name).
@@ -146,7 +148,8 @@ impl World {
         let short_cut = kind != FrontendKind::ClusterIp;
         let inside = self.target(&eps, policy_local && !short_cut, maglev);
         let ranges = if kind == FrontendKind::LoadBalancerIp { ranges(service) } else { None };
-        ExpectedFrontend { service: service_name(index), port: port.name.into(), kind, outside, inside, ranges }
+        let sticky = service.affinity.map(|timeout| timeout.unwrap_or(10_800));
+        ExpectedFrontend { service: service_name(index), port: port.name.into(), kind, outside, inside, ranges, sticky }
     }
 
     pub fn frontends(&self) -> BTreeMap<FrontendKey, ExpectedFrontend> {

@@ -21,6 +21,9 @@ use expected::{Expected, ExpectedFrontend, World};
 /// Enough to meet every combination of rules a few times.
 const CASES: u32 = 1000;
 
+/// Time-outs are held in units of 2^24 ns.
+const TICK_S: f64 = 0.016_777_216;
+
 fn config() -> ProptestConfig {
     let default = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
     if std::env::var_os("PROPTEST_CASES").is_some() { default } else { ProptestConfig { cases: CASES, ..default } }
@@ -138,8 +141,24 @@ impl Run {
         assert_eq!(errors, [], "the descriptions break no rule");
         let found: BTreeMap<_, _> = self.frontends.iter().map(|(key, frontend)| (*key, observed(frontend))).collect();
         assert_eq!(&found, expected);
+        self.check_affinity();
         assert_eq!(self.vips, self.world.vips());
         self.check_view();
+    }
+
+    /// §2: a client keeps its endpoint at a service port, whichever of its addresses it uses, and at that one only.
+    fn check_affinity(&self) {
+        let (mut by_name, mut by_number) = (BTreeMap::new(), BTreeMap::new());
+        for (key, frontend) in &self.frontends {
+            let Some(affinity) = frontend.affinity else { continue };
+            let name = (&frontend.service.name, &frontend.service.port, key.protocol);
+            assert_eq!(
+                *by_name.entry(name).or_insert(affinity.service),
+                affinity.service,
+                "addresses of {name:?} have endpoints of their own"
+            );
+            assert_eq!(*by_number.entry(affinity.service).or_insert(name), name, "two service ports share clients' endpoints");
+        }
     }
 
     /// What people are shown must be what is in force.
@@ -208,5 +227,6 @@ fn observed(frontend: &Frontend) -> ExpectedFrontend {
         outside: target(&frontend.outside),
         inside: target(&frontend.inside),
         ranges: frontend.source_ranges.as_ref().map(|ranges| ranges.iter().map(ToString::to_string).collect()),
+        sticky: frontend.affinity.map(|affinity| (f64::from(affinity.timeout) * TICK_S).round() as u32),
     }
 }
