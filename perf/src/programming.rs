@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use ringway_tests::kubernetes::{Cluster, ClusterOptions, KubeProxy};
+use ringway_tests::kubernetes::{Cluster, ClusterOptions, KubeProxy, Stored};
 use ringway_tests::lab::{self, Lab, Net, Ringway, RingwayOptions, Topology, address};
 use serde_json::json;
 
@@ -15,6 +15,7 @@ use crate::rounds::{machine, median};
 
 /// The service whose traffic is watched; its endpoint is pod a1, its client pod a2.
 const PROBE: &str = "10.96.255.250:80";
+const PROBE_ADDRESS: &str = "10.96.255.250";
 const PROBE_SLICE: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/probe-1";
 /// kube-proxy needs minutes at 10 000 services.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -47,14 +48,14 @@ pub fn run(arguments: Arguments, rounds: usize) -> Result<()> {
     lab::run("perf-programming", |lab: &Rc<Lab>| {
         let net = Topology::new().build(lab)?;
         let cluster = Cluster::start(lab, &net.node2, NODE2, ClusterOptions::default())?;
-        fill(&net, &cluster, arguments)?;
+        fill(&cluster, arguments)?;
         println!("| | start → first answer | memory | endpoint appears → answer | endpoint goes → refusal |\n|---|---|---|---|---|");
         let ringway = Subject::measure("Ringway", &net, &cluster, rounds, || {
             let options =
                 RingwayOptions { sources: vec!["--kubeconfig".into(), path(&cluster.kubeconfig()?)], ..RingwayOptions::default() };
             Ringway::start(&net, &options, &[])
         })?;
-        println!("\n{}", ready_line(&ringway)?);
+        println!("\n{}", start_lines(&ringway));
         changes(&net, &cluster, &ringway, arguments)?;
         ringway.terminate()?;
         if alone {
@@ -104,11 +105,12 @@ impl Subject for KubeProxy {
     }
 }
 
-/// What Ringway says of its start: how long it needed for the tables once it had the last page of the objects.
-fn ready_line(ringway: &Ringway) -> Result<String> {
+/// What Ringway says of its start: how long it needed for the tables once it had the last page of the objects, or that it did not wait
+/// for the last page.
+fn start_lines(ringway: &Ringway) -> String {
     let log = ringway.log();
-    let line = log.lines().find_map(|line| line.split_once("ready: ")).context("no line in the log says that it is ready")?;
-    Ok(format!("Ringway's start: {}", line.1))
+    let of_start = |line: &&str| ["ready: ", "not all objects"].iter().any(|words| line.contains(words));
+    log.lines().filter(of_start).map(|line| format!("    {line}\n")).collect()
 }
 
 fn until_served(net: &Net) -> Result<()> {
@@ -135,9 +137,9 @@ fn changes(net: &Net, cluster: &Cluster, ringway: &Ringway, arguments: Arguments
         let index = change.wrapping_mul(7_919) % arguments.services;
         let endpoints = json!({ "endpoints": endpoints(index, arguments.endpoints, change % 2 == 1) });
         let url = format!("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/service-{index}-1");
-        request(cluster, &mut config, "PATCH", &url, "application/merge-patch+json", &endpoints.to_string());
+        patch(cluster, &mut config, &url, &endpoints.to_string());
     }
-    send(net, cluster, &config, 1)?;
+    send(net, cluster, &config)?;
     std::thread::sleep(Duration::from_secs(1));
     let after = histogram(net)?;
     ensure!(ringway.is_running(), "ringway ended: {}", ringway.log());
@@ -162,40 +164,43 @@ fn histogram(net: &Net) -> Result<Vec<(String, u64)>> {
 }
 
 /// Creates the nodes and all objects.
-fn fill(net: &Net, cluster: &Cluster, arguments: Arguments) -> Result<()> {
+fn fill(cluster: &Cluster, arguments: Arguments) -> Result<()> {
     for (node, address) in [("node1", address::NODE1), ("node2", NODE2)] {
         cluster
             .create(&format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {node}}}\nspec: {{podCIDR: 10.244.{}.0/24}}\n", &node[4..]))?;
         let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": address}]}});
         cluster.patch(&format!("/api/v1/nodes/{node}/status"), &status)?;
     }
-    let mut config = String::new();
-    create(cluster, &mut config, "probe", "10.96.255.250", &json!([]));
-    for index in 0..arguments.services {
-        let address = format!("10.96.{}.{}", 16 + index / 250, 1 + index % 250);
-        create(cluster, &mut config, &format!("service-{index}"), &address, &endpoints(index, arguments.endpoints, true));
-    }
-    eprintln!("programming: creating {} objects", 2 * arguments.services);
     let began = Instant::now();
-    send(net, cluster, &config, 8)?;
-    eprintln!("programming: created in {:.0} s", began.elapsed().as_secs_f64());
+    let services = (0..arguments.services).flat_map(|index| {
+        let address = format!("10.96.{}.{}", 16 + index / 250, 1 + index % 250);
+        objects(&format!("service-{index}"), &address, &endpoints(index, arguments.endpoints, true))
+    });
+    cluster.store(objects("probe", PROBE_ADDRESS, &json!([])).into_iter().chain(services))?;
+    eprintln!("programming: {} objects stored in {:.0} s", 2 * arguments.services, began.elapsed().as_secs_f64());
     let last = arguments.services.saturating_sub(1);
     cluster.get(&format!("/api/v1/namespaces/default/services/service-{last}")).map(drop)
 }
 
-fn create(cluster: &Cluster, config: &mut String, name: &str, address: &str, endpoints: &serde_json::Value) {
+/// A service and its slice.
+fn objects(name: &str, address: &str, endpoints: &serde_json::Value) -> [Stored; 2] {
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
-        "metadata": {"name": format!("{name}-1"), "labels": {"kubernetes.io/service-name": name}},
+        "metadata": {"labels": {"kubernetes.io/service-name": name}},
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
     });
     let service = json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
-        "spec": {"clusterIP": address, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
+        "apiVersion": "v1", "kind": "Service",
+        "spec": {
+            "type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+            "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
+            "ports": [{"name": "http", "protocol": "TCP", "port": 80, "targetPort": 8080}],
+        },
     });
-    let json = "application/json";
-    request(cluster, config, "POST", "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", json, &slice.to_string());
-    request(cluster, config, "POST", "/api/v1/namespaces/default/services", json, &service.to_string());
+    [
+        Stored { place: "endpointslices", name: format!("{name}-1"), object: slice },
+        Stored { place: "services/specs", name: name.to_owned(), object: service },
+    ]
 }
 
 /// Endpoints on other nodes; the first may be missing.
@@ -209,26 +214,23 @@ fn endpoints(index: u32, count: u32, all: bool) -> serde_json::Value {
 }
 
 /// One request in the words of curl's configuration.
-fn request(cluster: &Cluster, config: &mut String, method: &str, path: &str, kind: &str, body: &str) {
+fn patch(cluster: &Cluster, config: &mut String, path: &str, body: &str) {
     let dir = cluster.dir().display();
     let quoted = body.replace('\\', "\\\\").replace('"', "\\\"");
     let _ = write!(
         config,
-        "next\nurl = \"{}{path}\"\nrequest = \"{method}\"\nheader = \"Content-Type: {kind}\"\ndata-binary = \"{quoted}\"\nfail\nnoproxy = \"*\"\n\
+        "next\nurl = \"{}{path}\"\nrequest = \"PATCH\"\nheader = \"Content-Type: application/merge-patch+json\"\ndata-binary = \"{quoted}\"\nfail\nnoproxy = \"*\"\n\
          cacert = \"{dir}/ca.crt\"\ncert = \"{dir}/admin.crt\"\nkey = \"{dir}/admin.key\"\noutput = \"/dev/null\"\n",
         cluster.url(0)
     );
 }
 
-/// Sends all of them over connections that stay open, so many at once.
-fn send(net: &Net, cluster: &Cluster, config: &str, at_once: u32) -> Result<()> {
+/// Sends them one after the other over a connection that stays open.
+fn send(net: &Net, cluster: &Cluster, config: &str) -> Result<()> {
     let file = cluster.dir().join("requests");
     std::fs::write(&file, config.trim_start_matches("next\n")).with_context(|| format!("cannot write {}", file.display()))?;
     let mut curl = net.node2.command("curl");
     curl.args(["--silent", "--show-error", "--config", &path(&file)]);
-    if at_once > 1 {
-        curl.args(["--parallel", "--parallel-max", &at_once.to_string()]);
-    }
     let output = curl.stdin(Stdio::null()).stdout(Stdio::null()).output().context("cannot start curl")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "curl: {}", said.lines().take(3).collect::<Vec<_>>().join("; "));

@@ -8,6 +8,7 @@
 mod binaries;
 mod kube_proxy;
 mod pki;
+mod store;
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use crate::lab::{Lab, Namespace, Process, wait_for};
 pub use binaries::program;
 pub use kube_proxy::KubeProxy;
 pub use pki::SERVER_NAME;
+pub use store::Stored;
 
 /// A cold start on a busy machine with two cores.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
