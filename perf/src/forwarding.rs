@@ -158,7 +158,8 @@ impl Bed {
         let service = Service::new("web").cluster_ip(address::CLUSTER_IP).load_balancer_ip(address::VIP).udp(80, BACKEND_PORT);
         let services = [service.endpoint(BACKEND, "node2")];
         let others = [("node2", BACKEND, "10.244.2.0/24")];
-        let ringway = Ringway::start_on(&wire.lab, &wire.node, &["eth0", "eth1"], &others, &options, &services)?;
+        let ringway = Ringway::prepare_on(&wire.lab, &wire.node, &["eth0", "eth1"], &others, &options, &services)?;
+        ringway.start_again()?;
         let core = ringway.status()?["workers"][0]["core"].as_u64();
         ensure!(core == Some(CORE as u64), "the worker is pinned to core {core:?}, not to {CORE}");
         let port = if target == BACKEND { BACKEND_PORT } else { 80 };

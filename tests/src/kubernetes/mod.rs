@@ -184,7 +184,7 @@ impl Cluster {
         self.cut_off.set(Some(server));
         let port = usize::from(PORT) + server;
         self.namespace.nft(&format!(
-            "table inet cut {{ chain output {{ type filter hook output priority 0; tcp dport {port} drop; tcp sport {port} drop; }} }}"
+            "table inet cut {{\nchain output {{\ntype filter hook output priority 0;\ntcp dport {port} drop\ntcp sport {port} drop\n}}\n}}\n"
         ))
     }
 

@@ -84,13 +84,20 @@ pub struct Ringway {
 impl Ringway {
     /// Starts on node1 of a topology with these services and waits until it is ready.
     pub fn start(net: &Net, options: &RingwayOptions, services: &[Service]) -> Result<Ringway> {
-        let nodes = [("node2", net.node2_address, "10.244.2.0/24"), ("node3", "10.0.0.13", "10.244.3.0/24")];
-        Ringway::start_on(&net.lab, &net.node1, &net.uplinks, &nodes, options, services)
+        let ringway = Ringway::prepare(net, options, services)?;
+        ringway.start_again()?;
+        Ok(ringway)
     }
 
-    /// The same on a node of any other network: it is `node1`, 10.0.0.11, with pods in 10.244.1.0/24. `others` are further nodes by
+    /// The same, but not started.
+    pub fn prepare(net: &Net, options: &RingwayOptions, services: &[Service]) -> Result<Ringway> {
+        let nodes = [("node2", net.node2_address, "10.244.2.0/24"), ("node3", "10.0.0.13", "10.244.3.0/24")];
+        Ringway::prepare_on(&net.lab, &net.node1, &net.uplinks, &nodes, options, services)
+    }
+
+    /// For a node of any other network: it is `node1`, 10.0.0.11, with pods in 10.244.1.0/24. `others` are further nodes by
     /// name, address and pod CIDR.
-    pub fn start_on(
+    pub fn prepare_on(
         lab: &Lab,
         node: &Namespace,
         uplinks: &[&str],
@@ -126,11 +133,10 @@ impl Ringway {
             process: lab.adopt_ringway(node),
         };
         ringway.publish(services)?;
-        ringway.start_again()?;
         Ok(ringway)
     }
 
-    /// Starts the process (again) and waits until it is ready.
+    /// Starts the process, again if it ran before, and waits until it is ready.
     pub fn start_again(&self) -> Result<()> {
         self.launch()?;
         self.wait_ready()

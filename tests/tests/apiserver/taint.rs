@@ -106,7 +106,13 @@ fn the_taint_stays_until_services_are_known() -> Result<()> {
         cluster.patch(NODE, &json!({"spec": {"taints": [{"key": STARTUP_TAINT, "effect": "NoSchedule"}]}}))?;
         let is_tainted = || -> Result<bool> { Ok(cluster.get(NODE)?["spec"]["taints"].to_string().contains(STARTUP_TAINT)) };
         let sources = ["--remove-taint".into(), "--kubeconfig".into(), cluster.kubeconfig()?.display().to_string()];
-        let ringway = Ringway::start(net, &RingwayOptions { sources: sources.into(), ..RingwayOptions::default() }, &[])?;
+        let ringway = Ringway::prepare(net, &RingwayOptions { sources: sources.into(), ..RingwayOptions::default() }, &[])?;
+        ringway.launch()?;
+        wait_for("the workers run", PATIENCE, || {
+            let status = ringway.status()?;
+            ensure!(status["workers"][0]["state"] == "running", "{status:#}");
+            Ok(())
+        })?;
         std::thread::sleep(Duration::from_secs(3));
         ensure!(is_tainted()?, "removed without a service: {:#}", ringway.status()?);
         cluster.grant()?;
