@@ -1,6 +1,6 @@
 //! Nanoseconds per lookup in the flow table, beside loads from as much plain memory; and per flow made and removed.
 //!
-//! `one_by_one` looks up 64 keys in turn; `prefetched` hashes and prefetches 64 keys first, as the engine does with a batch.
+//! `one_by_one` looks up 64 keys in turn; `prefetched` hashes and prefetches all 64 first. (The engine does so with eight at a time.)
 //! The keys are visited in random order, so beyond the caches each visit is a miss.
 #![forbid(unsafe_code)]
 

@@ -17,6 +17,8 @@ use crate::rounds::{machine, median};
 const PROBE: &str = "10.96.255.250:80";
 const PROBE_ADDRESS: &str = "10.96.255.250";
 const PROBE_SLICE: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/probe-1";
+/// Of 10.96.0.0/16 without its ends.
+const SERVICES_MAX: u32 = 59_000;
 /// kube-proxy needs minutes at 10 000 services.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Changes whose way through Ringway its own histogram tells.
@@ -171,35 +173,44 @@ fn fill(cluster: &Cluster, arguments: Arguments) -> Result<()> {
         let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": address}]}});
         cluster.patch(&format!("/api/v1/nodes/{node}/status"), &status)?;
     }
+    ensure!(arguments.services <= SERVICES_MAX, "at most {SERVICES_MAX} services have a ClusterIP here");
     let began = Instant::now();
     let services = (0..arguments.services).flat_map(|index| {
         let address = format!("10.96.{}.{}", 16 + index / 250, 1 + index % 250);
         objects(&format!("service-{index}"), &address, &endpoints(index, arguments.endpoints, true))
     });
     cluster.store(objects("probe", PROBE_ADDRESS, &json!([])).into_iter().chain(services))?;
-    eprintln!("programming: {} objects stored in {:.0} s", 2 * arguments.services, began.elapsed().as_secs_f64());
+    eprintln!("programming: {} objects stored in {:.0} s", 3 * arguments.services, began.elapsed().as_secs_f64());
     let last = arguments.services.saturating_sub(1);
     cluster.get(&format!("/api/v1/namespaces/default/services/service-{last}")).map(drop)
 }
 
-/// A service and its slice.
-fn objects(name: &str, address: &str, endpoints: &serde_json::Value) -> [Stored; 2] {
+/// A service, its slice and its ClusterIP. (Without the last one, a controller of the apiserver would be busy making it.)
+fn objects(name: &str, address: &str, endpoints: &serde_json::Value) -> [Stored; 3] {
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
-        "metadata": {"labels": {"kubernetes.io/service-name": name}},
+        "metadata": {"name": format!("{name}-1"), "namespace": "default", "labels": {"kubernetes.io/service-name": name}},
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
     });
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": name, "namespace": "default"},
         "spec": {
             "type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
             "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
             "ports": [{"name": "http", "protocol": "TCP", "port": 80, "targetPort": 8080}],
         },
     });
+    let labels = json!({"ipaddress.kubernetes.io/ip-family": "IPv4", "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"});
+    let ip_address = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+        "metadata": {"name": address, "labels": labels},
+        "spec": {"parentRef": {"group": "", "resource": "services", "namespace": "default", "name": name}},
+    });
     [
-        Stored { place: "endpointslices", name: format!("{name}-1"), object: slice },
-        Stored { place: "services/specs", name: name.to_owned(), object: service },
+        Stored { key: format!("ipaddresses/{address}"), object: ip_address },
+        Stored { key: format!("endpointslices/default/{name}-1"), object: slice },
+        Stored { key: format!("services/specs/default/{name}"), object: service },
     ]
 }
 

@@ -53,7 +53,7 @@ pub struct Settings {
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
 
-    /// Folder with YAML of Services, EndpointSlices and Nodes; followed live
+    /// Folder with YAML of Services, EndpointSlices, Nodes and ServiceCIDRs; followed live
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use k8s_openapi::jiff::Timestamp;
 
-use crate::model::{Change, EndpointSliceModel, Kind, Model, NodeModel, ObjectRef, PodModel, ServiceCidrModel, ServiceModel, ServiceName};
+use crate::model::{Change, EndpointSliceModel, Kind, Model, NodeModel, ObjectRef, ServiceCidrModel, ServiceModel, ServiceName};
 
 /// What has to be compiled again after a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,8 +38,6 @@ pub struct Cluster {
     service_of_slice: HashMap<ServiceName, ServiceName>,
     nodes: HashMap<String, Arc<NodeModel>>,
     service_cidrs: BTreeMap<String, Arc<ServiceCidrModel>>,
-    /// By namespace and name. No table depends on them: they tell people which pods are not served, and why.
-    pods: BTreeMap<(Arc<str>, Arc<str>), Arc<PodModel>>,
 }
 
 impl Cluster {
@@ -64,8 +62,8 @@ impl Cluster {
                 touched.service_cidrs = true;
                 self.service_cidrs.insert(cidr.name.clone(), cidr);
             }
-            Change::Upsert(Model::Pod(pod)) => drop(self.pods.insert((Arc::clone(&pod.namespace), Arc::clone(&pod.name)), pod)),
-            Change::Delete(ObjectRef { kind: Kind::Pod, namespace, name }) => drop(self.pods.remove(&(namespace.into(), name.into()))),
+            // No table depends on pods.
+            Change::Upsert(Model::Pod(_)) | Change::Delete(ObjectRef { kind: Kind::Pod, .. }) => {}
             Change::Delete(ObjectRef { kind: Kind::ServiceCidr, name, .. }) => {
                 touched.service_cidrs |= self.service_cidrs.remove(&name).is_some();
             }
@@ -140,11 +138,6 @@ impl Cluster {
         self.nodes.get(name)
     }
 
-    /// By namespace and name.
-    pub fn pods(&self) -> impl Iterator<Item = &Arc<PodModel>> {
-        self.pods.values()
-    }
-
     /// Whether nothing is left: for tests that end in "everything is empty".
     pub fn is_empty(&self) -> bool {
         self.services.is_empty()
@@ -152,6 +145,5 @@ impl Cluster {
             && self.service_of_slice.is_empty()
             && self.nodes.is_empty()
             && self.service_cidrs.is_empty()
-            && self.pods.is_empty()
     }
 }

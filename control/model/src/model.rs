@@ -237,8 +237,6 @@ pub struct ServiceCidrModel {
 pub struct PodModel {
     pub namespace: Arc<str>,
     pub name: Arc<str>,
-    /// Name of its node.
-    pub node: Arc<str>,
     /// In the order of `status.podIPs`; not empty.
     pub ips: Vec<IpAddr>,
 }

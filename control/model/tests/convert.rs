@@ -73,29 +73,29 @@ fn a_node_has_internal_addresses_a_zone_and_pod_cidrs() {
 #[test]
 fn a_pod_counts_while_it_has_addresses_of_its_own() {
     let pod = |spec: &str, status: &str| {
-        only(&format!("{{apiVersion: v1, kind: Pod, metadata: {{name: a}}, spec: {{containers: [], {spec}}}, status: {{{status}}}}}"))
+        let text = format!(r#"{{"metadata": {{"name": "a"}}, "spec": {{"containers": [], {spec}}}, "status": {{{status}}}}}"#);
+        convert(&manifest::Object::Pod(serde_json::from_str(&text).unwrap()))
     };
     let ips = |spec: &str, status: &str| match pod(spec, status) {
-        Ok(Converted::Ours(Model::Pod(pod), _)) => pod.ips.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        Ok(Converted::Ours(Model::Pod(pod), _)) => Some(pod.ips.iter().map(ToString::to_string).collect::<Vec<_>>()),
         Ok(Converted::NotOurs(object, _)) => {
             assert_eq!(object, ObjectRef { kind: Kind::Pod, namespace: "default".into(), name: "a".into() });
-            Vec::new()
+            None
         }
         other => panic!("{other:?}"),
     };
-    let both = "podIP: 10.1.0.1, podIPs: [{ip: 10.1.0.1}, {ip: 'fd00::1'}]";
-    assert_eq!(ips("nodeName: node-a", both), ["10.1.0.1", "fd00::1"]);
-    assert_eq!(ips("nodeName: node-a", "podIP: 10.1.0.1"), ["10.1.0.1"]);
+    let (here, both) = (r#""nodeName": "n""#, r#""podIP": "10.1.0.1", "podIPs": [{"ip": "10.1.0.1"}, {"ip": "fd00::1"}]"#);
+    assert_eq!(ips(here, both), Some(vec!["10.1.0.1".to_owned(), "fd00::1".to_owned()]));
     for (spec, status) in [
-        ("nodeName: node-a", ""),
-        ("nodeName: node-a", "phase: Pending, podIP: ''"),
-        ("", both),
-        ("nodeName: node-a, hostNetwork: true", both),
-        ("nodeName: node-a", &format!("phase: Failed, {both}")),
+        (here, r#""phase": "Pending""#),
+        (here, r#""podIPs": [{"ip": ""}]"#),
+        (r#""hostNetwork": false"#, both),
+        (r#""nodeName": "n", "hostNetwork": true"#, both),
+        (here, &format!(r#""phase": "Failed", {both}"#)),
     ] {
-        assert_eq!(ips(spec, status), [""; 0], "{spec} {status}");
+        assert_eq!(ips(spec, status), None, "{spec} {status}");
     }
-    let refused = pod("nodeName: node-a", "podIPs: [{ip: 10.1.0.1}, {ip: nonsense}]").unwrap_err();
+    let refused = pod(here, r#""podIPs": [{"ip": "10.1.0.1"}, {"ip": "nonsense"}]"#).unwrap_err();
     assert_eq!(refused.problems[0].field.as_deref(), Some("status.podIPs[1].ip"));
 }
 

@@ -98,7 +98,8 @@ impl Engine {
 
     /// Decides and rewrites a batch of at most [`BATCH_MAX`]: `verdicts[i]` is for `packets[i]`. `now` in ticks.
     ///
-    /// Three passes: parse all packets, start the loads of their likely slots, look up and rewrite.
+    /// Two passes: the first parses the packets and, eight at a time, starts the loads of their likely slots; the second looks up and
+    /// rewrites.
     pub fn process(&mut self, snapshot: &Snapshot, now: u32, packets: &mut [Packet<'_>], verdicts: &mut ArrayVec<Verdict, BATCH_MAX>) {
         self.hops.begin(snapshot);
         verdicts.clear();

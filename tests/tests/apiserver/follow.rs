@@ -77,18 +77,28 @@ fn pods_of_this_node_are_followed() -> Result<()> {
         bed.start()?;
         bed.wait_fresh()?;
         create(bed, "late", "node1", "")?;
-        for name in ["early", "late"] {
-            bed.wait_for(&format!("Pod default/{name}"))?;
-        }
-        let pod = bed.tables.get("Pod default/late");
-        ensure!(matches!(pod, Some(Model::Pod(pod)) if &*pod.node == "node1" && pod.ips.len() == 2), "{pod:?}");
-        let pods: Vec<&String> = bed.tables.keys().filter(|key| key.starts_with("Pod ")).collect();
-        ensure!(pods.len() == 2, "{pods:?}");
+        let wait_pods = |bed: &mut Bed, names: &[&str]| {
+            bed.wait(&format!("the pods are {names:?}"), |bed| {
+                let pods = bed.source()?.pods();
+                let mut found: Vec<&str> = pods.iter().map(|pod| &*pod.name).collect();
+                found.sort_unstable();
+                ensure!(found == names && pods.iter().all(|pod| pod.ips.len() == 2), "{pods:?}");
+                Ok(())
+            })
+        };
+        wait_pods(bed, &["early", "late"])?;
         bed.cluster.patch("/api/v1/namespaces/default/pods/early/status", &json!({"status": {"phase": "Succeeded"}}))?;
-        bed.wait_gone("Pod default/early")?;
+        wait_pods(bed, &["late"])?;
+        ensure!(!bed.tables.keys().any(|key| key.starts_with("Pod ")), "pods are no part of tables: {:?}", bed.tables.keys());
+        bed.wait_no_problem()?;
+        // Nobody says any more which of them are there.
+        bed.cluster.kill(0);
+        wait_pods(bed, &[])?;
+        bed.cluster.launch(0, &[])?;
+        bed.cluster.wait_ready(0)?;
+        wait_pods(bed, &["late"])?;
         bed.cluster.delete("/api/v1/namespaces/default/pods/late?gracePeriodSeconds=0")?;
-        bed.wait_gone("Pod default/late")?;
-        bed.wait_no_problem().map(drop)
+        wait_pods(bed, &[]).map(drop)
     })
 }
 

@@ -146,6 +146,28 @@ fn clients_reach_services_as_the_apiserver_has_them() -> Result<()> {
 }
 
 #[test]
+fn pods_that_bypass_the_node_are_named() -> Result<()> {
+    following("api_packets_pods", 1, |_, cluster, ringway| {
+        // An address of the LAN, as a pod on a macvlan has it; one here with a device of its own; one elsewhere.
+        for (name, node, address) in [("client", "node1", "10.0.0.51"), ("a1", "node1", "10.244.1.2"), ("b1", "node2", "10.0.0.52")] {
+            cluster.create(&format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default}}\n\
+                 spec: {{nodeName: {node}, containers: [{{name: a, image: a}}]}}\n"
+            ))?;
+            let status = json!({"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}});
+            cluster.patch(&format!("/api/v1/namespaces/default/pods/{name}/status"), &status)?;
+        }
+        wait_status(ringway, "the pod is named", |status| {
+            status["problems"].to_string().contains("Pod default/client (10.0.0.51) is on this node, but its route leads to eth0")
+        })?;
+        let problems = ringway.status()?["problems"].to_string();
+        ensure!(!problems.contains("10.244.1.2") && !problems.contains("10.0.0.52"), "{problems}");
+        cluster.delete("/api/v1/namespaces/default/pods/client?gracePeriodSeconds=0")?;
+        wait_status(ringway, "it is gone", |status| !status["problems"].to_string().contains("default/client"))
+    })
+}
+
+#[test]
 fn a_node_that_starts_without_apiserver_serves() -> Result<()> {
     following("api_packets_stale", 1, |net, cluster, ringway| {
         wait_servers(net, &["a1", "b1"])?;

@@ -114,8 +114,8 @@ impl Follower {
         };
         match self.objects.apply(&object, version, converted) {
             Outcome::Taken => self.complaints.forget(&object),
-            // Events belong to a namespace, and nobody would look for those of Nodes and ranges in some.
-            Outcome::Refused(_) if object.namespace.is_empty() => {}
+            // Events belong to a namespace, and nobody would look for those of Nodes and ranges in some. Of a pod nothing is served.
+            Outcome::Refused(_) if object.namespace.is_empty() || object.kind == Kind::Pod => {}
             Outcome::Refused(sentences) => {
                 let kept = "not in force as written, the last good version is, if there was one".to_owned();
                 self.complaints.say(&object, reference, note(sentences.into_iter().chain([kept])));

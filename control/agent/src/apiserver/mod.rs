@@ -43,7 +43,7 @@ use k8s_openapi::api::core::v1::{Node, Pod as KubernetesPod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::Client;
-use ringway_model::{Change, Kind, Problem};
+use ringway_model::{Change, Kind, PodModel, Problem};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -141,9 +141,14 @@ impl Source {
         self.objects.take()
     }
 
-    /// Waits until each kind was listed by this process, or cannot be; at most for `patience`.
+    /// Waits until each kind that feeds tables was listed by this process, or cannot be; at most for `patience`.
     pub async fn settled(&self, patience: Duration) -> bool {
-        self.objects.wait_settled(KINDS.len(), patience).await
+        self.objects.wait_settled(patience).await
+    }
+
+    /// This node's pods that have addresses of their own, as they are now: none while no apiserver tells.
+    pub fn pods(&self) -> Vec<Arc<PodModel>> {
+        if self.reporter.is_in_touch() { self.objects.pods() } else { Vec::new() }
     }
 
     /// Ends the thread; what has changed since it was written to disk last is written.

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringway_model::convert::{Converted, Refused};
-use ringway_model::{Change, Kind, Model, ObjectRef, Problem};
+use ringway_model::{Change, Kind, Model, ObjectRef, PodModel, Problem};
 use tokio::sync::{Notify, watch};
 
 use super::guard::{self, Guard};
@@ -31,7 +31,7 @@ pub struct Objects {
     pub changed: Notify,
     /// Where apiservers answer.
     pub learnt: watch::Sender<Learnt>,
-    /// Number of kinds that are listed, or cannot be.
+    /// Number of kinds that feed tables and are listed, or cannot be.
     settled: watch::Sender<usize>,
 }
 
@@ -78,7 +78,8 @@ impl Objects {
             errors_total: 0,
         };
         if !known.is_empty() {
-            state.kinds.values_mut().for_each(|kind| kind.freshness = Freshness::Stale);
+            let feeding = state.kinds.iter_mut().filter(|(kind, _)| feeds_tables(**kind));
+            feeding.for_each(|(_, state)| state.freshness = Freshness::Stale);
         }
         for model in known {
             if let Some(kind) = state.kinds.get_mut(&model.object_ref().kind) {
@@ -114,7 +115,8 @@ impl Objects {
 
     fn count_settled(&self) {
         let state = self.lock();
-        let settled = state.kinds.values().filter(|kind| kind.freshness == Freshness::Fresh || kind.trouble.is_some()).count();
+        let is_settled = |state: &KindState| state.freshness == Freshness::Fresh || state.trouble.is_some();
+        let settled = state.kinds.iter().filter(|(kind, state)| feeds_tables(**kind) && is_settled(state)).count();
         drop(state);
         self.settled.send_if_modified(|known| std::mem::replace(known, settled) != settled);
     }
@@ -171,7 +173,8 @@ impl Objects {
         state.unsaved = false;
         let guard = &state.guard;
         let is_guarded = |model: &Model| matches!(model, Model::EndpointSlice(slice) if guard.knows(slice));
-        let models = state.kinds.values().flat_map(|kind| kind.reflection.models());
+        let feeding = state.kinds.iter().filter(|(kind, _)| feeds_tables(**kind));
+        let models = feeding.flat_map(|(_, state)| state.reflection.models());
         let guarded = guard.in_force().map(|slice| Model::EndpointSlice(slice.clone()));
         Some(models.filter(|model| !is_guarded(model)).cloned().chain(guarded).collect())
     }
@@ -181,18 +184,27 @@ impl Objects {
         self.lock().unsaved = true;
     }
 
-    /// Waits until so many kinds are listed, or cannot be.
-    pub async fn wait_settled(&self, kinds: usize, patience: Duration) -> bool {
+    /// This node's pods, if they are followed now.
+    pub fn pods(&self) -> Vec<Arc<PodModel>> {
+        let state = self.lock();
+        let followed = state.kinds.get(&Kind::Pod).filter(|pods| pods.freshness == Freshness::Fresh && pods.trouble.is_none());
+        let models = followed.into_iter().flat_map(|pods| pods.reflection.models());
+        models.filter_map(|model| if let Model::Pod(pod) = model { Some(Arc::clone(pod)) } else { None }).collect()
+    }
+
+    /// Waits until all kinds that feed tables are listed, or cannot be.
+    pub async fn wait_settled(&self, patience: Duration) -> bool {
+        let kinds = self.lock().kinds.keys().filter(|kind| feeds_tables(**kind)).count();
         let mut settled = self.settled.subscribe();
         tokio::time::timeout(patience, settled.wait_for(|settled| *settled >= kinds)).await.is_ok()
     }
 
     fn with(&self, kind: Kind, change: impl FnOnce(&mut KindState) -> Vec<Change>) {
         let mut state = self.lock();
-        let Some(kind) = state.kinds.get_mut(&kind) else { return };
-        let changes = change(kind);
-        kind.changes_total += changes.len() as u64;
-        if changes.is_empty() {
+        let Some(kind_state) = state.kinds.get_mut(&kind) else { return };
+        let changes = change(kind_state);
+        kind_state.changes_total += changes.len() as u64;
+        if changes.is_empty() || !feeds_tables(kind) {
             return;
         }
         state.unsaved = true;
@@ -229,6 +241,11 @@ impl State {
         }
         self.learnt.endpoints = self.guard.endpoints();
     }
+}
+
+/// Pods do not: they are looked at when somebody asks, are not worth a file on disk, and a start does not wait for them.
+fn feeds_tables(kind: Kind) -> bool {
+    kind != Kind::Pod
 }
 
 /// Without the object, which stands beside it.

@@ -44,6 +44,11 @@ impl Reporter {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).loaded > 0
     }
 
+    /// An apiserver answers.
+    pub fn is_in_touch(&self) -> bool {
+        self.transport.candidates().0.in_force().is_some()
+    }
+
     pub fn status(&self) -> Status {
         let (candidates, switches_total) = self.transport.candidates();
         let in_force = candidates.in_force();

@@ -8,13 +8,13 @@ use std::time::Instant;
 use anyhow::Context;
 use ipnet::Ipv4Net;
 use ringway_engine::tables::FibResult;
-use ringway_model::{Change, Compiler, NodePortAddresses, PodModel};
+use ringway_model::{Change, Compiler, NodePortAddresses};
 use rustc_hash::FxHashSet;
 use xdp_redirect::{LoadOptions, Programs};
 
 use super::announce::{Announcer, Stations};
 use super::hops::{Hops, backends_of};
-use super::misplaced::misplaced;
+use super::misplaced::Misplaced;
 use super::node::Node;
 use super::objects::Objects;
 use super::packets::{Packets, Parts};
@@ -69,15 +69,15 @@ pub struct Control {
     pub route_conflicts: Vec<RouteConflict>,
     pub hops: Hops,
     pub announcer: Announcer,
-    /// See [`misplaced`]; looked for with each refresh.
-    pub misplaced: Vec<String>,
+    /// Looked for with each refresh.
+    pub misplaced: Misplaced,
     /// Problems that were logged already and still stand.
     pub logged: BTreeSet<String>,
 }
 
 impl Control {
     /// The last steps of the start: routes, neighbors, announcement.
-    pub async fn finish_start(&mut self, announced: Vec<Ipv4Addr>, objects_read: Instant) {
+    pub async fn finish_start(&mut self, announced: Vec<Ipv4Addr>, waited: Instant) {
         self.add_routes().await;
         // What sends packets of the node there comes after the routes, and ready after both.
         self.tables.filter.after_snapshot(&mut KernelMaps(&self.programs));
@@ -85,17 +85,16 @@ impl Control {
         self.servers.board.set_dataplane(Arc::clone(dataplane));
         self.servers.board.published(dataplane.publisher().current().generation);
         self.hops.refresh(&self.tables.snapshot()).await;
-        self.look_for_misplaced();
         self.announcer.announce(announced);
         self.log_problems();
         let node = self.tables.node();
         tracing::info!(
-            "ready: node {} ({}), {} workers, {} frontends, {} ms after the last of the objects had come",
+            "ready: node {} ({}), {} workers, {} frontends, {} ms after the wait for the objects of the apiserver",
             node.name,
             node.address.map_or_else(|| "no address".into(), |address| address.to_string()),
             self.packets.shape.workers,
             self.tables.snapshot().frontends.len(),
-            objects_read.elapsed().as_millis()
+            waited.elapsed().as_millis()
         );
     }
 
@@ -274,18 +273,13 @@ impl Control {
         self.repair_hostlink().await;
         self.hops.refresh(&self.tables.snapshot()).await;
         self.end_draining().await;
-        self.look_for_misplaced();
+        self.misplaced.look(&self.tables.snapshot(), &self.objects.pods());
         if self.rework().await {
             self.publish().await;
             self.announcer.announce(self.tables.snapshot().announced.iter().copied().collect());
         }
         self.servers.board.set_objects_known(self.objects.are_known());
         self.log_problems();
-    }
-
-    fn look_for_misplaced(&mut self) {
-        let here = |pod: &&Arc<PodModel>| *pod.node == *self.config.node_name;
-        self.misplaced = misplaced(&self.tables.snapshot(), self.compiler.cluster().pods().filter(here));
     }
 
     pub fn internal_ips(&self) -> Vec<Ipv4Addr> {

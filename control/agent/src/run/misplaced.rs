@@ -1,4 +1,4 @@
-//! Pods of this node that no device of a pod leads to.
+//! Pods of this node whose packets bypass it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,74 +10,74 @@ use ringway_model::PodModel;
 /// At most so many are named; the last sentence says how many more there are.
 const NAMED_MAX: usize = 20;
 
-/// Pods and endpoints of this node whose packets the kernel would send out of another device than a pod's: pods on a macvlan, an ipvlan or
-/// a virtual function of the NIC bypass the node, and so us. A sentence for each.
-///
-/// `pods` are this node's, as far as they are known: without them only endpoints are found.
-pub fn misplaced<'a>(snapshot: &Snapshot, pods: impl Iterator<Item = &'a Arc<PodModel>>) -> Vec<String> {
-    let mut found: BTreeMap<Ipv4Addr, Misplaced> = BTreeMap::new();
-    let mut find = |address: Ipv4Addr, note: &dyn Fn(&mut Misplaced)| {
-        if let Some(known) = found.get_mut(&address) {
-            note(known);
-        } else if let Some(device) = leaves_by(snapshot, address) {
-            let mut misplaced = Misplaced { device, pod: None, service: None };
-            note(&mut misplaced);
-            found.insert(address, misplaced);
-        }
-    };
-    for pod in pods {
-        for ip in &pod.ips {
-            if let IpAddr::V4(address) = ip {
-                find(*address, &|misplaced| misplaced.pod = Some(format!("{}/{}", pod.namespace, pod.name)));
-            }
-        }
-    }
-    for (_, frontend) in snapshot.frontends.iter() {
-        // The short cut's list is the longer one.
-        let Target::Backends(set) = &frontend.inside else { continue };
-        for backend in set.backends.iter().filter(|backend| backend.local) {
-            let service = &frontend.service;
-            find(backend.address, &|misplaced| misplaced.service = Some(format!("{}/{}", service.namespace, service.name)));
-        }
-    }
-    let more = found.len().saturating_sub(NAMED_MAX);
-    let mut sentences: Vec<String> = found.into_iter().take(NAMED_MAX).map(|(address, misplaced)| misplaced.sentence(address)).collect();
-    if more > 0 {
-        sentences.push(format!("{more} more pods of this node have no pod's device"));
-    }
-    sentences
+/// Looks for pods and endpoints of this node whose packets the kernel would send out of an uplink: pods on a macvlan, an ipvlan or a
+/// virtual function of the NIC bypass the node, and so us.
+#[derive(Debug, Default)]
+pub struct Misplaced {
+    /// Found by the last look, with the uplink.
+    suspects: BTreeMap<Ipv4Addr, String>,
+    sentences: Vec<String>,
 }
 
-/// An address behind a device that is no pod's.
-struct Misplaced {
-    device: String,
+/// Who has an address.
+#[derive(Debug, Default)]
+struct Holder {
     pod: Option<String>,
-    /// One that it is an endpoint of.
+    /// One of whose endpoints it is.
     service: Option<String>,
 }
 
 impl Misplaced {
-    fn sentence(&self, address: Ipv4Addr) -> String {
-        let who = match (&self.pod, &self.service) {
-            (Some(pod), Some(service)) => format!("Pod {pod} ({address}), an endpoint of Service {service},"),
-            (Some(pod), None) => format!("Pod {pod} ({address})"),
-            (None, service) => format!("endpoint {address} of Service {}", service.as_deref().unwrap_or_default()),
-        };
-        let clients = if self.service.is_some() { ", and clients may not reach it through this node" } else { "" };
-        format!(
-            "{who} is on this node, but its route leads to {}, not to a pod's device (is it on a macvlan, an ipvlan or a virtual function?): \
-             its own connections to services are not served{clients}",
-            self.device
-        )
+    /// A sentence for each that the last two looks found: one look may meet a pod that is coming or going.
+    pub fn sentences(&self) -> &[String] {
+        &self.sentences
+    }
+
+    /// `pods` are this node's, as far as they are known: without them only endpoints are found.
+    pub fn look(&mut self, snapshot: &Snapshot, pods: &[Arc<PodModel>]) {
+        let mut holders: BTreeMap<Ipv4Addr, Holder> = BTreeMap::new();
+        for pod in pods {
+            for ip in &pod.ips {
+                if let IpAddr::V4(address) = ip {
+                    holders.entry(*address).or_default().pod = Some(format!("{}/{}", pod.namespace, pod.name));
+                }
+            }
+        }
+        for (_, frontend) in snapshot.frontends.iter() {
+            // The short cut's list is the longer one.
+            let Target::Backends(set) = &frontend.inside else { continue };
+            for backend in set.backends.iter().filter(|backend| backend.local) {
+                let holder = holders.entry(backend.address).or_default();
+                if holder.service.is_none() {
+                    holder.service = Some(format!("{}/{}", frontend.service.namespace, frontend.service.name));
+                }
+            }
+        }
+        let found: Vec<_> =
+            holders.into_iter().filter_map(|(address, holder)| Some((address, holder, leaves_by(snapshot, address)?))).collect();
+        let before = std::mem::take(&mut self.suspects);
+        let again: Vec<_> = found.iter().filter(|(address, _, uplink)| before.get(address) == Some(uplink)).collect();
+        self.sentences = again.iter().take(NAMED_MAX).map(|(address, holder, uplink)| sentence(*address, holder, uplink)).collect();
+        if again.len() > NAMED_MAX {
+            self.sentences.push(format!("{} more pods of this node bypass it", again.len() - NAMED_MAX));
+        }
+        self.suspects = found.into_iter().map(|(address, _, uplink)| (address, uplink)).collect();
     }
 }
 
-/// The device that leads elsewhere, if the address is neither the node's own nor a pod's.
+fn sentence(address: Ipv4Addr, holder: &Holder, uplink: &str) -> String {
+    let service = holder.service.iter().map(|service| format!("endpoint {address} of Service {service}"));
+    let pod = holder.pod.iter().map(|pod| format!("Pod {pod} ({address})"));
+    let who = pod.chain(service).collect::<Vec<_>>().join(", ");
+    let clients = if holder.service.is_some() { ", and clients may not reach it through this node" } else { "" };
+    format!(
+        "{who} is on this node, but its route leads to {uplink}, not to a pod's device (is it on a macvlan, an ipvlan or a virtual \
+         function?): its own connections to services are not served{clients}"
+    )
+}
+
+/// The uplink that leads there, if one does. Other devices that are no pod's prove nothing: a CNI may reach its pods by a switch of its own.
 fn leaves_by(snapshot: &Snapshot, address: Ipv4Addr) -> Option<String> {
     let FibResult::Via { ifindex, .. } = snapshot.fib.lookup(Ipv4Addr::UNSPECIFIED, address, None, 0) else { return None };
-    match snapshot.devices.get(ifindex) {
-        Some(device) if matches!(device.kind, DeviceKind::Pod | DeviceKind::Bridge) => None,
-        Some(device) => Some(device.name.clone()),
-        None => Some(format!("device {ifindex}")),
-    }
+    snapshot.devices.get(ifindex).filter(|device| matches!(device.kind, DeviceKind::Uplink(_))).map(|device| device.name.clone())
 }

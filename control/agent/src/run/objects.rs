@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringway_model::{Change, Folder, Holders, Problem};
+use ringway_model::{Change, Folder, Holders, PodModel, Problem};
 
 use crate::apiserver::{self, IsReady, Source, Status};
 use crate::config::Config;
@@ -67,6 +67,11 @@ impl Objects {
     pub fn take(&mut self) -> Vec<Change> {
         let Some(source) = &self.apiserver else { return Vec::new() };
         self.holders.apiserver(source.take())
+    }
+
+    /// This node's pods, as far as an apiserver tells now.
+    pub fn pods(&self) -> Vec<Arc<PodModel>> {
+        self.apiserver.as_ref().map_or_else(Vec::new, |source| source.pods())
     }
 
     /// To be waited for.

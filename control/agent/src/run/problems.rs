@@ -66,7 +66,7 @@ impl Control {
             troubles.push(Trouble::error("node", sentence));
         }
         troubles.extend(self.servers.board.port_problems().into_iter().map(of("health_check_port")));
-        troubles.extend(self.misplaced.iter().cloned().map(of("endpoint")));
+        troubles.extend(self.misplaced.sentences().iter().cloned().map(of("pod")));
         troubles.extend(self.workers_missing.clone().into_iter().chain(self.worker_problems()).map(of("worker")));
         troubles
     }

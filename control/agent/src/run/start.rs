@@ -45,7 +45,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     let mut objects = Objects::start(&config, &servers.board).await?;
     servers.board.set_apiserver(objects.apiserver());
     servers.board.set_objects_known(objects.are_known());
-    let objects_read = Instant::now();
+    let waited = Instant::now();
     let bpffs = xdp_redirect::bpffs::ensure(&config.state_dir)?;
     if let xdp_redirect::bpffs::Mount::OwnNamespace { why } = &bpffs.mount {
         tracing::warn!("pins live in a mount namespace of this process only ({why}): flows end with it");
@@ -130,7 +130,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
         route_conflicts: Vec::new(),
         hops: Hops::new()?,
         announcer: Announcer::new(stations),
-        misplaced: Vec::new(),
+        misplaced: Default::default(),
         logged: BTreeSet::new(),
         started: Instant::now(),
         config,
@@ -144,7 +144,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     };
     let sources =
         Sources::new(&control.config.state_dir, follower, watch, control.objects.apiserver(), Arc::clone(&control.servers.board))?;
-    control.finish_start(announced, objects_read).await;
+    control.finish_start(announced, waited).await;
     Ok((control, sources))
 }
 

@@ -65,10 +65,10 @@ struct Findings {
 impl Findings {
     /// Begins with the name. The namespace defaults to `default`, as with kubectl.
     fn of(kind: Kind, metadata: &ObjectMeta) -> Findings {
-        let namespace = match (kind, metadata.namespace.as_deref()) {
-            (Kind::Node | Kind::ServiceCidr, _) => "",
-            (_, None | Some("")) => "default",
-            (_, Some(namespace)) => namespace,
+        let namespace = match metadata.namespace.as_deref() {
+            _ if !kind.is_namespaced() => "",
+            None | Some("") => "default",
+            Some(namespace) => namespace,
         };
         let name = metadata.name.clone().unwrap_or_default();
         let mut findings = Findings { kind, namespace: namespace.to_owned(), name, named: true, problems: Vec::new() };

@@ -41,6 +41,7 @@ pub enum Object {
     EndpointSlice(Box<EndpointSlice>),
     Node(Box<Node>),
     ServiceCidr(Box<ServiceCIDR>),
+    /// Of an apiserver only: those in manifests are templates of an application, without a node or an address.
     Pod(Box<Pod>),
 }
 
@@ -136,23 +137,21 @@ impl ParsedDocument {
         let api_version = text_at(&value, &["apiVersion"]).unwrap_or_default().to_owned();
         let namespace = text_at(&value, &["metadata", "namespace"]).filter(|text| !text.is_empty()).map(str::to_owned);
         let name = text_at(&value, &["metadata", "name"]).filter(|text| !text.is_empty()).map(str::to_owned);
-        let known = match (kind.as_str(), api_version.as_str()) {
-            ("Service", "v1") => Kind::Service,
-            ("EndpointSlice", "discovery.k8s.io/v1") => Kind::EndpointSlice,
-            ("Node", "v1") => Kind::Node,
-            ("ServiceCIDR", "networking.k8s.io/v1") => Kind::ServiceCidr,
-            ("Pod", "v1") => Kind::Pod,
+        type Typed = fn(Value, &mut Vec<String>) -> Result<Object, (String, String)>;
+        let (known, read): (Kind, Typed) = match (kind.as_str(), api_version.as_str()) {
+            ("Service", "v1") => (Kind::Service, |value, unknown| typed(value, unknown).map(|it| Object::Service(Box::new(it)))),
+            ("EndpointSlice", "discovery.k8s.io/v1") => {
+                (Kind::EndpointSlice, |value, unknown| typed(value, unknown).map(|it| Object::EndpointSlice(Box::new(it))))
+            }
+            ("Node", "v1") => (Kind::Node, |value, unknown| typed(value, unknown).map(|it| Object::Node(Box::new(it)))),
+            ("ServiceCIDR", "networking.k8s.io/v1") => {
+                (Kind::ServiceCidr, |value, unknown| typed(value, unknown).map(|it| Object::ServiceCidr(Box::new(it))))
+            }
             _ => return self.skip(&kind, &api_version, namespace, name, within),
         };
         let namespace = known.is_namespaced().then(|| namespace.unwrap_or_else(|| "default".into()));
         let mut unknown = Vec::new();
-        let object = match known {
-            Kind::Service => typed(value, &mut unknown).map(|service| Object::Service(Box::new(service))),
-            Kind::EndpointSlice => typed(value, &mut unknown).map(|slice| Object::EndpointSlice(Box::new(slice))),
-            Kind::Node => typed(value, &mut unknown).map(|node| Object::Node(Box::new(node))),
-            Kind::ServiceCidr => typed(value, &mut unknown).map(|cidr| Object::ServiceCidr(Box::new(cidr))),
-            Kind::Pod => typed(value, &mut unknown).map(|pod| Object::Pod(Box::new(pod))),
-        };
+        let object = read(value, &mut unknown);
         let about = Problem { kind: Some(kind), namespace, name, ..problem("") };
         for path in unknown {
             let message = "has no effect: Kubernetes has no such field here".to_owned();
@@ -171,10 +170,8 @@ impl ParsedDocument {
     fn refuse(&mut self, kind: Kind, about: &Problem) {
         match &about.name {
             Some(name) => {
-                let namespace = match kind {
-                    Kind::Node | Kind::ServiceCidr => String::new(),
-                    Kind::Service | Kind::EndpointSlice | Kind::Pod => about.namespace.clone().unwrap_or_else(|| "default".into()),
-                };
+                let namespace =
+                    if kind.is_namespaced() { about.namespace.clone().unwrap_or_else(|| "default".into()) } else { String::new() };
                 self.refused.push(ObjectRef { kind, namespace, name: name.clone() });
             }
             None => self.unreadable = true,
@@ -186,7 +183,6 @@ impl ParsedDocument {
         let ours = match kind {
             "Service" => Some((Kind::Service, "v1")),
             "Node" => Some((Kind::Node, "v1")),
-            "Pod" => Some((Kind::Pod, "v1")),
             "EndpointSlice" => Some((Kind::EndpointSlice, "discovery.k8s.io/v1")),
             "ServiceCIDR" => Some((Kind::ServiceCidr, "networking.k8s.io/v1")),
             _ => None,
