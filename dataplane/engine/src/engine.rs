@@ -1,5 +1,7 @@
 //! The engine: packets, a snapshot, the flow table and time in; one verdict per packet out.
 
+mod answer;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -15,10 +17,12 @@ use crate::nat;
 use crate::order::{Order, order_mac};
 use crate::place::{Taken, locate, partial_checksums};
 use crate::random::Random;
-use crate::refuse::{self, Limiter};
+use crate::refuse::{IcmpError, Limiter};
 use crate::tables::Snapshot;
 use crate::verdict::{DropReason, Verdict, VerdictCounts};
-use crate::wire::{self, Ipv4Flow, Parsed, TCP};
+use crate::wire::{self, Ipv4Flow, Parsed};
+
+use self::answer::Met;
 
 /// Packets handled together: enough to hide the flow table's cache misses (performance grows little beyond it).
 pub const BATCH_MAX: usize = 64;
@@ -195,42 +199,12 @@ impl Engine {
             Ok(Some(slot)) => self.execute(snapshot, now, taken, flow, slot, packet),
             Ok(None) if snapshot.cluster_ips.contains(&flow.tuple.dst().0) => {
                 refuse_impossible(flow)?;
-                Ok(self.refuse(snapshot, now, taken, flow, packet))
+                Ok(self.refuse(&Met { snapshot, now, taken, flow }, packet))
             }
             Ok(None) => Ok(give_back(packet, taken)),
-            Err(Verdict::Drop(DropReason::NoBackend)) => Ok(self.refuse(snapshot, now, taken, flow, packet)),
+            Err(Verdict::Drop(DropReason::NoBackend)) => Ok(self.refuse(&Met { snapshot, now, taken, flow }, packet)),
             Err(verdict) => Err(verdict),
         }
-    }
-
-    /// Answers a packet that nobody serves; the answer goes back the way the packet came.
-    fn refuse(&mut self, snapshot: &Snapshot, now: u32, taken: Taken, flow: &Ipv4Flow, packet: &mut Packet<'_>) -> Verdict {
-        let client = wire::source_mac(packet.bytes);
-        // RFC 1122 §3.2.2: nothing that was sent to more than one station is answered. On the hostlink the destination is our upcall.
-        if (client[0] | packet.bytes[0]) & 1 != 0 {
-            return Verdict::Drop(DropReason::NoBackend);
-        }
-        if flow.protocol != TCP && !self.refusals.admit(flow.tuple.saddr, now) {
-            return Verdict::Drop(DropReason::RefusalLimited);
-        }
-        let Some(len) = refuse::answer(packet.bytes, flow) else { return Verdict::Drop(DropReason::NoBackend) };
-        packet.len = len;
-        self.counts.refused += 1;
-        if let Origin::Uplink(uplink) = packet.origin {
-            let mac = snapshot.node.uplinks.get(usize::from(uplink)).map_or([0; 6], |port| port.mac);
-            write_macs(packet.bytes, client, mac);
-            return Verdict::Uplink { uplink };
-        }
-        let (order, source) = match taken.hook {
-            Hook::PodIn => (Order::Peer, client),
-            Hook::NodeOut => (Order::Received, snapshot.node.rw1_mac),
-            Hook::UplinkIn | Hook::UplinkOut | Hook::PodOut => {
-                remove_tags(packet, flow.l3);
-                (Order::Neigh, snapshot.node.rw1_mac)
-            }
-        };
-        write_macs(packet.bytes, order_mac(order, taken.ifindex), source);
-        Verdict::Host
     }
 
     /// Carries out an entry, or hands the packet back to where `edge` will.
@@ -259,7 +233,7 @@ impl Engine {
             _ => return Ok(give_back(packet, taken)),
         }
         if flow.ttl <= 1 {
-            return Err(Verdict::Drop(DropReason::TtlExpired));
+            return Err(self.complain(&Met { snapshot, now, taken, flow }, packet, IcmpError::TimeExceeded, DropReason::TtlExpired));
         }
         let route = match entry.ifindex.load(Relaxed) {
             0 => {
@@ -271,7 +245,8 @@ impl Engine {
         if let Route::Hop(Hop::Uplink { mtu, .. } | Hop::Device { mtu, .. }) = route
             && flow.bytes() > mtu as usize
         {
-            return Err(Verdict::Drop(DropReason::TooBig));
+            let error = IcmpError::FragmentationNeeded { mtu };
+            return Err(self.complain(&Met { snapshot, now, taken, flow }, packet, error, DropReason::TooBig));
         }
         self.flows.touch(slot, flow.tcp_flags, now);
         nat::rewrite(packet.bytes, flow, entry);

@@ -1,7 +1,9 @@
-//! Refusals: the answer to a client whose packet nobody serves, made of the packet itself.
+//! Refusals: the answer to a sender whose packet goes no further, made of the packet itself.
 //!
-//! A TCP segment is answered by a reset (RFC 9293 §3.10.7.1), a UDP datagram by an ICMP "port unreachable" that quotes it (RFC 792,
-//! RFC 1812 §4.3.2). So a connect fails at once instead of timing out (contract §2, "reject or drop").
+//! Where nobody serves it, a TCP segment is answered by a reset (RFC 9293 §3.10.7.1), a UDP datagram by an ICMP "port unreachable". So a
+//! connect fails at once instead of timing out (contract §2, "reject or drop"). A packet that is too large for its next hop, or whose TTL
+//! ends here, is answered as by any router (RFC 1812 §4.2.3.3, §5.3.1). ICMP errors quote the packet as it came, so that the sender finds
+//! its socket, and come from the address that it was sent to: whoever sends to a VIP knows of no other.
 
 use crate::checksum;
 use crate::flow::TICKS_PER_SECOND;
@@ -25,15 +27,35 @@ const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
-/// Turns the packet at the beginning of `frame` into the answer to it, Ethernet header excepted. Returns the offset of the byte behind
-/// the answer, `None` if there is no answer to it or no room. `frame` may be longer than the packet: an ICMP error is longer than what
-/// it quotes.
-pub fn answer(frame: &mut [u8], flow: &Ipv4Flow) -> Option<usize> {
-    if flow.protocol == TCP { reset(frame, flow) } else { port_unreachable(frame, flow) }
+/// What an ICMP error says (RFC 792).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IcmpError {
+    PortUnreachable,
+    /// With the MTU of the next hop, in bytes (RFC 1191 §4).
+    FragmentationNeeded {
+        mtu: u32,
+    },
+    TimeExceeded,
 }
 
-/// RFC 9293 §3.10.7.1: "CLOSED state". Never an answer to a reset.
-fn reset(frame: &mut [u8], flow: &Ipv4Flow) -> Option<usize> {
+impl IcmpError {
+    /// Type, code, an empty checksum, and the rest of the header.
+    fn header(self) -> [u8; ICMP_BYTES] {
+        let (kind, code, mtu) = match self {
+            IcmpError::PortUnreachable => (3, 3, 0),
+            IcmpError::FragmentationNeeded { mtu } => (3, 4, u16::try_from(mtu).unwrap_or(u16::MAX)),
+            IcmpError::TimeExceeded => (11, 0, 0),
+        };
+        let [high, low] = mtu.to_be_bytes();
+        [kind, code, 0, 0, 0, 0, high, low]
+    }
+}
+
+/// Turns the TCP segment at the beginning of `frame` into the reset that answers it, Ethernet header excepted. Returns the offset of the
+/// byte behind it; `None`: it is a reset itself, or its header is cut.
+///
+/// RFC 9293 §3.10.7.1: "CLOSED state".
+pub fn reset(frame: &mut [u8], flow: &Ipv4Flow) -> Option<usize> {
     if flow.tcp_flags & RST != 0 {
         return None;
     }
@@ -61,8 +83,9 @@ fn reset(frame: &mut [u8], flow: &Ipv4Flow) -> Option<usize> {
     Some(l4 + TCP_BYTES)
 }
 
-/// Type 3, code 3.
-fn port_unreachable(frame: &mut [u8], flow: &Ipv4Flow) -> Option<usize> {
+/// Turns the packet at the beginning of `frame` into the ICMP error about it, Ethernet header excepted. Returns the offset of the byte
+/// behind it, `None` if there is no room: `frame` should be longer than the packet, as the error is longer than what it quotes.
+pub fn icmp_error(frame: &mut [u8], flow: &Ipv4Flow, error: IcmpError) -> Option<usize> {
     const ICMP: u8 = 1;
     let quote_at = flow.l3 + IP_BYTES + ICMP_BYTES;
     let room = frame.len().checked_sub(quote_at)?;
@@ -73,7 +96,7 @@ fn port_unreachable(frame: &mut [u8], flow: &Ipv4Flow) -> Option<usize> {
     frame.copy_within(flow.l3..flow.l3 + quoted, quote_at);
     let l4 = write_ip(frame, flow, ICMP, ICMP_BYTES + quoted, TOS_CONTROL, 0)?;
     let message = frame.get_mut(l4..l4 + ICMP_BYTES + quoted)?;
-    message[..ICMP_BYTES].copy_from_slice(&[3, 3, 0, 0, 0, 0, 0, 0]);
+    message[..ICMP_BYTES].copy_from_slice(&error.header());
     let check = !checksum::sum(message);
     message[2..4].copy_from_slice(&check.to_ne_bytes());
     Some(l4 + message.len())

@@ -80,7 +80,13 @@ fn ttl_is_decremented_and_checksums_are_right() -> Result<()> {
 fn last_hop_ends_here() -> Result<()> {
     wire("wire_ttl_ends", |net| {
         let frame = datagram(net, 1, None, 5002, b"last hop")?;
+        let capture = Capture::start(&net.router, PORT, "icmp", net.lab.artifact_dir())?;
         ensure!(through(net, frame, b"last hop").is_err(), "a packet with TTL 1 was forwarded");
+        // RFC 792: type 11, and the packet as the client sent it.
+        capture.wait_frame("time exceeded", PATIENCE, |frame| {
+            let is_of = |bytes: &[u8]| bytes[26..34] == [VIP, CLIENT].concat() && bytes[34..36] == [11, 0] && bytes.ends_with(b"last hop");
+            frame.bytes.len() > 36 && is_of(&frame.bytes)
+        })?;
         Ok(())
     })
 }

@@ -1,6 +1,7 @@
 //! Refusals: what a client gets to whose packet nobody serves (contract §2, "reject or drop").
 
-use etherparse::{Icmpv4Type, IpNumber, NetSlice, SlicedPacket, TcpHeader, TransportSlice, icmpv4::DestUnreachableHeader};
+use etherparse::icmpv4::{DestUnreachableHeader, TimeExceededCode};
+use etherparse::{Icmpv4Type, IpNumber, NetSlice, SlicedPacket, TcpHeader, TransportSlice};
 use ringway_engine::flow::Hook;
 use ringway_engine::order::{Order, order_mac};
 use ringway_engine::tables::Target;
@@ -85,16 +86,22 @@ fn ip_and_tcp_options_are_left_out_of_the_reset() {
     assert_eq!((tcp_header(&out.frame).acknowledgment_number, out.frame.len()), (1001, 54));
 }
 
-fn unreachable(frame: &[u8]) -> Vec<u8> {
+/// The type of an error that comes from the VIP, and what it quotes.
+fn error_to_client(frame: &[u8]) -> (Icmpv4Type, Vec<u8>) {
     let packet = SlicedPacket::from_ethernet(frame).expect("a well-formed frame");
     let Some(NetSlice::Ipv4(ip)) = &packet.net else { panic!("no IPv4") };
     let header = ip.header().to_header();
     assert_eq!((header.header_checksum, header.protocol), (header.calc_header_checksum(), IpNumber::ICMP));
     assert_eq!((header.source, header.destination), (VIP.octets(), CLIENT.octets()));
     let Some(TransportSlice::Icmpv4(icmp)) = &packet.transport else { panic!("no ICMP") };
-    assert_eq!(icmp.icmp_type(), Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port));
     assert_eq!(icmp.checksum(), icmp.icmp_type().calc_checksum(icmp.payload()));
-    icmp.payload().to_vec()
+    (icmp.icmp_type(), icmp.payload().to_vec())
+}
+
+fn unreachable(frame: &[u8]) -> Vec<u8> {
+    let (kind, quote) = error_to_client(frame);
+    assert_eq!(kind, Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port));
+    quote
 }
 
 #[test]
@@ -202,4 +209,39 @@ fn an_established_flow_outlives_its_frontends_last_backend() {
     assert_eq!((out.verdict, read(&out.frame).dst), (Verdict::Uplink { uplink: 0 }, (REMOTE, 8080)));
     let out = bed.receive(&tcp((CLIENT, 41_000), EMPTY, SYN, b""));
     assert_eq!(read(&out.frame).dst, (CLIENT, 41_000), "a new one is refused");
+}
+
+/// As any router does, about the packet as it came: the sender knows nothing of the backend.
+#[test]
+fn a_packet_that_ends_on_its_way_is_told_of() {
+    for protocol in [TCP, UDP] {
+        let mut bed = Bed::new();
+        bed.serve(80, protocol, &[(REMOTE, 8080)]);
+        let packet = |payload: &[u8]| if protocol == TCP { tcp(CLIENT_END, EMPTY, ACK, payload) } else { udp(CLIENT_END, EMPTY, payload) };
+        let header = packet(b"").len() - 14;
+        let mut last_hop = packet(b"x");
+        last_hop[22] = 1;
+        let out = bed.receive(&last_hop);
+        assert_eq!((out.verdict, macs(&out.frame)), (Verdict::Uplink { uplink: 0 }, (ROUTER_MAC, UPLINK_MAC)));
+        let (kind, quote) = error_to_client(&out.frame);
+        assert_eq!(kind, Icmpv4Type::TimeExceeded(TimeExceededCode::TtlExceededInTransit));
+        assert_eq!(quote, last_hop[14..]);
+
+        assert_eq!(read(&bed.receive(&packet(&vec![0; 1500 - header])).frame).dst, (REMOTE, 8080));
+        let too_big = packet(&vec![0; 1501 - header]);
+        let (kind, quote) = error_to_client(&bed.receive(&too_big).frame);
+        let expected = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1500 };
+        assert_eq!((kind, &quote[..]), (Icmpv4Type::DestinationUnreachable(expected), &too_big[14..14 + 548]));
+        assert_eq!(bed.engine.counts().refused, 2);
+
+        // To one source so many and no more.
+        for (frame, reason) in [(&last_hop, DropReason::TtlExpired), (&too_big, DropReason::TooBig)] {
+            let verdicts: Vec<_> = (0..100).map(|_| bed.receive(frame).verdict).collect();
+            assert_eq!(verdicts.last(), Some(&Verdict::Drop(reason)));
+        }
+        let mut to_many = last_hop;
+        to_many[0] |= 1;
+        bed.now += 600;
+        assert_eq!(bed.receive(&to_many).verdict, Verdict::Drop(DropReason::TtlExpired));
+    }
 }

@@ -100,13 +100,3 @@ fn upcalls_from_unknown_places_are_dropped() {
     assert_eq!(bed.upcall(Hook::PodIn, 999, &frame).verdict, dropped(DropReason::BadUpcall));
     assert_eq!(bed.upcall(Hook::PodIn, UPLINK, &frame).verdict, dropped(DropReason::BadUpcall));
 }
-
-#[test]
-fn ttl_ends_here_and_packets_larger_than_the_next_hops_mtu_too() {
-    let mut bed = serving();
-    let mut frame = tcp(CLIENT_END, FRONTEND, SYN, b"");
-    frame[22] = 1;
-    assert_eq!(bed.receive(&frame).verdict, dropped(DropReason::TtlExpired));
-    assert_eq!(bed.receive(&tcp(CLIENT_END, FRONTEND, ACK, &[0; 1460])).verdict, Verdict::Uplink { uplink: 0 });
-    assert_eq!(bed.receive(&tcp(CLIENT_END, FRONTEND, ACK, &[0; 1461])).verdict, dropped(DropReason::TooBig));
-}

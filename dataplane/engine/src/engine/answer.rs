@@ -1,0 +1,73 @@
+//! Answers to the senders of packets that go no further.
+
+use super::{Engine, Origin, Packet, remove_tags, write_macs};
+use crate::flow::Hook;
+use crate::order::{Order, order_mac};
+use crate::place::Taken;
+use crate::refuse::{self, IcmpError};
+use crate::tables::Snapshot;
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::{self, Ipv4Flow, TCP};
+
+/// Where and when a packet was met, and what it is.
+pub(super) struct Met<'a> {
+    pub snapshot: &'a Snapshot,
+    pub now: u32,
+    pub taken: Taken,
+    pub flow: &'a Ipv4Flow,
+}
+
+impl Engine {
+    /// Answers a packet that nobody serves.
+    pub(super) fn refuse(&mut self, met: &Met<'_>, packet: &mut Packet<'_>) -> Verdict {
+        if is_to_many(packet) {
+            return Verdict::Drop(DropReason::NoBackend);
+        }
+        if met.flow.protocol != TCP {
+            return self.complain(met, packet, IcmpError::PortUnreachable, DropReason::RefusalLimited);
+        }
+        match refuse::reset(packet.bytes, met.flow) {
+            Some(len) => self.answer(met, packet, len),
+            None => Verdict::Drop(DropReason::NoBackend),
+        }
+    }
+
+    /// Tells the sender of a packet why it goes no further. `untold` is counted if it may not be told: it was told much already.
+    #[cold]
+    pub(super) fn complain(&mut self, met: &Met<'_>, packet: &mut Packet<'_>, error: IcmpError, untold: DropReason) -> Verdict {
+        if is_to_many(packet) || !self.refusals.admit(met.flow.tuple.saddr, met.now) {
+            return Verdict::Drop(untold);
+        }
+        match refuse::icmp_error(packet.bytes, met.flow, error) {
+            Some(len) => self.answer(met, packet, len),
+            None => Verdict::Drop(untold),
+        }
+    }
+
+    /// The packet has become the answer to itself, of `len` bytes: it goes back the way it came.
+    fn answer(&mut self, met: &Met<'_>, packet: &mut Packet<'_>, len: usize) -> Verdict {
+        let client = wire::source_mac(packet.bytes);
+        packet.len = len;
+        self.counts.refused += 1;
+        if let Origin::Uplink(uplink) = packet.origin {
+            let mac = met.snapshot.node.uplinks.get(usize::from(uplink)).map_or([0; 6], |port| port.mac);
+            write_macs(packet.bytes, client, mac);
+            return Verdict::Uplink { uplink };
+        }
+        let (order, source) = match met.taken.hook {
+            Hook::PodIn => (Order::Peer, client),
+            Hook::NodeOut => (Order::Received, met.snapshot.node.rw1_mac),
+            Hook::UplinkIn | Hook::UplinkOut | Hook::PodOut => {
+                remove_tags(packet, met.flow.l3);
+                (Order::Neigh, met.snapshot.node.rw1_mac)
+            }
+        };
+        write_macs(packet.bytes, order_mac(order, met.taken.ifindex), source);
+        Verdict::Host
+    }
+}
+
+/// The packet was sent to more than one station, which nobody answers (RFC 1122 §3.2.2). On the hostlink the destination is our upcall.
+fn is_to_many(packet: &Packet<'_>) -> bool {
+    (wire::source_mac(packet.bytes)[0] | packet.bytes[0]) & 1 != 0
+}
