@@ -134,6 +134,11 @@ impl Filter {
         self.refused.values().map(String::as_str)
     }
 
+    /// Frontends among them, each with its sentence.
+    pub fn refused_frontends(&self) -> impl Iterator<Item = (&FrontendKey, &str)> {
+        self.refused.iter().filter_map(|(key, why)| if let FilterKey::Frontend(key) = key { Some((key, why.as_str())) } else { None })
+    }
+
     /// The steps before the snapshot is published: devices that it may name are added, everything else that it no longer knows is removed.
     pub fn before_snapshot(&mut self, maps: &mut impl FilterMaps) {
         let (mut add, mut remove) = (Vec::new(), Vec::new());

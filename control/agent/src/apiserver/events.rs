@@ -2,14 +2,15 @@
 //!
 //! One for each object and complaint, a few at a time: a cluster full of broken objects must not become a flood from every node.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Client;
+use k8s_openapi::api::core::v1::{ObjectReference, Service};
+use kube::api::ListParams;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use ringway_model::ObjectRef;
+use kube::{Api, Client};
+use ringway_model::{Kind, ObjectRef, ServiceName};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -30,37 +31,84 @@ pub struct Complaints {
     notify: Notify,
 }
 
+/// Why an object is complained of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    /// It breaks a rule.
+    Written,
+    /// It is right, but not, or not all of it, in force.
+    Programmed,
+}
+
+impl Cause {
+    /// `reason` and `action` of the Event.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Cause::Written => ("NotServedAsWritten", "Convert"),
+            Cause::Programmed => ("NotProgrammed", "Program"),
+        }
+    }
+}
+
+type Topic = (ObjectRef, Cause);
+
 #[derive(Debug, Default)]
 struct State {
-    waiting: BTreeMap<ObjectRef, (ObjectReference, String)>,
+    /// Without a reference where only the name is known.
+    waiting: BTreeMap<Topic, (Option<ObjectReference>, String)>,
     /// What was said of an object last.
-    said: HashMap<ObjectRef, String>,
+    said: HashMap<Topic, String>,
     sent: u64,
     lost: u64,
     problem: Option<String>,
 }
 
+impl State {
+    fn forget(&mut self, topic: &Topic) {
+        if self.said.remove(topic).is_some() {
+            self.waiting.remove(topic);
+        }
+    }
+}
+
 impl Complaints {
-    /// The object breaks rules. Said again only if the text is another.
-    pub fn say(&self, object: &ObjectRef, reference: ObjectReference, note: String) {
+    /// Something is wrong with the object. Said again only if the text is another.
+    pub fn say(&self, object: &ObjectRef, cause: Cause, reference: Option<ObjectReference>, note: String) {
+        let topic = (object.clone(), cause);
         let mut state = self.lock();
-        if state.said.get(object) == Some(&note) {
+        if state.said.get(&topic) == Some(&note) {
             return;
         }
-        if state.waiting.len() >= WAITING_MAX && !state.waiting.contains_key(object) {
+        if state.waiting.len() >= WAITING_MAX && !state.waiting.contains_key(&topic) {
             state.lost += 1;
             return;
         }
-        state.said.insert(object.clone(), note.clone());
-        state.waiting.insert(object.clone(), (reference, note));
+        state.said.insert(topic.clone(), note.clone());
+        state.waiting.insert(topic, (reference, note));
         self.notify.notify_one();
     }
 
-    /// The object is right again, or gone.
+    /// The object is written right again, or gone.
     pub fn forget(&self, object: &ObjectRef) {
+        self.lock().forget(&(object.clone(), Cause::Written));
+    }
+
+    /// All Services that are not programmed as written, and what of them.
+    pub fn set_unprogrammed(&self, services: BTreeMap<ServiceName, BTreeSet<String>>) {
+        let object = |service: &ServiceName| ObjectRef {
+            kind: Kind::Service,
+            namespace: service.namespace.to_string(),
+            name: service.name.to_string(),
+        };
+        let notes: BTreeMap<ObjectRef, String> =
+            services.into_iter().map(|(service, sentences)| (object(&service), note(sentences))).collect();
         let mut state = self.lock();
-        if state.said.remove(object).is_some() {
-            state.waiting.remove(object);
+        let is_over = |topic: &&Topic| topic.1 == Cause::Programmed && !notes.contains_key(&topic.0);
+        let over: Vec<Topic> = state.said.keys().filter(is_over).cloned().collect();
+        over.iter().for_each(|topic| state.forget(topic));
+        drop(state);
+        for (object, note) in notes {
+            self.say(&object, Cause::Programmed, None, note);
         }
     }
 
@@ -72,22 +120,27 @@ impl Complaints {
 
     /// Sends them, for ever.
     pub async fn send(&self, client: Client, node_name: &str) {
-        let recorder = Recorder::new(client, Reporter { controller: "ringway".into(), instance: Some(node_name.to_owned()) });
+        let recorder = Recorder::new(client.clone(), Reporter { controller: "ringway".into(), instance: Some(node_name.to_owned()) });
         let (mut credit, mut filled) = (BURST, Instant::now());
         loop {
             let next = self.lock().waiting.pop_first();
-            let Some((_, (reference, note))) = next else {
+            let Some(((object, cause), (reference, note))) = next else {
                 self.notify.notified().await;
                 continue;
             };
-            let event = Event {
-                type_: EventType::Warning,
-                reason: "NotServedAsWritten".into(),
-                note: Some(note),
-                action: "Convert".into(),
-                secondary: None,
+            let (reason, action) = cause.words();
+            let event =
+                Event { type_: EventType::Warning, reason: reason.into(), note: Some(note), action: action.into(), secondary: None };
+            let reference = match reference {
+                Some(reference) => Ok(Some(reference)),
+                None => find(&client, &object).await,
             };
-            let result = recorder.publish(&event, &reference).await;
+            let result = match reference {
+                Ok(Some(reference)) => recorder.publish(&event, &reference).await,
+                // It is gone, or a manifest's.
+                Ok(None) => continue,
+                Err(error) => Err(error),
+            };
             {
                 let mut state = self.lock();
                 match result {
@@ -121,6 +174,22 @@ impl Complaints {
     }
 }
 
+/// What an Event has to say of a Service beside its name, or `kubectl describe` does not find it. By a list, for the right to list is one
+/// that we have.
+async fn find(client: &Client, service: &ObjectRef) -> kube::Result<Option<ObjectReference>> {
+    let only = ListParams::default().fields(&format!("metadata.name={}", service.name));
+    let found = Api::<Service>::namespaced(client.clone(), &service.namespace).list_metadata(&only).await?;
+    Ok(found.items.into_iter().next().map(|found| ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Service".into()),
+        namespace: found.metadata.namespace,
+        name: found.metadata.name,
+        uid: found.metadata.uid,
+        resource_version: found.metadata.resource_version,
+        field_path: None,
+    }))
+}
+
 /// The text of an event: all that is wrong, as far as it fits.
 pub fn note(sentences: impl IntoIterator<Item = String>) -> String {
     let mut text = sentences.into_iter().collect::<Vec<_>>().join("; ");
@@ -135,7 +204,6 @@ pub fn note(sentences: impl IntoIterator<Item = String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringway_model::Kind;
 
     fn object(number: usize) -> ObjectRef {
         ObjectRef { kind: Kind::Service, namespace: "d".into(), name: number.to_string() }
@@ -144,22 +212,40 @@ mod tests {
     #[test]
     fn the_same_is_said_once_and_never_too_much() {
         let complaints = Complaints::default();
+        let say =
+            |number: usize, text: &str| complaints.say(&object(number), Cause::Written, Some(ObjectReference::default()), text.into());
+        let take = || std::mem::take(&mut complaints.lock().waiting).len();
         for _ in 0..3 {
-            complaints.say(&object(0), ObjectReference::default(), "a".into());
+            say(0, "a");
         }
-        assert_eq!(complaints.lock().waiting.len(), 1);
-        complaints.lock().waiting.clear();
-        complaints.say(&object(0), ObjectReference::default(), "a".into());
-        assert!(complaints.lock().waiting.is_empty(), "sent already");
-        complaints.say(&object(0), ObjectReference::default(), "b".into());
+        assert_eq!(take(), 1);
+        say(0, "a");
+        assert_eq!(take(), 0, "sent already");
+        say(0, "b");
         assert_eq!(complaints.lock().waiting.len(), 1, "another complaint");
         complaints.forget(&object(0));
-        assert!(complaints.lock().waiting.is_empty());
+        assert_eq!(take(), 0);
         for number in 0..2 * WAITING_MAX {
-            complaints.say(&object(number), ObjectReference::default(), "a".into());
+            say(number, "a");
         }
         assert_eq!(complaints.lock().waiting.len(), WAITING_MAX);
         assert_eq!(complaints.counts().1, WAITING_MAX as u64);
+    }
+
+    #[test]
+    fn what_is_programmed_again_may_be_complained_of_again() {
+        let complaints = Complaints::default();
+        let set = |names: &[&str]| {
+            let name = |name: &&str| (ServiceName { namespace: "d".into(), name: (*name).into() }, BTreeSet::from(["taken".into()]));
+            complaints.set_unprogrammed(names.iter().map(name).collect());
+            std::mem::take(&mut complaints.lock().waiting).into_keys().map(|(object, _)| object.name).collect::<Vec<_>>()
+        };
+        complaints.say(&object(1), Cause::Written, None, "a".into());
+        assert_eq!(set(&["1", "2"]), ["1", "1", "2"], "both causes");
+        assert_eq!(set(&["1", "2"]), [""; 0]);
+        assert_eq!(set(&["2"]), [""; 0]);
+        assert_eq!(set(&["1", "2"]), ["1"]);
+        assert_eq!(complaints.lock().said.len(), 3, "the other cause stands");
     }
 
     #[test]

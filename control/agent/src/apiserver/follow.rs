@@ -11,7 +11,7 @@ use kube::{Api, Client, Error};
 use ringway_model::convert::{Refused, convert};
 use ringway_model::{Kind, Problem, Severity};
 
-use super::events::{Complaints, note};
+use super::events::{Cause, Complaints, note};
 use super::objects::{Objects, Outcome};
 use super::raw::{Raw, Watched};
 use super::rollback::RolledBack;
@@ -118,7 +118,7 @@ impl Follower {
             Outcome::Refused(_) if object.namespace.is_empty() || object.kind == Kind::Pod => {}
             Outcome::Refused(sentences) => {
                 let kept = "not in force as written, the last good version is, if there was one".to_owned();
-                self.complaints.say(&object, reference, note(sentences.into_iter().chain([kept])));
+                self.complaints.say(&object, Cause::Written, Some(reference), note(sentences.into_iter().chain([kept])));
             }
         }
     }

@@ -33,6 +33,7 @@ mod streamed;
 mod taint;
 mod transport;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -43,7 +44,7 @@ use k8s_openapi::api::core::v1::{Node, Pod as KubernetesPod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::Client;
-use ringway_model::{Change, Kind, PodModel, Problem};
+use ringway_model::{Change, Kind, PodModel, Problem, ServiceName};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -149,6 +150,11 @@ impl Source {
     /// This node's pods that have addresses of their own, as they are now: none while no apiserver tells.
     pub fn pods(&self) -> Vec<Arc<PodModel>> {
         if self.reporter.is_in_touch() { self.objects.pods() } else { Vec::new() }
+    }
+
+    /// Events on these Services say what of them is not programmed; nothing more is said of the others.
+    pub fn tell_unprogrammed(&self, services: BTreeMap<ServiceName, BTreeSet<String>>) {
+        self.reporter.complaints.set_unprogrammed(services);
     }
 
     /// Ends the thread; what has changed since it was written to disk last is written.

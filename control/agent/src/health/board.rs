@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use ringway_engine::flow::FlowTable;
 use ringway_io::Dataplane;
-use ringway_model::{Changed, NoLocalEndpoints};
+use ringway_model::{Changed, NoLocalEndpoints, ServiceName};
 use tokio::sync::Notify;
 use xdp_redirect::Counters;
 
@@ -63,8 +63,8 @@ pub struct Board {
     /// Objects that are older than we are say nothing about how fast we program.
     started: Timestamp,
     state: Mutex<State>,
-    /// Health check ports that cannot be opened, as sentences.
-    port_problems: Mutex<Vec<String>>,
+    /// Of each service whose health check port cannot be opened: a sentence.
+    port_problems: Mutex<BTreeMap<ServiceName, String>>,
     problems_changed: Notify,
 }
 
@@ -256,7 +256,7 @@ impl Board {
         state.health(Instant::now())
     }
 
-    pub fn set_port_problems(&self, problems: Vec<String>) {
+    pub fn set_port_problems(&self, problems: BTreeMap<ServiceName, String>) {
         let mut stored = self.port_problems.lock().unwrap_or_else(PoisonError::into_inner);
         if *stored != problems {
             *stored = problems;
@@ -264,7 +264,7 @@ impl Board {
         }
     }
 
-    pub fn port_problems(&self) -> Vec<String> {
+    pub fn port_problems(&self) -> BTreeMap<ServiceName, String> {
         self.port_problems.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -117,7 +117,7 @@ impl Ports {
                 Err(problem) => drop(self.problems.insert(service.clone(), problem)),
             }
         }
-        self.board.set_port_problems(self.problems.values().cloned().collect());
+        self.board.set_port_problems(self.problems.clone());
     }
 }
 
@@ -244,7 +244,8 @@ mod tests {
         ports.reconcile().await;
         assert!(is_open(free).await);
         let problems = board.port_problems();
-        assert!(problems.len() == 1 && problems[0].contains("default/unlucky") && problems[0].contains(&port.to_string()), "{problems:?}");
+        let sentence = problems.get(&name("unlucky")).expect("a problem");
+        assert!(problems.len() == 1 && sentence.contains("default/unlucky") && sentence.contains(&port.to_string()), "{problems:?}");
         drop(stranger);
         ports.reconcile().await;
         assert!(board.port_problems().is_empty() && ports.open.contains_key(&name("unlucky")));

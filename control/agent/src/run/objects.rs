@@ -1,9 +1,10 @@
 //! Both sources of objects, manifests and apiserver, as one.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringway_model::{Change, Folder, Holders, PodModel, Problem};
+use ringway_model::{Change, Folder, Holders, PodModel, Problem, ServiceName};
 
 use crate::apiserver::{self, IsReady, Source, Status};
 use crate::config::Config;
@@ -72,6 +73,13 @@ impl Objects {
     /// This node's pods, as far as an apiserver tells now.
     pub fn pods(&self) -> Vec<Arc<PodModel>> {
         self.apiserver.as_ref().map_or_else(Vec::new, |source| source.pods())
+    }
+
+    /// Services that are not programmed as written, and what of them: Events say so where the apiserver has them.
+    pub fn tell_unprogrammed(&self, services: BTreeMap<ServiceName, BTreeSet<String>>) {
+        if let Some(source) = &self.apiserver {
+            source.tell_unprogrammed(services);
+        }
     }
 
     /// To be waited for.

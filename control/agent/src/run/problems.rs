@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringway_io::WorkerState;
-use ringway_model::Severity;
+use ringway_model::{ServiceName, Severity};
 
 use super::control::Control;
 
@@ -65,10 +65,34 @@ impl Control {
             let sentence = "the node has no IPv4 address: it cannot be a client of VIPs, nor SNAT without --snat-address";
             troubles.push(Trouble::error("node", sentence));
         }
-        troubles.extend(self.servers.board.port_problems().into_iter().map(of("health_check_port")));
+        troubles.extend(self.servers.board.port_problems().into_values().map(of("health_check_port")));
         troubles.extend(self.misplaced.sentences().iter().cloned().map(of("pod")));
         troubles.extend(self.workers_missing.clone().into_iter().chain(self.worker_problems()).map(of("worker")));
         troubles
+    }
+
+    /// What of each Service is not in force though it is written right: for its Event.
+    fn unprogrammed(&self) -> BTreeMap<ServiceName, BTreeSet<String>> {
+        let mut unprogrammed: BTreeMap<ServiceName, BTreeSet<String>> = BTreeMap::new();
+        let mut note = |namespace: &str, name: &str, sentence: &str| {
+            let service = ServiceName { namespace: namespace.into(), name: name.into() };
+            unprogrammed.entry(service).or_default().insert(sentence.to_owned());
+        };
+        for problem in self.compiler.problems().iter().filter(|problem| problem.severity == Severity::Error) {
+            if let (Some("Service"), Some(namespace), Some(name)) = (problem.kind.as_deref(), &problem.namespace, &problem.name) {
+                note(namespace, name, &problem.message);
+            }
+        }
+        let snapshot = self.tables.snapshot();
+        for (key, why) in self.tables.filter.refused_frontends() {
+            if let Some(frontend) = snapshot.frontends.lookup(key) {
+                note(&frontend.service.namespace, &frontend.service.name, why);
+            }
+        }
+        for (service, sentence) in self.servers.board.port_problems() {
+            note(&service.namespace, &service.name, &sentence);
+        }
+        unprogrammed
     }
 
     pub fn worker_problems(&self) -> Vec<String> {
@@ -95,6 +119,7 @@ impl Control {
             problems.insert(trouble.sentence);
         }
         self.servers.board.set_problem_counts(counts);
+        self.objects.tell_unprogrammed(self.unprogrammed());
         for problem in problems.difference(&self.logged) {
             tracing::warn!("{problem}");
         }
