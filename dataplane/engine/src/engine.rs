@@ -245,8 +245,7 @@ impl Engine {
         if let Route::Hop(Hop::Uplink { mtu, .. } | Hop::Device { mtu, .. }) = route
             && flow.bytes() > mtu as usize
         {
-            let error = IcmpError::FragmentationNeeded { mtu };
-            return Err(self.complain(&Met { snapshot, now, taken, flow }, packet, error, DropReason::TooBig));
+            return Err(self.tell_mtu(&Met { snapshot, now, taken, flow }, packet, mtu));
         }
         self.flows.touch(slot, flow.tcp_flags, now);
         nat::rewrite(packet.bytes, flow, entry);

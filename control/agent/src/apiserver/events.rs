@@ -52,10 +52,12 @@ impl Cause {
 
 type Topic = (ObjectRef, Cause);
 
+/// Without a reference where only the name is known.
+type Complaint = (Option<ObjectReference>, String);
+
 #[derive(Debug, Default)]
 struct State {
-    /// Without a reference where only the name is known.
-    waiting: BTreeMap<Topic, (Option<ObjectReference>, String)>,
+    waiting: BTreeMap<Topic, Complaint>,
     /// What was said of an object last.
     said: HashMap<Topic, String>,
     sent: u64,
@@ -80,7 +82,8 @@ impl Complaints {
             return;
         }
         if state.waiting.len() >= WAITING_MAX && !state.waiting.contains_key(&topic) {
-            state.lost += 1;
+            // The other cause is offered again and again, until there is room.
+            state.lost += u64::from(cause == Cause::Written);
             return;
         }
         state.said.insert(topic.clone(), note.clone());
@@ -88,9 +91,17 @@ impl Complaints {
         self.notify.notify_one();
     }
 
-    /// The object is written right again, or gone.
+    /// The object is written right again.
     pub fn forget(&self, object: &ObjectRef) {
         self.lock().forget(&(object.clone(), Cause::Written));
+    }
+
+    /// The object is gone; another one of its name would be complained of anew.
+    pub fn forget_all(&self, object: &ObjectRef) {
+        let mut state = self.lock();
+        for cause in [Cause::Written, Cause::Programmed] {
+            state.forget(&(object.clone(), cause));
+        }
     }
 
     /// All Services that are not programmed as written, and what of them.
@@ -120,43 +131,16 @@ impl Complaints {
 
     /// Sends them, for ever.
     pub async fn send(&self, client: Client, node_name: &str) {
-        let recorder = Recorder::new(client.clone(), Reporter { controller: "ringway".into(), instance: Some(node_name.to_owned()) });
+        let reporter = Reporter { controller: "ringway".into(), instance: Some(node_name.to_owned()) };
         let (mut credit, mut filled) = (BURST, Instant::now());
         loop {
             let next = self.lock().waiting.pop_first();
-            let Some(((object, cause), (reference, note))) = next else {
+            let Some((topic, complaint)) = next else {
                 self.notify.notified().await;
                 continue;
             };
-            let (reason, action) = cause.words();
-            let event =
-                Event { type_: EventType::Warning, reason: reason.into(), note: Some(note), action: action.into(), secondary: None };
-            let reference = match reference {
-                Some(reference) => Ok(Some(reference)),
-                None => find(&client, &object).await,
-            };
-            let result = match reference {
-                Ok(Some(reference)) => recorder.publish(&event, &reference).await,
-                // It is gone, or a manifest's.
-                Ok(None) => continue,
-                Err(error) => Err(error),
-            };
-            {
-                let mut state = self.lock();
-                match result {
-                    Ok(()) => {
-                        state.sent += 1;
-                        state.problem = None;
-                    }
-                    Err(error) => {
-                        state.lost += 1;
-                        let told = state.problem.replace(format!("cannot send events: {error}"));
-                        if told.is_none() {
-                            tracing::warn!("cannot send events: {error}");
-                        }
-                    }
-                }
-            }
+            let result = publish(&client, &reporter, &topic, &complaint).await;
+            self.note(topic, complaint, result);
             let refill = u32::try_from(filled.elapsed().as_secs() / PAUSE.as_secs()).unwrap_or(BURST);
             if refill > 0 {
                 credit = BURST.min(credit.saturating_add(refill));
@@ -169,9 +153,50 @@ impl Complaints {
         }
     }
 
+    /// What became of a complaint. One that may succeed later waits again, unless something else is said of the object by now.
+    fn note(&self, topic: Topic, complaint: Complaint, result: kube::Result<bool>) {
+        let mut state = self.lock();
+        match result {
+            Ok(was_sent) => {
+                state.sent += u64::from(was_sent);
+                state.problem = None;
+            }
+            Err(error) => {
+                let told = state.problem.replace(format!("cannot send events: {error}"));
+                if told.is_none() {
+                    tracing::warn!("cannot send events: {error}");
+                }
+                if is_final(&error) {
+                    state.lost += 1;
+                } else if state.said.get(&topic) == Some(&complaint.1) {
+                    state.waiting.entry(topic).or_insert(complaint);
+                }
+            }
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// False: the object is not there.
+async fn publish(client: &Client, reporter: &Reporter, (object, cause): &Topic, (reference, note): &Complaint) -> kube::Result<bool> {
+    let reference = match reference {
+        Some(reference) => Some(reference.clone()),
+        None => find(client, object).await?,
+    };
+    let Some(reference) = reference else { return Ok(false) };
+    let (reason, action) = cause.words();
+    let event =
+        Event { type_: EventType::Warning, reason: reason.into(), note: Some(note.clone()), action: action.into(), secondary: None };
+    // A new one each time: it would send an earlier note of the same object and reason again, and count it.
+    Recorder::new(client.clone(), reporter.clone()).publish(&event, &reference).await.map(|()| true)
+}
+
+/// The apiserver does not take this Event, whenever it is sent.
+fn is_final(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && ![401, 403, 408, 429].contains(&status.code))
 }
 
 /// What an Event has to say of a Service beside its name, or `kubectl describe` does not find it. By a list, for the right to list is one
@@ -246,6 +271,23 @@ mod tests {
         assert_eq!(set(&["2"]), [""; 0]);
         assert_eq!(set(&["1", "2"]), ["1"]);
         assert_eq!(complaints.lock().said.len(), 3, "the other cause stands");
+    }
+
+    #[test]
+    fn what_was_not_sent_waits_again() {
+        let complaints = Complaints::default();
+        let refused = |code| kube::Error::Api(Box::new(kube::core::Status { code, ..kube::core::Status::default() }));
+        complaints.say(&object(0), Cause::Written, None, "a".into());
+        let take = || complaints.lock().waiting.pop_first();
+        let (topic, complaint) = take().unwrap();
+        complaints.note(topic, complaint, Err(refused(503)));
+        let (topic, complaint) = take().expect("once more");
+        assert!(complaints.counts().2.is_some());
+        complaints.note(topic.clone(), complaint.clone(), Err(refused(422)));
+        assert_eq!((take(), complaints.counts().1), (None, 1), "never taken");
+        complaints.forget_all(&object(0));
+        complaints.note(topic, complaint, Err(refused(503)));
+        assert_eq!(take(), None, "nobody wants to hear of it any more");
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl Follower {
             Event::Apply(raw) => self.apply(raw, true),
             Event::Delete(raw) => {
                 let object = raw.object_ref();
-                self.complaints.forget(&object);
+                self.complaints.forget_all(&object);
                 self.objects.delete(&object, raw.version());
             }
         }

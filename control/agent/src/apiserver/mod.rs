@@ -149,7 +149,7 @@ impl Source {
 
     /// This node's pods that have addresses of their own, as they are now: none while no apiserver tells.
     pub fn pods(&self) -> Vec<Arc<PodModel>> {
-        if self.reporter.is_in_touch() { self.objects.pods() } else { Vec::new() }
+        self.reporter.pods()
     }
 
     /// Events on these Services say what of them is not programmed; nothing more is said of the others.

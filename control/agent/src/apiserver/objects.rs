@@ -184,10 +184,10 @@ impl Objects {
         self.lock().unsaved = true;
     }
 
-    /// This node's pods, if they are followed now.
+    /// This node's pods, if they were listed.
     pub fn pods(&self) -> Vec<Arc<PodModel>> {
         let state = self.lock();
-        let followed = state.kinds.get(&Kind::Pod).filter(|pods| pods.freshness == Freshness::Fresh && pods.trouble.is_none());
+        let followed = state.kinds.get(&Kind::Pod).filter(|pods| pods.freshness == Freshness::Fresh);
         let models = followed.into_iter().flat_map(|pods| pods.reflection.models());
         models.filter_map(|model| if let Model::Pod(pod) = model { Some(Arc::clone(pod)) } else { None }).collect()
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use ringway_model::Problem;
+use ringway_model::{Kind, PodModel, Problem};
 
 use super::access::Pod;
 use super::candidates::{Candidate, Health};
@@ -44,9 +44,11 @@ impl Reporter {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).loaded > 0
     }
 
-    /// An apiserver answers.
-    pub fn is_in_touch(&self) -> bool {
-        self.transport.candidates().0.in_force().is_some()
+    /// This node's pods, as far as they are followed now.
+    pub fn pods(&self) -> Vec<Arc<PodModel>> {
+        let has_trouble = self.objects.lock().kinds.get(&Kind::Pod).is_none_or(|state| self.trouble("Pod", state).is_some());
+        let is_followed = self.transport.candidates().0.in_force().is_some() && !has_trouble;
+        if is_followed { self.objects.pods() } else { Vec::new() }
     }
 
     pub fn status(&self) -> Status {

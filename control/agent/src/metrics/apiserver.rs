@@ -29,7 +29,7 @@ pub fn collect(families: &mut Families, status: &Status) {
     let mut counter = |name: &str, help: &str, value: u64| families.counter(name, help, [(Vec::new(), value)]);
     counter("ringway_apiserver_errors_total", "Lists and watches that failed", counts.errors_total);
     counter("ringway_apiserver_switches_total", "Times that another apiserver came into force", counts.switches_total);
-    counter("ringway_events_sent_total", "Events about objects that break a rule", counts.events_sent_total);
+    counter("ringway_events_sent_total", "Events about objects that break a rule or are not programmed", counts.events_sent_total);
     counter("ringway_events_lost_total", "Events that were not sent: refused, or too many at once", counts.events_lost_total);
 }
 

@@ -213,35 +213,49 @@ fn an_established_flow_outlives_its_frontends_last_backend() {
 
 /// As any router does, about the packet as it came: the sender knows nothing of the backend.
 #[test]
-fn a_packet_that_ends_on_its_way_is_told_of() {
+fn a_packet_whose_ttl_ends_is_told_of() {
     for protocol in [TCP, UDP] {
         let mut bed = Bed::new();
         bed.serve(80, protocol, &[(REMOTE, 8080)]);
-        let packet = |payload: &[u8]| if protocol == TCP { tcp(CLIENT_END, EMPTY, ACK, payload) } else { udp(CLIENT_END, EMPTY, payload) };
-        let header = packet(b"").len() - 14;
-        let mut last_hop = packet(b"x");
+        let mut last_hop = if protocol == TCP { tcp(CLIENT_END, EMPTY, ACK, b"x") } else { udp(CLIENT_END, EMPTY, b"x") };
         last_hop[22] = 1;
         let out = bed.receive(&last_hop);
         assert_eq!((out.verdict, macs(&out.frame)), (Verdict::Uplink { uplink: 0 }, (ROUTER_MAC, UPLINK_MAC)));
         let (kind, quote) = error_to_client(&out.frame);
         assert_eq!(kind, Icmpv4Type::TimeExceeded(TimeExceededCode::TtlExceededInTransit));
-        assert_eq!(quote, last_hop[14..]);
+        assert_eq!((&quote[..], bed.engine.counts().refused), (&last_hop[14..], 1));
+        // To one source so many and no more.
+        let verdicts: Vec<_> = (0..100).map(|_| bed.receive(&last_hop).verdict).collect();
+        assert_eq!(verdicts.last(), Some(&Verdict::Drop(DropReason::TtlExpired)));
+        last_hop[0] |= 1;
+        bed.now += 600;
+        assert_eq!(bed.receive(&last_hop).verdict, Verdict::Drop(DropReason::TtlExpired), "to many stations");
+    }
+}
 
-        assert_eq!(read(&bed.receive(&packet(&vec![0; 1500 - header])).frame).dst, (REMOTE, 8080));
-        let too_big = packet(&vec![0; 1501 - header]);
+/// RFC 1191, for senders that look for the path's MTU and that it helps.
+#[test]
+fn a_segment_that_is_too_large_is_told_of() {
+    const DONT_FRAGMENT: u8 = 0x40;
+    let mut bed = Bed::new();
+    bed.serve(80, TCP, &[(REMOTE, 8080)]);
+    bed.serve(80, UDP, &[(REMOTE, 8080)]);
+    let segment = |payload: usize, flags: u8| {
+        let mut frame = tcp(CLIENT_END, EMPTY, ACK, &vec![0; payload]);
+        frame[20] = flags;
+        frame
+    };
+    assert_eq!(bed.receive(&segment(1460, DONT_FRAGMENT)).verdict, Verdict::Uplink { uplink: 0 });
+    let too_big = segment(1461, DONT_FRAGMENT);
+    for _ in 0..100 {
         let (kind, quote) = error_to_client(&bed.receive(&too_big).frame);
         let expected = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1500 };
         assert_eq!((kind, &quote[..]), (Icmpv4Type::DestinationUnreachable(expected), &too_big[14..14 + 548]));
-        assert_eq!(bed.engine.counts().refused, 2);
-
-        // To one source so many and no more.
-        for (frame, reason) in [(&last_hop, DropReason::TtlExpired), (&too_big, DropReason::TooBig)] {
-            let verdicts: Vec<_> = (0..100).map(|_| bed.receive(frame).verdict).collect();
-            assert_eq!(verdicts.last(), Some(&Verdict::Drop(reason)));
-        }
-        let mut to_many = last_hop;
-        to_many[0] |= 1;
-        bed.now += 600;
-        assert_eq!(bed.receive(&to_many).verdict, Verdict::Drop(DropReason::TtlExpired));
+    }
+    assert_eq!(bed.engine.counts().refused, 100, "whoever asks has to know");
+    let mut datagram = udp(CLIENT_END, EMPTY, &[0; 1473]);
+    datagram[20] = DONT_FRAGMENT;
+    for frame in [segment(1461, 0), datagram] {
+        assert_eq!(bed.receive(&frame).verdict, Verdict::Drop(DropReason::TooBig));
     }
 }
