@@ -30,7 +30,7 @@ enum Command {
     /// Client to VIP to a backend on another node: CPU-ns per packet beside an empty AF_XDP forward and nftables rules
     Forwarding(forwarding::Arguments),
     /// Bulk TCP through a ClusterIP and a VIP, beside no service at all and nftables rules
-    Streams,
+    Streams(streams::Arguments),
     /// What a packet that is not ours pays
     Foreign,
     /// From a change at the apiserver to traffic, beside kube-proxy itself
@@ -62,12 +62,12 @@ fn measure(arguments: Arguments) -> Result<()> {
     match arguments.command {
         None => {
             forwarding::run(&forwarding::Arguments::default(), rounds)?;
-            streams::run(rounds)?;
+            streams::run(&streams::Arguments::default(), rounds)?;
             foreign::run(rounds)?;
             programming::run(programming::Arguments::default(), rounds)
         }
         Some(Command::Forwarding(arguments)) => forwarding::run(&arguments, rounds),
-        Some(Command::Streams) => streams::run(rounds),
+        Some(Command::Streams(arguments)) => streams::run(&arguments, rounds),
         Some(Command::Programming(arguments)) => programming::run(arguments, rounds),
         Some(Command::Foreign) => foreign::run(rounds),
         Some(Command::Generate(arguments)) => generator::run(&arguments),

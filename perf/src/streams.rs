@@ -16,23 +16,41 @@ use crate::rounds::{Rounds, machine};
 
 const PORT: u16 = 5201;
 const SECONDS: &str = "1";
-const STREAMS: [&str; 2] = ["1", "4"];
+const STREAMS: [u32; 2] = [1, 4];
 
 /// Pod, its ClusterIP, and the VIP where it is reached from outside.
 const LOCAL: (&str, &str) = ("a2", address::CLUSTER_IP);
 const REMOTE: (&str, &str) = ("b1", address::CLUSTER_IP2);
 
-pub fn run(rounds: usize) -> Result<()> {
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Paths to measure; all unless given
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Path::ALL)]
+    paths: Vec<Path>,
+
+    /// Numbers of parallel streams
+    #[arg(long, value_delimiter = ',', default_values_t = STREAMS)]
+    streams: Vec<u32>,
+}
+
+impl Default for Arguments {
+    fn default() -> Arguments {
+        Arguments { paths: Path::ALL.to_vec(), streams: STREAMS.to_vec() }
+    }
+}
+
+pub fn run(arguments: &Arguments, rounds: usize) -> Result<()> {
     println!("## Bulk TCP: Gbit/s, and CPU seconds of the whole machine per gigabyte\n\n{}\n", machine());
     let beds = [Bed::plain()?, Bed::plain_with_xdp()?, Bed::ringway()?, Bed::nftables()?];
-    for path in [Path::SameNode, Path::AcrossNodes, Path::Upload, Path::Download, Path::WireUpload, Path::WireDownload] {
+    // In their order: a wire stays one.
+    for path in Path::ALL.into_iter().filter(|path| arguments.paths.contains(path)) {
         if path.over_wire() {
             beds.iter().try_for_each(Bed::make_wire)?;
         }
         let mut results = Rounds::default();
         for round in 1..=rounds {
             eprintln!("streams: {}, round {round} of {rounds}", path.title());
-            for streams in STREAMS {
+            for &streams in &arguments.streams {
                 for bed in &beds {
                     let (gbits, cpu_s_per_gb) = bed.iperf(path, streams)?;
                     results.note(bed.name, &format!("Gbit/s, {streams} streams"), gbits);
@@ -46,7 +64,7 @@ pub fn run(rounds: usize) -> Result<()> {
     Ok(())
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Path {
     SameNode,
     AcrossNodes,
@@ -57,6 +75,8 @@ enum Path {
 }
 
 impl Path {
+    const ALL: [Path; 6] = [Path::SameNode, Path::AcrossNodes, Path::Upload, Path::Download, Path::WireUpload, Path::WireDownload];
+
     fn title(self) -> &'static str {
         match self {
             Path::SameNode => "pod → ClusterIP → pod, same node",
@@ -145,15 +165,15 @@ impl Bed {
     }
 
     /// Gbit/s and CPU seconds per gigabyte.
-    fn iperf(&self, path: Path, streams: &str) -> Result<(f64, f64)> {
+    fn iperf(&self, path: Path, streams: u32) -> Result<(f64, f64)> {
         let (client, (pod, frontend)): (&Namespace, _) = match path {
             Path::SameNode => (&self.net.pod("a1")?.namespace, LOCAL),
             Path::AcrossNodes => (&self.net.pod("a1")?.namespace, REMOTE),
             _ => (&self.net.client, (LOCAL.0, address::VIP)),
         };
         let target = if self.services { frontend } else { &self.net.pod(pod)?.address };
-        let port = PORT.to_string();
-        let mut words = vec!["iperf3", "-c", target, "-p", &port, "-t", SECONDS, "-P", streams, "-J"];
+        let (port, streams) = (PORT.to_string(), streams.to_string());
+        let mut words = vec!["iperf3", "-c", target, "-p", &port, "-t", SECONDS, "-P", &streams, "-J"];
         if path.is_download() {
             words.push("-R");
         }

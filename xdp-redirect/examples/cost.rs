@@ -9,8 +9,10 @@ use std::net::Ipv4Addr;
 use etherparse::PacketBuilder;
 use ringway_engine::flow::{FlowKey, FlowOp, FlowTable, Hook, NewFlow, Rewrite, Tuple};
 use ringway_engine::tables::FrontendKey;
-use xdp_redirect::{FrontendUse, LoadOptions, ProgramName, Programs, SkbContext, bpffs, cleanup};
+use xdp_redirect::{FrontendUse, LoadOptions, ProgramName, Programs, SkbContext, UplinkUse, bpffs, cleanup};
 
+/// MAC address that all frames are sent to.
+const DESTINATION: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const ROUNDS: usize = 15;
 const REPEAT: u32 = 1_000_000;
 const LOOPBACK: u32 = 1;
@@ -41,7 +43,7 @@ fn measure(options: LoadOptions) -> Result<(), Box<dyn Error>> {
     for ((address, port), here) in [(vip, false), (here, true)] {
         programs.frontends.upsert(&FrontendKey { address, port, protocol: 6 }, FrontendUse { here, ..FrontendUse::default() })?;
     }
-    programs.uplinks.upsert(LOOPBACK, 0)?;
+    programs.uplinks.set(&[UplinkUse { ifindex: LOOPBACK, mac: DESTINATION, ..UplinkUse::default() }])?;
     let (table, _) = FlowTable::over(programs.flow_slots(), FLOWS_MAX, 1, programs.seed(), 0);
     let at_edge = flow_at(FlowKey::new(client, here, 0, Hook::UplinkIn, 6), Tuple::new(client, backend));
     table.insert(0, &at_edge, 0).map_err(|error| format!("inserting a flow: {error:?}"))?;
@@ -92,7 +94,7 @@ fn flow_at(key: FlowKey, tuple: Tuple) -> NewFlow {
 
 fn tcp(src: End, dst: End) -> Vec<u8> {
     let mut frame = Vec::new();
-    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], DESTINATION);
     let builder = builder.ipv4(src.0.octets(), dst.0.octets(), 64).tcp(src.1, dst.1, 7, 1000).ack(9);
     // Writing to memory cannot fail.
     let _ = builder.write(&mut frame, &[0; 6]);

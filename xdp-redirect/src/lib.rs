@@ -23,7 +23,7 @@ mod test_run;
 pub use counters::Counters;
 pub use error::Error;
 pub use link::{Attachment, PinnedLink, ProgramName, XdpMode, cleanup, pinned_links, prune};
-pub use maps::{AddressUse, Addresses, DeviceMacs, FrontendUse, Frontends, Sockets, Uplinks, XskMap};
+pub use maps::{AddressUse, Addresses, DeviceMacs, FrontendUse, Frontends, Sockets, UplinkUse, Uplinks, XskMap};
 pub use pins::MapFate;
 pub use programs::{LoadOptions, LoadReport, Programs};
 pub use test_run::{SkbContext, SkbResult, TcAction, XdpAction};

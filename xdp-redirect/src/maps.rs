@@ -204,23 +204,71 @@ impl AddressUse {
     }
 }
 
-/// Where an uplink's queues begin in [`crate::Programs::xsks_uplinks`]: `uplinks`.
-///
-/// Queue q of the uplink is at key base + q. Without an entry, what is ours is dropped at that uplink.
+/// What `uplink` knows of a device it is attached to: a value of `uplinks`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UplinkUse {
+    /// Not 0.
+    pub ifindex: u32,
+    /// Queue q of the uplink is at key `queue_base` + q of [`crate::Programs::xsks_uplinks`].
+    pub queue_base: u32,
+    /// Its own address: frames for others are not ours. All 0 while it is not known: then every frame counts as sent to it.
+    pub mac: [u8; 6],
+}
+
+/// The uplinks: `uplinks`. At a device that is not among them, what is ours is dropped.
 #[derive(Debug)]
 pub struct Uplinks(pub(crate) NamedMap);
 
 impl Uplinks {
-    pub fn upsert(&self, ifindex: u32, base: u32) -> Result<(), Error> {
-        self.0.upsert(&ifindex.to_ne_bytes(), &base.to_ne_bytes())
+    /// Puts these in place of all.
+    ///
+    /// # Errors
+    /// [`Error::MapFull`]: there are more than 64; then nothing is changed.
+    pub fn set(&self, uplinks: &[UplinkUse]) -> Result<(), Error> {
+        let max_entries = self.0.handle.max_entries();
+        if uplinks.len() > max_entries as usize {
+            return Err(Error::MapFull { map: self.0.name, max_entries });
+        }
+        let absent = std::iter::repeat(UplinkUse::default());
+        (0..max_entries).zip(uplinks.iter().copied().chain(absent)).try_for_each(|(key, uplink)| self.write(key, uplink))
     }
 
-    pub fn remove(&self, ifindex: u32) -> Result<(), Error> {
-        self.0.remove(&ifindex.to_ne_bytes())
+    /// Changes the address of a device if it is an uplink.
+    pub fn set_mac(&self, ifindex: u32, mac: [u8; 6]) -> Result<(), Error> {
+        let held = (0..).zip(self.entries()?).find(|(_, uplink)| uplink.ifindex == ifindex);
+        held.map_or(Ok(()), |(key, uplink)| self.write(key, UplinkUse { mac, ..uplink }))
     }
 
-    pub fn entries(&self) -> Result<Vec<(u32, u32)>, Error> {
-        Ok(self.0.entries()?.iter().map(|(key, value)| (read_u32(key), read_u32(value))).collect())
+    pub fn entries(&self) -> Result<Vec<UplinkUse>, Error> {
+        let mut uplinks = Vec::new();
+        for key in 0..self.0.handle.max_entries() {
+            let value = self.0.lookup(&key.to_ne_bytes())?;
+            match value.as_deref().and_then(UplinkUse::from_bytes) {
+                Some(uplink) if uplink.ifindex != 0 => uplinks.push(uplink),
+                _ => break,
+            }
+        }
+        Ok(uplinks)
+    }
+
+    fn write(&self, key: u32, uplink: UplinkUse) -> Result<(), Error> {
+        self.0.upsert(&key.to_ne_bytes(), &uplink.to_bytes())
+    }
+}
+
+impl UplinkUse {
+    /// `struct uplink`.
+    fn to_bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&self.ifindex.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&self.queue_base.to_ne_bytes());
+        bytes[8..14].copy_from_slice(&self.mac);
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<UplinkUse> {
+        let mac = bytes.get(8..14)?.try_into().ok()?;
+        Some(UplinkUse { ifindex: read_u32(&bytes[..4]), queue_base: read_u32(&bytes[4..8]), mac })
     }
 }
 

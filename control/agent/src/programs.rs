@@ -24,7 +24,9 @@ impl FilterMaps for KernelMaps<'_> {
     fn set(&mut self, key: FilterKey, value: FilterValue) -> Result<(), String> {
         let programs = self.0;
         let result = match (key, value) {
-            (FilterKey::DeviceMac(ifindex), FilterValue::Mac(mac)) => programs.device_macs.upsert(ifindex, mac),
+            (FilterKey::DeviceMac(ifindex), FilterValue::Mac(mac)) => {
+                programs.device_macs.upsert(ifindex, mac).and_then(|()| programs.uplinks.set_mac(ifindex, mac))
+            }
             (FilterKey::Address(address), FilterValue::Address(value)) => programs.addresses.upsert(address, value),
             (FilterKey::Frontend(key), FilterValue::Frontend(value)) => programs.frontends.upsert(&key, value),
             (key, value) => return Err(format!("{key:?} cannot hold {value:?}")),
@@ -133,22 +135,6 @@ pub fn queue_bases(queues: &[u32]) -> anyhow::Result<Vec<u32>> {
         );
     }
     Ok(bases)
-}
-
-/// Writes the bases and removes those of devices that are no uplinks any more.
-///
-/// # Errors
-/// The kernel refuses.
-pub fn set_queue_bases(programs: &Programs, bases: &[(u32, u32)]) -> Result<(), xdp_redirect::Error> {
-    for (ifindex, base) in bases {
-        programs.uplinks.upsert(*ifindex, *base)?;
-    }
-    for (ifindex, _) in programs.uplinks.entries()? {
-        if !bases.iter().any(|(wanted, _)| *wanted == ifindex) {
-            programs.uplinks.remove(ifindex)?;
-        }
-    }
-    Ok(())
 }
 
 /// Removes pinned links that no device of today needs: their devices are gone, or are neither uplink nor pod nor overlay any more.

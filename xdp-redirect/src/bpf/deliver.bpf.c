@@ -22,7 +22,7 @@ static __always_inline int deliver_received(struct __sk_buff *skb, __u32 ifindex
 		return deliver_drop(COUNT_deliver_drop_device);
 	if (bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_dest), own->octets, ETH_ALEN, 0))
 		return deliver_drop(COUNT_deliver_drop_unknown);
-	if (generic_uplinks && bpf_map_lookup_elem(&uplinks, &ifindex)) {
+	if (generic_uplinks && uplink_lookup(ifindex)) {
 		const __u8 returned[6] = RETURNED_MAC;
 
 		if (bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_source), returned, ETH_ALEN, 0))

@@ -56,6 +56,20 @@ static __always_inline _Bool flow_runs_at_edge(const struct flow4 *flow, const s
 	return (flow->flags & FLOW_OP_MASK) != FLOW_WORKER && !(opens_connection(p) && flow_closing(flow));
 }
 
+static __always_inline const struct uplink *uplink_lookup(__u32 ifindex)
+{
+	for (__u32 i = 0; i < UPLINKS_MAX; i++) {
+		__u32 key = i;
+		const struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &key);
+
+		if (!uplink || !uplink->ifindex)
+			return 0;
+		if (uplink->ifindex == ifindex)
+			return uplink;
+	}
+	return 0;
+}
+
 /* Flags of the frontend that the packet is sent to, or 0. It may be draining. */
 static __always_inline const __u32 *frontend_lookup(const struct packet4 *p)
 {

@@ -6,7 +6,7 @@
 
 /* Raise it when the layout or the meaning of a pinned map changes: the next start then replaces all
  * pinned maps instead of reading them wrongly. */
-#define LAYOUT_VERSION 3
+#define LAYOUT_VERSION 4
 
 /* Set before load; constants to the verifier, so that branches on them cost nothing. */
 const volatile __u64 seed;            /* of the flow table's hash */
@@ -80,13 +80,20 @@ struct {
 	__type(value, struct address4);
 } addresses4 SEC(".maps");
 
-/* ifindex of an uplink -> index of its queue 0 in xsks_uplinks. */
+/* The uplinks, from the front; the first without an ifindex ends them. An array, for it is asked about every packet of ours and
+ * a node has one or two: finding the first costs a tenth of a lookup in a hash. */
+struct uplink {
+	__u32 ifindex;
+	__u32 queue_base; /* index of its queue 0 in xsks_uplinks */
+	__u16 mac[3];     /* its own; all 0: not known, every frame counts as sent to it */
+	__u16 zero;
+};
+#define UPLINKS_MAX 64
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 64);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, UPLINKS_MAX);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct uplink);
 } uplinks SEC(".maps");
 
 struct {

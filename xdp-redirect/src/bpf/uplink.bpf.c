@@ -25,17 +25,14 @@ static __always_inline const void *parse_ethernet(const struct ethhdr *eth, cons
 
 /* To the socket of this queue. Without a socket the packet is dropped, not passed: the kernel would answer a
  * service's packets with RST and kill connections that outlive the restart of a dataplane. */
-static __always_inline int redirect(struct xdp_md *ctx, enum counter outcome)
+static __always_inline int redirect(struct xdp_md *ctx, const struct uplink *uplink, enum counter outcome)
 {
-	__u32 ifindex = ctx->ingress_ifindex;
-	const __u32 *base = bpf_map_lookup_elem(&uplinks, &ifindex);
-
-	if (!base) {
+	if (!uplink) {
 		count(COUNT_uplink_drop_unknown);
 		return XDP_DROP;
 	}
 	count(outcome);
-	return bpf_redirect_map(&xsks_uplinks, *base + ctx->rx_queue_index, XDP_DROP);
+	return bpf_redirect_map(&xsks_uplinks, uplink->queue_base + ctx->rx_queue_index, XDP_DROP);
 }
 
 static __always_inline int pass(enum counter outcome)
@@ -46,29 +43,28 @@ static __always_inline int pass(enum counter outcome)
 
 /* The frame is for another station: a switch that does not know that one yet floods it to all its ports, also to other
  * nodes that serve the same address. */
-static __always_inline _Bool is_for_other_host(const struct xdp_md *ctx, const struct ethhdr *eth)
+static __always_inline _Bool is_for_other_host(const struct uplink *uplink, const struct ethhdr *eth)
 {
-	__u32 ifindex = ctx->ingress_ifindex;
-	const struct mac *own = bpf_map_lookup_elem(&device_macs, &ifindex);
-	__u8 difference = 0;
+	const __u16 *destination = (const void *)eth->h_dest;
 
-	if (!own)
+	if (!uplink || !(uplink->mac[0] | uplink->mac[1] | uplink->mac[2]))
 		return 0;
-#pragma unroll
-	for (int i = 0; i < ETH_ALEN; i++)
-		difference |= eth->h_dest[i] ^ own->octets[i];
-	return difference;
+	return (destination[0] ^ uplink->mac[0]) | (destination[1] ^ uplink->mac[1]) | (destination[2] ^ uplink->mac[2]);
 }
 
 static __always_inline int redirect_ipv4(struct xdp_md *ctx, const struct ethhdr *eth)
 {
-	return is_for_other_host(ctx, eth) ? pass(COUNT_uplink_pass_other_host) : redirect(ctx, COUNT_uplink_redirect);
+	const struct uplink *uplink = uplink_lookup(ctx->ingress_ifindex);
+
+	if (is_for_other_host(uplink, eth))
+		return pass(COUNT_uplink_pass_other_host);
+	return redirect(ctx, uplink, COUNT_uplink_redirect);
 }
 
 /* The kernel has no route to a VIP but the way on into the network, which would bring the packet back here. */
 static __always_inline int drop_at_vip(struct xdp_md *ctx, const struct ethhdr *eth)
 {
-	if (is_for_other_host(ctx, eth))
+	if (is_for_other_host(uplink_lookup(ctx->ingress_ifindex), eth))
 		return pass(COUNT_uplink_pass_other_host);
 	count(COUNT_uplink_drop_vip);
 	return XDP_DROP;
@@ -95,7 +91,7 @@ static __always_inline int uplink_arp(struct xdp_md *ctx, const struct arp_ipv4 
 	address = bpf_map_lookup_elem(&addresses4, &target);
 	if (!address || !(address->flags & ADDRESS_ANNOUNCED))
 		return pass(COUNT_uplink_pass);
-	return redirect(ctx, COUNT_uplink_redirect_arp);
+	return redirect(ctx, uplink_lookup(ctx->ingress_ifindex), COUNT_uplink_redirect_arp);
 }
 
 static __always_inline int uplink_not_served(struct xdp_md *ctx, const struct ethhdr *eth, const struct address4 *address)

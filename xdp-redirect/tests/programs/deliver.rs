@@ -4,7 +4,7 @@ use ringway_engine::order::{Order, is_echo, order_mac};
 use xdp_redirect::{LoadOptions, ProgramName, Programs, SkbContext, TcAction};
 
 use crate::packet::{ACK, CLIENT_MAC, tcp};
-use crate::scratch::{Scratch, end};
+use crate::scratch::{Scratch, end, uplink_use};
 
 const LOOPBACK: u32 = 1;
 const DEVICE: u32 = 0x01_0203;
@@ -79,7 +79,7 @@ fn other_frames_are_dropped_and_counted() {
 fn with_generic_xdp_the_source_says_that_it_comes_from_us() {
     let scratch = Scratch::new();
     let (programs, _) = Programs::load(LoadOptions { generic_uplinks: true, ..scratch.options() }).expect("programs");
-    programs.uplinks.upsert(DEVICE, 0).expect("an uplink");
+    programs.uplinks.set(&[uplink_use(DEVICE)]).expect("an uplink");
     for device in [DEVICE, LOOPBACK] {
         programs.device_macs.upsert(device, DEVICE_MAC).expect("a device");
     }

@@ -2,9 +2,9 @@
 
 use ringway_engine::flow::{FlowKey, FlowOp, FlowTable, Hook};
 use ringway_engine::tables::FrontendKey;
-use xdp_redirect::{AddressUse, Error, FrontendUse, LoadOptions, MapFate, Programs, Sockets, cleanup};
+use xdp_redirect::{AddressUse, Error, FrontendUse, LoadOptions, MapFate, Programs, Sockets, UplinkUse, cleanup};
 
-use crate::scratch::{FLOWS_MAX, NOW, Scratch, end, one_way, table_of, to};
+use crate::scratch::{FLOWS_MAX, NOW, Scratch, end, one_way, table_of, to, uplink_use};
 
 #[test]
 fn a_restart_finds_flows_frontends_and_seed() {
@@ -95,13 +95,30 @@ fn errors_say_what_is_wrong() {
 fn a_full_map_says_so() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
-    for ifindex in 0..64 {
-        programs.uplinks.upsert(ifindex, 0).expect("room");
+    for ifindex in 0..16_384 {
+        programs.device_macs.upsert(ifindex, [2; 6]).expect("room");
     }
-    let error = programs.uplinks.upsert(64, 0).expect_err("no room");
+    let error = programs.device_macs.upsert(16_384, [2; 6]).expect_err("no room");
+    assert!(matches!(error, Error::MapFull { max_entries: 16_384, .. }), "{error}");
+    programs.device_macs.upsert(16_383, [3; 6]).expect("a change needs no room");
+    programs.device_macs.remove(0).expect("removal");
+    programs.device_macs.remove(0).expect("removal of nothing");
+    programs.device_macs.upsert(16_384, [2; 6]).expect("room again");
+}
+
+#[test]
+fn uplinks_are_set_together() {
+    let scratch = Scratch::new();
+    let (programs, _) = scratch.load();
+    let uplinks: Vec<UplinkUse> = (1..=65).map(uplink_use).collect();
+    programs.uplinks.set(&uplinks[..2]).expect("two");
+    let error = programs.uplinks.set(&uplinks).expect_err("one too many");
     assert!(matches!(error, Error::MapFull { max_entries: 64, .. }), "{error}");
-    programs.uplinks.upsert(63, 1).expect("a change needs no room");
-    programs.uplinks.remove(0).expect("removal");
-    programs.uplinks.remove(0).expect("removal of nothing");
-    programs.uplinks.upsert(64, 0).expect("room again");
+    assert_eq!(programs.uplinks.entries().expect("entries"), uplinks[..2]);
+    programs.uplinks.set(&uplinks[1..]).expect("as many as there is room for");
+    assert_eq!(programs.uplinks.entries().expect("entries"), uplinks[1..]);
+    programs.uplinks.set(&uplinks[4..6]).expect("fewer");
+    programs.uplinks.set_mac(6, [2; 6]).expect("an uplink");
+    programs.uplinks.set_mac(7, [2; 6]).expect("no uplink any more: nothing");
+    assert_eq!(programs.uplinks.entries().expect("entries"), [uplinks[4], UplinkUse { mac: [2; 6], ..uplinks[5] }]);
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use ringway_engine::flow::{FlowKey, FlowOp, FlowTable, Hook, NewFlow, Rewrite, Tuple};
 use tempfile::TempDir;
-use xdp_redirect::{LoadOptions, LoadReport, Programs, bpffs, cleanup};
+use xdp_redirect::{LoadOptions, LoadReport, Programs, UplinkUse, bpffs, cleanup};
 
 pub const FLOWS_MAX: usize = 1024;
 /// The tick at which the tests' flows are made.
@@ -51,6 +51,11 @@ impl Drop for Scratch {
             unmounted.expect("unmount");
         }
     }
+}
+
+/// An uplink whose address is not known, so that every frame counts as sent to it.
+pub fn uplink_use(ifindex: u32) -> UplinkUse {
+    UplinkUse { ifindex, queue_base: 0, mac: [0; 6] }
 }
 
 /// The flow table of loaded programs.

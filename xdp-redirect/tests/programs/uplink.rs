@@ -7,7 +7,7 @@ use ringway_engine::tables::FrontendKey;
 use xdp_redirect::{AddressUse, FrontendUse, Programs, XdpAction};
 
 use crate::packet::{self, ACK, FIN, SYN, arp_request, tcp, udp, with_vlans};
-use crate::scratch::{NOW, Scratch, end, one_way, table_of, to};
+use crate::scratch::{NOW, Scratch, end, one_way, table_of, to, uplink_use};
 
 const LOOPBACK: u32 = 1;
 const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
@@ -32,7 +32,7 @@ fn load(scratch: &Scratch) -> Programs {
     ] {
         programs.addresses.upsert(address, value).expect("an address");
     }
-    programs.uplinks.upsert(LOOPBACK, 0).expect("an uplink");
+    programs.uplinks.set(&[uplink_use(LOOPBACK)]).expect("an uplink");
     programs
 }
 
@@ -182,7 +182,7 @@ fn with_generic_xdp_what_we_hand_back_passes() {
     let scratch = Scratch::new();
     let programs = Programs::load(xdp_redirect::LoadOptions { generic_uplinks: true, ..scratch.options() }).expect("programs").0;
     programs.frontends.upsert(&FrontendKey { address: VIP, port: 80, protocol: 6 }, FrontendUse::default()).expect("a frontend");
-    programs.uplinks.upsert(LOOPBACK, 0).expect("an uplink");
+    programs.uplinks.set(&[uplink_use(LOOPBACK)]).expect("an uplink");
     let mut frame = tcp(end("198.51.100.7", 5000), (VIP, 80), SYN);
     assert_eq!(action(&programs, &frame), XdpAction::Redirect);
     frame[6..12].copy_from_slice(&[2, 0x52, 0, 0, 0, 1]);
@@ -207,16 +207,21 @@ fn every_frame_counts_once() {
 fn frames_for_another_station_pass() {
     let scratch = Scratch::new();
     let programs = load(&scratch);
-    let segment = tcp(end("198.51.100.7", 5000), (VIP, 80), SYN);
-    let own: [u8; 6] = segment[..6].try_into().expect("six bytes");
-    programs.device_macs.upsert(LOOPBACK, own).expect("a MAC");
-    assert_eq!(action(&programs, &segment), XdpAction::Redirect);
-    let mut flooded = segment;
-    flooded[5] ^= 1;
-    assert_eq!(action(&programs, &flooded), XdpAction::Pass);
-    let mut flooded = tcp(end("198.51.100.7", 5000), (VIP, 82), SYN);
-    flooded[5] ^= 1;
-    assert_eq!(action(&programs, &flooded), XdpAction::Pass, "not ours to drop");
+    let own = [2, 0, 0, 0x11, 0x22, 0x33];
+    let sent_to_us = |port| {
+        let mut frame = tcp(end("198.51.100.7", 5000), (VIP, port), SYN);
+        frame[..6].copy_from_slice(&own);
+        frame
+    };
+    programs.uplinks.set_mac(LOOPBACK, own).expect("a MAC");
+    assert_eq!(action(&programs, &sent_to_us(80)), XdpAction::Redirect);
+    for (port, why) in [(80, "not ours to take"), (82, "not ours to drop")] {
+        for byte in 0..6 {
+            let mut flooded = sent_to_us(port);
+            flooded[byte] ^= 1;
+            assert_eq!(action(&programs, &flooded), XdpAction::Pass, "{why}, byte {byte}");
+        }
+    }
     assert_eq!(action(&programs, &arp_request(VIP)), XdpAction::Redirect, "broadcast is for everybody");
 }
 
@@ -224,7 +229,7 @@ fn frames_for_another_station_pass() {
 fn an_uplink_without_sockets_drops_what_is_ours() {
     let scratch = Scratch::new();
     let programs = load(&scratch);
-    programs.uplinks.remove(LOOPBACK).expect("removal");
+    programs.uplinks.set(&[uplink_use(7)]).expect("another uplink");
     action(&programs, &tcp(end("198.51.100.7", 5000), (VIP, 80), SYN));
     assert_eq!(programs.counters.get("uplink_drop_unknown").expect("counters"), Some(1));
 }

@@ -8,6 +8,7 @@ use xdp_redirect::XdpMode;
 pub struct UplinkPlan {
     pub name: String,
     pub ifindex: u32,
+    pub mac: [u8; 6],
     /// Queues that receive.
     pub queues: u32,
     /// Where its queues begin in the map of sockets.
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     fn uplink(queues: u32, base: u32) -> UplinkPlan {
-        UplinkPlan { name: "u".into(), ifindex: 7, queues, base, xdp: XdpMode::Native, bind: BindWanted::Auto }
+        UplinkPlan { name: "u".into(), ifindex: 7, mac: [2; 6], queues, base, xdp: XdpMode::Native, bind: BindWanted::Auto }
     }
 
     fn maps() -> SocketMaps {

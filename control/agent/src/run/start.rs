@@ -12,7 +12,7 @@ use ringway_engine::tables::Uplink;
 use ringway_io::{FrameSize, ethtool};
 use ringway_model::{Compiler, Settings};
 use rustix::thread::MembarrierCommand;
-use xdp_redirect::{LoadOptions, Programs, XdpMode};
+use xdp_redirect::{LoadOptions, Programs, UplinkUse, XdpMode};
 
 use super::announce::{Announcer, Stations};
 use super::control::{Control, note_addresses, note_update};
@@ -186,7 +186,15 @@ pub fn plan_uplinks(uplinks: &[Uplink], queues: &[u32], mode: Mode) -> anyhow::R
     let bases = programs::queue_bases(queues)?;
     let plans = uplinks.iter().zip(queues).zip(bases);
     Ok(plans
-        .map(|((uplink, queues), base)| UplinkPlan { name: uplink.name.clone(), ifindex: uplink.ifindex, queues: *queues, base, xdp, bind })
+        .map(|((uplink, queues), base)| UplinkPlan {
+            name: uplink.name.clone(),
+            ifindex: uplink.ifindex,
+            mac: uplink.mac,
+            queues: *queues,
+            base,
+            xdp,
+            bind,
+        })
         .collect())
 }
 
@@ -205,8 +213,8 @@ pub fn attach_hostlink(programs: &Programs, hostlink: &Hostlink) -> anyhow::Resu
 /// # Errors
 /// Somebody else's program is there, or the wanted mode is impossible.
 pub fn attach_uplinks(programs: &Programs, plans: &mut [UplinkPlan], mode: Mode) -> anyhow::Result<bool> {
-    let bases: Vec<(u32, u32)> = plans.iter().map(|plan| (plan.ifindex, plan.base)).collect();
-    programs::set_queue_bases(programs, &bases)?;
+    let uses: Vec<UplinkUse> = plans.iter().map(|plan| UplinkUse { ifindex: plan.ifindex, queue_base: plan.base, mac: plan.mac }).collect();
+    programs.uplinks.set(&uses)?;
     for plan in plans {
         let attachment = programs.attach_edge_uplink(plan.ifindex).with_context(|| format!("uplink {}", plan.name))?;
         programs::log_attachment("edge", &plan.name, &attachment);
