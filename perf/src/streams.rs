@@ -15,7 +15,6 @@ use crate::kube_proxy::{Rule, rules};
 use crate::rounds::{Rounds, machine};
 
 const PORT: u16 = 5201;
-const SECONDS: &str = "1";
 const STREAMS: [u32; 2] = [1, 4];
 
 /// Pod, its ClusterIP, and the VIP where it is reached from outside.
@@ -31,11 +30,15 @@ pub struct Arguments {
     /// Numbers of parallel streams
     #[arg(long, value_delimiter = ',', default_values_t = STREAMS)]
     streams: Vec<u32>,
+
+    /// Seconds of each measurement; short ones differ by what the scheduler did in them
+    #[arg(long, default_value_t = 1)]
+    seconds: u32,
 }
 
 impl Default for Arguments {
     fn default() -> Arguments {
-        Arguments { paths: Path::ALL.to_vec(), streams: STREAMS.to_vec() }
+        Arguments { paths: Path::ALL.to_vec(), streams: STREAMS.to_vec(), seconds: 1 }
     }
 }
 
@@ -52,7 +55,7 @@ pub fn run(arguments: &Arguments, rounds: usize) -> Result<()> {
             eprintln!("streams: {}, round {round} of {rounds}", path.title());
             for &streams in &arguments.streams {
                 for bed in &beds {
-                    let (gbits, cpu_s_per_gb) = bed.iperf(path, streams)?;
+                    let (gbits, cpu_s_per_gb) = bed.iperf(path, streams, arguments.seconds)?;
                     results.note(bed.name, &format!("Gbit/s, {streams} streams"), gbits);
                     results.note(bed.name, &format!("CPU-s per GB, {streams} streams"), cpu_s_per_gb);
                 }
@@ -165,15 +168,15 @@ impl Bed {
     }
 
     /// Gbit/s and CPU seconds per gigabyte.
-    fn iperf(&self, path: Path, streams: u32) -> Result<(f64, f64)> {
+    fn iperf(&self, path: Path, streams: u32, seconds: u32) -> Result<(f64, f64)> {
         let (client, (pod, frontend)): (&Namespace, _) = match path {
             Path::SameNode => (&self.net.pod("a1")?.namespace, LOCAL),
             Path::AcrossNodes => (&self.net.pod("a1")?.namespace, REMOTE),
             _ => (&self.net.client, (LOCAL.0, address::VIP)),
         };
         let target = if self.services { frontend } else { &self.net.pod(pod)?.address };
-        let (port, streams) = (PORT.to_string(), streams.to_string());
-        let mut words = vec!["iperf3", "-c", target, "-p", &port, "-t", SECONDS, "-P", &streams, "-J"];
+        let (port, streams, seconds) = (PORT.to_string(), streams.to_string(), seconds.to_string());
+        let mut words = vec!["iperf3", "-c", target, "-p", &port, "-t", &seconds, "-P", &streams, "-J"];
         if path.is_download() {
             words.push("-R");
         }

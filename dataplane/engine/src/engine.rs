@@ -1,6 +1,7 @@
 //! The engine: packets, a snapshot, the flow table and time in; one verdict per packet out.
 
 mod answer;
+mod quoted;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -20,7 +21,7 @@ use crate::random::Random;
 use crate::refuse::{IcmpError, Limiter};
 use crate::tables::Snapshot;
 use crate::verdict::{DropReason, Verdict, VerdictCounts};
-use crate::wire::{self, Ipv4Flow, Parsed};
+use crate::wire::{self, Ipv4Flow, Parsed, Quote};
 
 use self::answer::Met;
 
@@ -91,6 +92,7 @@ struct Staged {
 /// What the first pass made of a packet.
 enum Stage {
     Flow(Staged),
+    Quote(Taken, Quote),
     Decided(Verdict),
 }
 
@@ -122,6 +124,7 @@ impl Engine {
         for (stage, packet) in stages.iter().zip(packets.iter_mut()) {
             let verdict = match stage {
                 Stage::Decided(verdict) => *verdict,
+                Stage::Quote(taken, quote) => self.pass_on(snapshot, *taken, quote, packet).unwrap_or_else(|early| early),
                 Stage::Flow(staged) => self.forward(snapshot, now, staged, packet).unwrap_or_else(|early| early),
             };
             self.counts.count(verdict);
@@ -154,6 +157,7 @@ impl Engine {
                 let hash = self.flows.hash(&key);
                 Stage::Flow(Staged { taken, flow, key, hash })
             }
+            Parsed::Quote(quote) => Stage::Quote(taken, quote),
             Parsed::Arp(l3) => Stage::Decided(answer_arp(snapshot, packet, l3, taken)),
             Parsed::Other => Stage::Decided(give_back(packet, taken)),
             Parsed::Malformed => Stage::Decided(Verdict::Drop(DropReason::Malformed)),

@@ -71,6 +71,8 @@ pub struct VerdictCounts {
     pub hold: u64,
     /// Of those above: packets that became refusals (a TCP reset, an ICMP error).
     pub refused: u64,
+    /// Of those above: ICMP errors about flows, translated.
+    pub icmp_errors: u64,
     pub drops: [u64; DropReason::ALL.len()],
 }
 

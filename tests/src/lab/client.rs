@@ -24,6 +24,12 @@ pub struct Load {
     pub first_error: Option<String>,
 }
 
+/// Requests that are being made.
+pub struct RunningLoad {
+    process: Process,
+    duration: Duration,
+}
+
 /// Connections that stay open and exchange a line every now and then.
 pub struct Stream {
     process: Process,
@@ -44,6 +50,13 @@ impl Namespace {
     /// Requests one after the other in `concurrency` loops, each over a new connection (or from a new UDP port).
     pub fn load(&self, protocol: &str, target: &str, concurrency: u32, duration: Duration) -> Result<Load> {
         self.client(&["load", protocol, target, &concurrency.to_string(), "--for-ms", &duration.as_millis().to_string()])
+    }
+
+    /// The same in the background. The process is named `name` in the lab's folder.
+    pub fn start_load(&self, name: &str, protocol: &str, target: &str, concurrency: u32, duration: Duration) -> Result<RunningLoad> {
+        let (program, loops, ms) = (own_program("lab-client")?, concurrency.to_string(), duration.as_millis().to_string());
+        let process = self.spawn(name, &[&program.to_string_lossy(), "load", protocol, target, &loops, "--for-ms", &ms])?;
+        Ok(RunningLoad { process, duration })
     }
 
     /// The same until a number of requests is done.
@@ -106,6 +119,14 @@ impl Namespace {
         words.extend(arguments);
         let text = self.exec(&words)?;
         serde_json::from_str(&text).with_context(|| format!("lab-client {arguments:?} printed {text}"))
+    }
+}
+
+impl RunningLoad {
+    /// Waits for its end; what it saw.
+    pub fn finish(mut self) -> Result<Load> {
+        let line = self.process.line(self.duration + Duration::from_secs(10))?;
+        serde_json::from_str(&line).with_context(|| format!("lab-client load printed {line}"))
     }
 }
 

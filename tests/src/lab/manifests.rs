@@ -8,6 +8,9 @@ use super::topology::{Pod, SERVER_PORT};
 #[derive(Clone, Debug)]
 pub struct Service {
     name: String,
+    /// As in YAML.
+    labels: String,
+    external_name: Option<String>,
     cluster_ip: Option<String>,
     load_balancer_ips: Vec<String>,
     external_ips: Vec<String>,
@@ -36,6 +39,8 @@ impl Service {
     pub fn new(name: &str) -> Service {
         Service {
             name: name.to_owned(),
+            labels: String::new(),
+            external_name: None,
             cluster_ip: None,
             load_balancer_ips: Vec::new(),
             external_ips: Vec::new(),
@@ -52,6 +57,18 @@ impl Service {
 
     pub fn named(mut self, name: &str) -> Service {
         self.name = name.to_owned();
+        self
+    }
+
+    /// A label of the Service, such as `service.kubernetes.io/headless: ""`.
+    pub fn label(mut self, label: &str) -> Service {
+        self.labels = label.to_owned();
+        self
+    }
+
+    /// Its type is ExternalName: the name of another host, and no address.
+    pub fn external_name(mut self, host: &str) -> Service {
+        self.external_name = Some(host.to_owned());
         self
     }
 
@@ -118,12 +135,19 @@ impl Service {
     pub fn yaml(&self) -> String {
         let name = &self.name;
         let has_node_port = self.ports.iter().any(|port| port.3.is_some());
-        let kind = match (self.load_balancer_ips.is_empty(), has_node_port) {
-            (false, _) => "LoadBalancer",
-            (true, true) => "NodePort",
-            (true, false) => "ClusterIP",
+        let kind = match (&self.external_name, self.load_balancer_ips.is_empty(), has_node_port) {
+            (Some(_), ..) => "ExternalName",
+            (None, false, _) => "LoadBalancer",
+            (None, true, true) => "NodePort",
+            (None, true, false) => "ClusterIP",
         };
-        let mut text = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  type: {kind}\n");
+        let mut text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default, labels: {{{}}}}}\nspec:\n  type: {kind}\n",
+            self.labels
+        );
+        if let Some(host) = &self.external_name {
+            let _ = writeln!(text, "  externalName: {host}");
+        }
         if let Some(address) = &self.cluster_ip {
             let _ = writeln!(text, "  clusterIP: {address}\n  clusterIPs: [{address}]");
         }

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 pub use capture::{Capture, Frame};
-pub use client::{Load, Stream, StreamReport};
+pub use client::{Load, RunningLoad, Stream, StreamReport};
 pub use manifests::{Endpoint, Service};
 pub use namespace::Namespace;
 pub use process::Process;

@@ -65,6 +65,66 @@ static __always_inline long write_tuple(struct __sk_buff *skb, __u32 l3, const s
 	return error | bpf_skb_store_bytes(skb, l4, &r->new.ports, sizeof(r->new.ports), 0);
 }
 
+/* RFC 1624 equation 3. */
+static __always_inline __u16 apply_diff(__u16 check, __u16 diff)
+{
+	__u32 sum = (__u16)~check + (__u32)diff;
+
+	return ~((sum & 0xffff) + (sum >> 16));
+}
+
+/* RFC 768: 0 says that there is no checksum, and a sum of 0 is sent as 0xffff. */
+static __always_inline __u16 apply_diff_udp(__u16 check, __u16 diff)
+{
+	return check ? apply_diff(check, diff) ?: 0xffff : 0;
+}
+
+/* Of an ICMP error. The entry is that of packets that answer the quoted one, so the quoted packet becomes one that its new receiver
+ * has sent; the error goes where such an answer goes, and if that gets another source, the error gets it too: its receiver knows nobody
+ * else. */
+static __noinline long write_quote(struct __sk_buff *skb, __u32 l3, const struct packet4 *p, const struct rewrite *r)
+{
+	struct {
+		__u32 saddr, daddr;
+	} sent, resent;
+	struct {
+		__u16 ip_check, l4_check;
+		__u32 saddr, daddr, ports;
+	} old = {.saddr = p->daddr, .daddr = p->saddr, .ports = p->ports >> 16 | p->ports << 16}, new;
+	__u32 quoted = l3 + p->quoted, addresses = l3 + offsetof(struct iphdr, saddr);
+	long error;
+
+	error = bpf_skb_load_bytes(skb, addresses, &sent, sizeof(sent));
+	error |= bpf_skb_load_bytes(skb, quoted + offsetof(struct iphdr, check), &old.ip_check, sizeof(old.ip_check));
+	if (p->quoted_check)
+		error |= bpf_skb_load_bytes(skb, l3 + p->quoted_check, &old.l4_check, sizeof(old.l4_check));
+	if (error)
+		return error;
+
+	new = old;
+	new.saddr = r->new.daddr;
+	new.daddr = r->new.saddr;
+	new.ports = r->new.ports >> 16 | r->new.ports << 16;
+	new.ip_check = apply_diff(old.ip_check, r->addr_diff);
+	if (p->quoted_check && p->protocol == IPPROTO_UDP)
+		new.l4_check = apply_diff_udp(apply_diff_udp(old.l4_check, r->addr_diff), r->port_diff);
+	else if (p->quoted_check)
+		new.l4_check = apply_diff(apply_diff(old.l4_check, r->addr_diff), r->port_diff);
+	error |= bpf_l4_csum_replace(skb, l3 + p->l4_offset + offsetof(struct icmp_header, checksum), 0,
+				     bpf_csum_diff((__be32 *)&old, sizeof(old), (__be32 *)&new, sizeof(new), 0), 0);
+	error |= bpf_skb_store_bytes(skb, quoted + offsetof(struct iphdr, check), &new.ip_check, sizeof(new.ip_check), 0);
+	error |= bpf_skb_store_bytes(skb, quoted + offsetof(struct iphdr, saddr), &new.saddr, 2 * sizeof(__u32), 0);
+	error |= bpf_skb_store_bytes(skb, l3 + p->quoted_l4, &new.ports, sizeof(new.ports), 0);
+	if (p->quoted_check)
+		error |= bpf_skb_store_bytes(skb, l3 + p->quoted_check, &new.l4_check, sizeof(new.l4_check), 0);
+
+	resent.saddr = r->new.saddr == p->saddr ? sent.saddr : r->new.saddr;
+	resent.daddr = r->new.daddr;
+	error |= bpf_l3_csum_replace(skb, l3 + offsetof(struct iphdr, check), 0,
+				     bpf_csum_diff((__be32 *)&sent, sizeof(sent), (__be32 *)&resent, sizeof(resent), 0), 0);
+	return error | bpf_skb_store_bytes(skb, addresses, &resent, sizeof(resent), 0);
+}
+
 static __always_inline long decrement_ttl(struct __sk_buff *skb, __u32 l3, const struct packet4 *p)
 {
 	__u8 ttl = p->ttl - 1;
@@ -84,7 +144,7 @@ static __always_inline int execute(struct __sk_buff *skb, enum hook hook, __u32 
 
 	if (routed && p->ttl <= 1)
 		return edge_drop(COUNT_edge_drop_ttl);
-	error = write_tuple(skb, l3, p, r);
+	error = p->quoted ? write_quote(skb, l3, p, r) : write_tuple(skb, l3, p, r);
 	if (routed)
 		error |= decrement_ttl(skb, l3, p);
 	if (r->op == FLOW_BRIDGE || r->op == FLOW_PEER || r->op == FLOW_RECEIVED)
@@ -126,7 +186,9 @@ static __always_inline int miss(struct __sk_buff *skb, enum hook hook, const str
 {
 	_Bool ours = 0;
 
-	if (hook == HOOK_POD_IN)
+	if (p->quoted)
+		ours = 0;
+	else if (hook == HOOK_POD_IN)
 		ours = is_served(frontend_lookup(p)) || (may_begin_flow(p) && is_to_closed_port(p));
 	else if (hook == HOOK_NODE_OUT)
 		ours = is_served(frontend_lookup(p)) || is_to_closed_port(p);
@@ -135,6 +197,16 @@ static __always_inline int miss(struct __sk_buff *skb, enum hook hook, const str
 	if (hook == HOOK_NODE_OUT)
 		return edge_drop(COUNT_node_out_drop_miss);
 	return edge_next(hook, EDGE_MISS);
+}
+
+/* Makes the first bytes of the packet readable, all if it has no more. */
+static __always_inline _Bool pull(struct __sk_buff *skb, __u32 bytes, const void **data, const void **end)
+{
+	if (bpf_skb_pull_data(skb, skb->len < bytes ? skb->len : bytes))
+		return 0;
+	*data = (void *)(long)skb->data;
+	*end = (void *)(long)skb->data_end;
+	return 1;
 }
 
 /* Finds the L3 header and reads the packet. A VLAN tag stands beside the packet in the skb; of two, the inner one
@@ -155,16 +227,17 @@ static __always_inline _Bool parse_skb(struct __sk_buff *skb, __u32 *l3, struct 
 	}
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	/* Headers may lie in fragments of the skb: fetch as much as we may read, all if it is short. */
-	if (data + *l3 + sizeof(struct iphdr) + sizeof(struct tcphdr) > end) {
-		__u32 headers = *l3 + 60 + sizeof(struct tcphdr);
-
-		if (bpf_skb_pull_data(skb, skb->len < headers ? skb->len : headers))
-			return 0;
-		data = (void *)(long)skb->data;
-		end = (void *)(long)skb->data_end;
-	}
-	return parse_ipv4(data + *l3, end, skb->len - *l3, 1, p);
+	/* Headers may lie in fragments of the skb. */
+	if (data + *l3 + sizeof(struct iphdr) + sizeof(struct tcphdr) > end &&
+	    !pull(skb, *l3 + 60 + sizeof(struct tcphdr), &data, &end))
+		return 0;
+	if (parse_ipv4(data + *l3, end, skb->len - *l3, 1, p))
+		return 1;
+	if (data + *l3 + sizeof(struct iphdr) > end || ((struct iphdr *)(data + *l3))->protocol != IPPROTO_ICMP)
+		return 0;
+	if (data + *l3 + QUOTE_BYTES_MAX > end && !pull(skb, *l3 + QUOTE_BYTES_MAX, &data, &end))
+		return 0;
+	return parse_quote(data + *l3, end, skb->len - *l3, p);
 }
 
 /* Gives a packet of a tunnel without Ethernet headers one, as the hostlink needs it. */
@@ -202,7 +275,8 @@ static __always_inline int edge(struct __sk_buff *skb, enum hook hook, __u32 zon
 	if (!flow_runs_at_edge(flow, &p))
 		return from_worker ? edge_next(hook, EDGE_LOOP_GUARD) : upcall(skb, hook, hash);
 
-	touch(flow, &p);
+	if (!p.quoted) /* what is said of a flow does not keep it alive */
+		touch(flow, &p);
 	r.new.saddr = flow->new_saddr;
 	r.new.daddr = flow->new_daddr;
 	r.new.ports = flow->new_ports;
@@ -260,7 +334,7 @@ static __always_inline int forwarded(struct __sk_buff *skb)
 	struct packet4 p = {};
 	__u32 l3;
 
-	if (skb->mark != MARK_FROM_WORKER && parse_skb(skb, &l3, &p, 1) && !is_served(frontend_lookup(&p)) &&
+	if (skb->mark != MARK_FROM_WORKER && parse_skb(skb, &l3, &p, 1) && !p.quoted && !is_served(frontend_lookup(&p)) &&
 	    is_to_closed_port(&p))
 		return upcall(skb, HOOK_NODE_OUT, p.saddr ^ p.ports);
 	return edge_drop(COUNT_node_out_drop_forwarded);

@@ -8,10 +8,13 @@
 #define TCP_RST 0x04u
 #define TCP_ACK 0x10u
 
-/* What the flow table and the rewrite need of a packet. */
+/* What the flow table and the rewrite need of a packet. Of an ICMP error, which quotes another packet, it is what would stand in a
+ * packet that answers the quoted one: such a packet comes from where the error comes from, and meets the same flow entry. */
 struct packet4 {
 	__u32 saddr, daddr, ports; /* as they stand in the packet */
-	__u32 l4_offset;           /* from the start of the IP header */
+	__u32 l4_offset;           /* this and those below from the start of the IP header */
+	__u16 quoted;              /* of an ICMP error: the quoted IP header; 0 of all other packets */
+	__u16 quoted_l4, quoted_check; /* its ports, and its L4 checksum or 0 if that is cut off */
 	__u8 protocol;
 	__u8 tcp_flags;
 	__u8 ttl;
@@ -63,6 +66,66 @@ static __always_inline _Bool parse_ipv4(const struct iphdr *ip, const void *end,
 		return 1;
 	}
 	return 0;
+}
+
+/* RFC 792. <linux/icmp.h> would bring the headers of a libc. */
+struct icmp_header {
+	__u8 type, code;
+	__u16 checksum;
+	__u32 rest;
+};
+#define ICMP_DESTINATION_UNREACHABLE 3
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETER_PROBLEM 12
+
+/* From the start of the IP header: all that `parse_quote` may read. */
+#define QUOTE_BYTES_MAX (60 + sizeof(struct icmp_header) + 60 + sizeof(struct tcphdr))
+
+/* Reads an ICMP error (RFC 792) about a TCP segment or UDP datagram; as much of that as is quoted. Redirects are none: they are for the
+ * router of the quoted packet's sender. False for everything else. */
+static __always_inline _Bool parse_quote(const struct iphdr *ip, const void *end, __u32 bytes, struct packet4 *p)
+{
+	const struct icmp_header *icmp;
+	const struct iphdr *quoted;
+	const __u32 *ports;
+	__u32 total, header, quoted_header, room, check;
+
+	if ((const void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5 || ip->protocol != IPPROTO_ICMP ||
+	    ip->frag_off & bpf_htons(0x3fff))
+		return 0;
+	header = ip->ihl * 4;
+	total = bpf_ntohs(ip->tot_len);
+	if (total > bytes || total < header + sizeof(*icmp) + sizeof(*quoted))
+		return 0;
+	icmp = (const void *)ip + header;
+	quoted = (const void *)(icmp + 1);
+	if ((const void *)(quoted + 1) > end)
+		return 0;
+	if (icmp->type != ICMP_DESTINATION_UNREACHABLE && icmp->type != ICMP_TIME_EXCEEDED &&
+	    icmp->type != ICMP_PARAMETER_PROBLEM)
+		return 0;
+	/* It is for the sender of what it quotes, or somebody made it up. */
+	if (quoted->version != 4 || quoted->ihl < 5 || quoted->frag_off & bpf_htons(0x1fff) || quoted->saddr != ip->daddr)
+		return 0;
+	if (quoted->protocol != IPPROTO_TCP && quoted->protocol != IPPROTO_UDP)
+		return 0;
+	quoted_header = quoted->ihl * 4;
+	ports = (const void *)quoted + quoted_header;
+	room = total - header - sizeof(*icmp);
+	if ((const void *)(ports + 1) > end || room < quoted_header + sizeof(*ports))
+		return 0;
+	check = quoted_header + (quoted->protocol == IPPROTO_TCP ? offsetof(struct tcphdr, check) : offsetof(struct udphdr, check));
+	p->saddr = quoted->daddr;
+	p->daddr = quoted->saddr;
+	p->ports = *ports >> 16 | *ports << 16;
+	p->l4_offset = header;
+	p->quoted = header + sizeof(*icmp);
+	p->quoted_l4 = p->quoted + quoted_header;
+	p->quoted_check = room >= check + sizeof(__u16) ? p->quoted + check : 0;
+	p->protocol = quoted->protocol;
+	p->tcp_flags = 0;
+	p->ttl = ip->ttl;
+	return 1;
 }
 
 static __always_inline _Bool opens_connection(const struct packet4 *p)

@@ -132,14 +132,22 @@ static __always_inline int uplink_no_frontend(struct xdp_md *ctx, const struct e
 	return uplink_not_served(ctx, eth, address);
 }
 
-/* Neither TCP nor UDP, a fragment, or malformed. */
+/* An ICMP error about a flow, or none of ours: neither TCP nor UDP, a fragment, or malformed. */
 static __always_inline int uplink_other(struct xdp_md *ctx, const struct ethhdr *eth, const struct iphdr *ip, const void *end)
 {
 	const struct address4 *address;
+	struct packet4 p = {};
 	__u32 daddr;
 
 	if ((const void *)(ip + 1) > end)
 		return pass(COUNT_uplink_pass);
+	if (parse_quote(ip, end, end - (const void *)ip, &p)) {
+		__u32 meta = FLOW_META(0, HOOK_UPLINK_IN, p.protocol);
+		const struct flow4 *flow = flow_lookup(&p, meta, flow_hash(seed, p.saddr, p.daddr, p.ports, meta));
+
+		if (flow)
+			return flow_runs_at_edge(flow, &p) ? pass(COUNT_uplink_pass_flow) : redirect_ipv4(ctx, eth);
+	}
 	daddr = ip->daddr;
 	address = bpf_map_lookup_elem(&addresses4, &daddr);
 	return address ? uplink_not_served(ctx, eth, address) : pass(COUNT_uplink_pass);

@@ -71,6 +71,10 @@ fn verdicts(families: &mut Families, stats: &[WorkerStats]) {
     ];
     let packets = packets.into_iter().map(|(verdict, count)| (vec![("verdict", verdict)], count));
     families.counter("ringway_packets_total", "Packets of the workers by verdict", packets);
+    let answered = [(vec![], sum(|worker| worker.verdicts.refused))];
+    families.counter("ringway_refusals_total", "Packets that workers answered by a reset or an ICMP error", answered);
+    let passed_on = [(vec![], sum(|worker| worker.verdicts.icmp_errors))];
+    families.counter("ringway_icmp_errors_total", "ICMP errors about flows that workers translated", passed_on);
     let drops = reasons.map(|(number, reason)| (vec![("reason", reason.label())], drops(number)));
     families.counter("ringway_drops_total", "Packets that workers dropped, by reason", drops);
     let frames = answer::frames(stats);

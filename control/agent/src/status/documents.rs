@@ -216,6 +216,9 @@ pub struct VerdictsDocument {
     /// Of those above: TCP resets and ICMP errors to clients that nobody serves.
     #[serde(default)]
     pub refused: u64,
+    /// Of those sent: ICMP errors about flows, translated.
+    #[serde(default)]
+    pub icmp_errors: u64,
     /// The sum of all drops.
     pub drop: u64,
 }

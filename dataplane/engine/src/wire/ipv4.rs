@@ -1,13 +1,13 @@
 //! IPv4 with TCP or UDP (RFC 791, RFC 9293, RFC 768).
 
-use super::{Parsed, read_u16, read_word};
+use super::{Parsed, quote, read_u16, read_word};
 use crate::flow::Tuple;
 
 /// IP protocol numbers.
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 
-const HEADER_BYTES: usize = 20;
+pub(super) const HEADER_BYTES: usize = 20;
 const TCP_HEADER_BYTES: usize = 20;
 const UDP_HEADER_BYTES: usize = 8;
 /// More-fragments bit and fragment offset.
@@ -60,10 +60,15 @@ pub(super) fn parse(frame: &[u8], l3: usize) -> Parsed {
         return Parsed::Malformed;
     }
     let (protocol, fragment) = (header[9], u16::from_be_bytes([header[6], header[7]]));
-    if fragment & FRAGMENT_MASK != 0 || !matches!(protocol, TCP | UDP) {
+    let (l4, end) = (l3 + header_bytes, l3 + total_bytes);
+    if fragment & FRAGMENT_MASK != 0 {
         return Parsed::Other;
     }
-    let (l4, end) = (l3 + header_bytes, l3 + total_bytes);
+    match protocol {
+        TCP | UDP => {}
+        quote::ICMP => return quote::parse(frame, l3, l4, end).map_or(Parsed::Other, Parsed::Quote),
+        _ => return Parsed::Other,
+    }
     let Some(tcp_flags) = l4_flags(&frame[l4..end], protocol) else { return Parsed::Malformed };
     let (Some(saddr), Some(daddr), Some(ports)) = (read_word(frame, l3 + 12), read_word(frame, l3 + 16), read_word(frame, l4)) else {
         return Parsed::Malformed;

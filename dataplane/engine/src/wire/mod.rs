@@ -3,8 +3,10 @@
 //! The limits are those of the `uplink` program in `xdp-redirect/src/bpf/parse.h`: both must agree on what is a flow's packet.
 
 mod ipv4;
+mod quote;
 
 pub use ipv4::{Ipv4Flow, TCP, UDP};
+pub use quote::{ICMP, Quote, swap_ports};
 
 /// Ethernet header without tags.
 pub const ETHERNET_BYTES: usize = 14;
@@ -20,9 +22,11 @@ const VLAN_TAGS_MAX: usize = 2;
 pub enum Parsed {
     /// A whole TCP segment or UDP datagram over IPv4.
     Flow(Ipv4Flow),
+    /// An ICMP error about one.
+    Quote(Quote),
     /// ARP; offset of its header.
     Arp(usize),
-    /// Well-formed as far as we look, and none of the above (a fragment, ICMP, IPv6, …).
+    /// Well-formed as far as we look, and none of the above (a fragment, another ICMP message, IPv6, …).
     Other,
     /// A header is truncated or lies about its length.
     Malformed,
