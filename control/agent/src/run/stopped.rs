@@ -1,5 +1,5 @@
 //! UDP flows to backends that stopped serving are removed at once: the client's next datagram finds another backend. UDP has no end of
-//! its own, so the client would send into a black hole until it falls silent.
+//! its own, so the client would send into a black hole until it falls silent. What a backend still answers reaches the client.
 
 use std::net::SocketAddrV4;
 use std::sync::Arc;
@@ -17,22 +17,33 @@ use crate::tables::Tables;
 /// Workers act on a new snapshot within a batch; one that sleeps is woken.
 const ACTING_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Removes them on another thread, once no worker decides by the snapshot before `generation` any more: it would make them again.
+/// A backend that stopped has answered what it got, or its clients have asked again: resolvers wait so long (resolv.conf(5), `timeout`).
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// Removes them in the background, once no worker decides by the snapshot before `generation` any more: it would make them again.
 pub fn remove_flows(flows: &Arc<FlowTable>, publisher: Publisher, generation: u64, stopped: Vec<(FrontendKey, SocketAddrV4)>) {
     if stopped.is_empty() {
         return;
     }
     let flows = Arc::clone(flows);
-    tokio::task::spawn_blocking(move || {
-        if !publisher.wait_acting(generation, ACTING_PATIENCE) {
-            tracing::warn!("a worker does not act on generation {generation} yet: flows to backends that stopped may be made once more");
-        }
-        let stopped: FxHashSet<_> = stopped.into_iter().collect();
-        let now = now_ticks();
-        let gone = flows.records(now).into_iter().filter(|record| stopped.contains(&ends(record)));
+    tokio::spawn(async move {
+        let table = Arc::clone(&flows);
+        let ended = tokio::task::spawn_blocking(move || {
+            if !publisher.wait_acting(generation, ACTING_PATIENCE) {
+                tracing::warn!(
+                    "a worker does not act on generation {generation} yet: flows to backends that stopped may be made once more"
+                );
+            }
+            let stopped: FxHashSet<_> = stopped.into_iter().collect();
+            let gone = table.records(now_ticks()).into_iter().filter(|record| stopped.contains(&ends(record)));
+            gone.filter_map(|record| table.end_requests(record.slot)).collect::<Vec<_>>()
+        });
+        // It fails only if the process stops.
+        let Ok(ended) = ended.await else { return };
+        tracing::debug!("{} flows removed whose backends stopped serving", ended.len());
+        tokio::time::sleep(LAST_ANSWERS).await;
         // Removals are counted with the first worker's; it does not matter whose.
-        let removed = gone.filter(|record| flows.remove(0, record.slot, now)).count();
-        tracing::debug!("{removed} flows removed whose backends stopped serving");
+        ended.into_iter().for_each(|replies| flows.end_replies(0, replies, now_ticks()));
     });
 }
 

@@ -41,6 +41,13 @@ impl Default for Timeouts {
     }
 }
 
+/// What is left of a flow after [`FlowTable::end_requests`].
+#[derive(Debug)]
+#[must_use = "its slots are lost until `end_replies`"]
+pub struct Replies {
+    forward: SlotIndex,
+}
+
 /// TCP and UDP states as far as flags tell, for time-outs and for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowState {
@@ -111,20 +118,35 @@ impl FlowTable {
     ///
     /// If the table has fewer workers.
     pub fn remove(&self, worker: usize, index: SlotIndex, now: u32) -> bool {
-        let forward = self.forward_of(index) as usize;
-        // Everyone takes the forward slot, so exactly one worker goes on.
-        if !self.ownership.take(forward) {
-            return false;
+        self.end_requests(index).map(|replies| self.end_replies(worker, replies, now)).is_some()
+    }
+
+    /// The first half of a removal: the client's next packet begins a new flow, answers to what it sent before still reach it. `None` if
+    /// somebody removed the flow before.
+    pub fn end_requests(&self, index: SlotIndex) -> Option<Replies> {
+        let forward = self.forward_of(index);
+        // Everyone takes the forward slot, so exactly one goes on. It stays taken until the end: the other direction names it.
+        if !self.ownership.take(forward as usize) {
+            return None;
         }
+        self.slot(forward).clear();
+        Some(Replies { forward })
+    }
+
+    /// The second half of a removal. If it is never made, the slots are lost until the next start, which finds a direction alone.
+    ///
+    /// # Panics
+    ///
+    /// If the table has fewer workers.
+    pub fn end_replies(&self, worker: usize, replies: Replies, now: u32) {
+        let forward = replies.forward as usize;
         let reverse = self.slots[forward].peer.load(Relaxed) as usize;
-        self.slots[forward].clear();
         self.slots[reverse].clear();
         // Read after the clearing: see `latest_tick`.
         let since = self.latest_tick(now);
         self.ownership.retire(reverse, since);
         self.ownership.retire(forward, since);
         self.unreserve(worker);
-        true
     }
 
     /// State of the flow of which `index` is the forward entry.
