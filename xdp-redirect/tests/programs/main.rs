@@ -10,6 +10,7 @@ mod namespace;
 mod node;
 mod packet;
 mod pins;
+mod quotes;
 mod scratch;
 mod tunnel;
 mod uplink;

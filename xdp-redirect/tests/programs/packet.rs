@@ -114,3 +114,27 @@ pub fn read(frame: &[u8]) -> Seen {
     let ip = ip.header();
     Seen { src: (ip.source_addr(), sport), dst: (ip.destination_addr(), dport), ttl: ip.ttl() }
 }
+
+/// An ICMP error from `src` to `dst` about `quoted`, an IP packet or the beginning of one.
+pub fn icmp_error(src: Ipv4Addr, dst: Ipv4Addr, (kind, code): (u8, u8), quoted: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(CLIENT_MAC, NODE_MAC).ipv4(src.octets(), dst.octets(), 64);
+    let mut frame = Vec::new();
+    // With the next hop's MTU where it belongs.
+    let rest = if (kind, code) == (3, 4) { [0, 0, 5, 0x78] } else { [0; 4] };
+    builder.icmpv4_raw(kind, code, rest).write(&mut frame, quoted).expect("a frame");
+    frame
+}
+
+/// Source, destination, TTL and quoted bytes of an ICMP message.
+///
+/// # Panics
+/// If it is none, or a checksum is wrong.
+pub fn read_icmp(frame: &[u8]) -> (Ipv4Addr, Ipv4Addr, u8, Vec<u8>) {
+    let packet = SlicedPacket::from_ethernet(frame).expect("a whole frame");
+    let Some(etherparse::NetSlice::Ipv4(ip)) = &packet.net else { panic!("no IPv4 in {packet:?}") };
+    let header = ip.header().to_header();
+    assert_eq!(header.header_checksum, header.calc_header_checksum(), "IP checksum");
+    let Some(TransportSlice::Icmpv4(icmp)) = packet.transport else { panic!("no ICMP in {packet:?}") };
+    assert_eq!(icmp.checksum(), icmp.icmp_type().calc_checksum(icmp.payload()), "ICMP checksum");
+    (header.source.into(), header.destination.into(), header.time_to_live, icmp.payload().to_vec())
+}

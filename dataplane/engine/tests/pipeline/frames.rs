@@ -60,3 +60,40 @@ pub fn macs(frame: &[u8]) -> ([u8; 6], [u8; 6]) {
     let mac = |at: usize| frame[at..at + 6].try_into().expect("six bytes");
     (mac(0), mac(6))
 }
+
+/// An ICMP error about `quoted`, an IP packet or the beginning of one.
+pub fn icmp_error(src: Ipv4Addr, dst: Ipv4Addr, (kind, code): (u8, u8), rest: [u8; 4], quoted: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(ROUTER_MAC, UPLINK_MAC).ipv4(src.octets(), dst.octets(), 64).icmpv4_raw(kind, code, rest);
+    let mut frame = Vec::new();
+    builder.write_to_vec(&mut frame, quoted).expect("memory takes it");
+    frame
+}
+
+/// What a receiver reads from an ICMP message.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SeenIcmp {
+    pub src: Ipv4Addr,
+    pub dst: Ipv4Addr,
+    pub ttl: u8,
+    pub kind: (u8, u8),
+    pub rest: [u8; 4],
+    pub quoted: Vec<u8>,
+}
+
+/// Reads an ICMP message and verifies its checksums.
+pub fn read_icmp(frame: &[u8]) -> SeenIcmp {
+    let packet = SlicedPacket::from_ethernet(frame).expect("a well-formed frame");
+    let Some(NetSlice::Ipv4(ip)) = &packet.net else { panic!("no IPv4 in {frame:02x?}") };
+    let header = ip.header().to_header();
+    assert_eq!(header.header_checksum, header.calc_header_checksum(), "IP checksum");
+    let Some(TransportSlice::Icmpv4(icmp)) = &packet.transport else { panic!("no ICMP: {packet:?}") };
+    assert_eq!(ringway_engine::checksum::sum(icmp.slice()), 0xffff, "ICMP checksum");
+    SeenIcmp {
+        src: header.source.into(),
+        dst: header.destination.into(),
+        ttl: header.time_to_live,
+        kind: (icmp.type_u8(), icmp.code_u8()),
+        rest: icmp.bytes5to8(),
+        quoted: icmp.payload().to_vec(),
+    }
+}

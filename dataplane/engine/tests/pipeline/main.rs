@@ -8,4 +8,5 @@ mod classes;
 mod frames;
 mod limits;
 mod properties;
+mod quotes;
 mod refusals;
