@@ -25,7 +25,7 @@ fn transfer(net: &Net, client: &Namespace, url: &str, bytes: usize) -> Result<()
     upload(net, client, url, bytes)
 }
 
-fn upload(net: &Net, client: &Namespace, url: &str, bytes: usize) -> Result<()> {
+pub fn upload(net: &Net, client: &Namespace, url: &str, bytes: usize) -> Result<()> {
     let file = net.lab.artifact_dir().join("upload");
     let mut content = Vec::with_capacity(bytes);
     let mut word = 0x9e37_79b9_7f4a_7c15_u64;
@@ -55,20 +55,6 @@ fn bulk(name: &str, topology: Topology, options: RingwayOptions, pods: &[&str], 
         } else {
             transfer(&net, &net.client, VIP_URL, BYTES)
         }
-    })
-}
-
-/// Path MTU discovery: the way from node1 to the backend is narrower than what both ends see of the path.
-#[test]
-fn the_way_to_the_backend_is_narrow() -> Result<()> {
-    lab("bulk_narrow", |lab| {
-        let net = Topology::new().two_uplinks().build(lab)?;
-        net.node1.ip("link set eth1 mtu 1300")?;
-        let _ringway = Ringway::start(&net, &RingwayOptions::default(), &[web(&net, &["b1"])?])?;
-        upload(&net, &net.client, VIP_URL, 2_000_000)?;
-        let route = net.client.exec(&["ip", "route", "get", "10.0.0.100"])?;
-        ensure!(route.contains("mtu 1300"), "the client was not told: {route}");
-        Ok(())
     })
 }
 

@@ -1,0 +1,121 @@
+//! ICMP errors through VIPs, from real routers and hosts: path MTU discovery on both sides, and closed ports.
+
+use std::rc::Rc;
+
+use anyhow::{Result, ensure};
+use ringway_tests::lab::{Lab, Namespace, Net, PodLink, Ringway, RingwayOptions, SERVER_PORT, Service, Topology, address};
+
+use crate::bulk::upload;
+use crate::{CLUSTER_IP_80, CLUSTER_IP_URL, VIP_80, VIP_URL, ensure_no_frame_leaked, ensure_refused, lab, web};
+
+const BYTES: usize = 2_000_000;
+
+fn download(client: &Namespace, url: &str) -> Result<()> {
+    let size = client.shell(&format!("curl -sS --noproxy '*' --max-time 20 {url}bulk/{BYTES} | wc -c"))?;
+    ensure!(size.trim() == BYTES.to_string(), "{size} bytes of {BYTES} came");
+    Ok(())
+}
+
+/// The host was told of the narrow hop on its way to `destination`.
+fn ensure_told(host: &Namespace, destination: &str) -> Result<()> {
+    let route = host.exec(&["ip", "route", "get", destination])?;
+    ensure!(route.contains("mtu 1300"), "{} was not told: {route}", host.role());
+    Ok(())
+}
+
+/// The last hop to the client is narrow: who sends what it downloads has to learn it, behind the VIP.
+fn narrow_at_the_client(name: &str, options: RingwayOptions, server: &str, told_of: &str) -> Result<()> {
+    lab(name, |lab| {
+        let net = Topology::new().build(lab)?;
+        net.router.ip("link set clients mtu 1300")?;
+        let ringway = Ringway::start(&net, &options, &[web(&net, &[server])?])?;
+        download(&net.client, VIP_URL)?;
+        ensure_told(&net.pod(server)?.namespace, told_of)?;
+        ensure_no_frame_leaked(&ringway)
+    })
+}
+
+#[test]
+fn a_backend_elsewhere_learns_the_clients_mtu() -> Result<()> {
+    narrow_at_the_client("mtu_client_remote", RingwayOptions::default(), "b1", address::NODE1)
+}
+
+#[test]
+fn a_pod_here_learns_the_clients_mtu() -> Result<()> {
+    narrow_at_the_client("mtu_client_edge", RingwayOptions::default(), "a1", address::CLIENT)
+}
+
+#[test]
+fn a_pod_here_learns_the_clients_mtu_with_direct_delivery() -> Result<()> {
+    narrow_at_the_client("mtu_client_direct", RingwayOptions::direct(), "a1", address::CLIENT)
+}
+
+/// A hop between this node and the backend is narrow, which a router there says to our SNAT address, a pod's, or the node's.
+#[test]
+fn clients_learn_the_mtu_towards_a_backend_elsewhere() -> Result<()> {
+    lab("mtu_backend", |lab| {
+        let net = Topology::new().node2_behind_router().build(lab)?;
+        net.router.ip("link set lan2 mtu 1300")?;
+        let ringway = Ringway::start(&net, &RingwayOptions::default(), &[web(&net, &["b1"])?])?;
+        let pod = &net.pod("a1")?.namespace;
+        for (client, url, told_of) in [
+            (&net.client, VIP_URL, address::VIP),
+            (pod, CLUSTER_IP_URL, address::CLUSTER_IP),
+            (&net.node1, CLUSTER_IP_URL, address::CLUSTER_IP),
+        ] {
+            upload(&net, client, url, BYTES)?;
+            ensure_told(client, told_of)?;
+        }
+        ensure_no_frame_leaked(&ringway)
+    })
+}
+
+/// The next hop of the worker itself is narrow.
+#[test]
+fn the_way_to_the_backend_is_narrow() -> Result<()> {
+    lab("mtu_next_hop", |lab| {
+        let net = Topology::new().two_uplinks().build(lab)?;
+        net.node1.ip("link set eth1 mtu 1300")?;
+        let _ringway = Ringway::start(&net, &RingwayOptions::default(), &[web(&net, &["b1"])?])?;
+        upload(&net, &net.client, VIP_URL, BYTES)?;
+        ensure_told(&net.client, address::VIP)
+    })
+}
+
+/// A pod whose server is gone says so, and whoever asked by the service's address understands it.
+fn closed_ports(name: &str, options: RingwayOptions, servers: &[&str]) -> Result<()> {
+    const CLOSED: u16 = 9_999;
+    lab(name, |lab: &Rc<Lab>| {
+        let net: Net = Topology::new().node1_pods(&[PodLink::Routed, PodLink::Bridge, PodLink::Bridge]).build(lab)?;
+        let ringway = Ringway::start(&net, &options, &[])?;
+        for server in servers {
+            let service = Service::new("web").cluster_ip(address::CLUSTER_IP).load_balancer_ip(address::VIP);
+            let closed = service.clone().udp(80, CLOSED).pods([net.pod(server)?]);
+            let open = service.udp(80, SERVER_PORT).pods([net.pod(server)?]);
+            ringway.publish(&[open])?;
+            ringway_tests::lab::wait_for("the service", std::time::Duration::from_secs(3), || {
+                let answer = net.client.udp(VIP_80, 0)?;
+                ensure!(answer.starts_with(server), "{answer}");
+                Ok(())
+            })?;
+            ringway.publish(&[closed])?;
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            ensure_refused(&net.client, "udp", VIP_80)?;
+            for client in ["a1", "a2", "a3"] {
+                ensure_refused(&net.pod(client)?.namespace, "udp", CLUSTER_IP_80)?;
+            }
+            ensure_refused(&net.node1, "udp", CLUSTER_IP_80)?;
+        }
+        ensure_no_frame_leaked(&ringway)
+    })
+}
+
+#[test]
+fn closed_ports_of_pods_are_told() -> Result<()> {
+    closed_ports("icmp_closed", RingwayOptions::default(), &["a1", "a2", "b1"])
+}
+
+#[test]
+fn closed_ports_of_pods_are_told_with_direct_delivery() -> Result<()> {
+    closed_ports("icmp_closed_direct", RingwayOptions::direct(), &["a1", "a2"])
+}
