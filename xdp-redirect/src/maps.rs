@@ -150,6 +150,8 @@ pub struct AddressUse {
     pub closed: bool,
     /// A service's and no node's: what no frontend takes is dropped, for the kernel would send it back into the network.
     pub vip: bool,
+    /// It answers pings.
+    pub ping: bool,
     /// Replies to SNAT come to these ports of it, both ends included.
     pub snat_ports: Option<(u16, u16)>,
 }
@@ -178,12 +180,13 @@ impl AddressUse {
     const CLOSED: u32 = 2;
     const VIP: u32 = 4;
     const SNAT: u32 = 8;
+    const PING: u32 = 16;
 
     /// `struct address4`.
     fn to_bytes(self) -> [u8; 8] {
         let flag = |is_set, flag| if is_set { flag } else { 0 };
         let flags = flag(self.announced, Self::ANNOUNCED) | flag(self.closed, Self::CLOSED) | flag(self.vip, Self::VIP);
-        let flags = flags | flag(self.snat_ports.is_some(), Self::SNAT);
+        let flags = flags | flag(self.snat_ports.is_some(), Self::SNAT) | flag(self.ping, Self::PING);
         let (first, last) = self.snat_ports.unwrap_or_default();
         let mut bytes = [0; 8];
         bytes[..4].copy_from_slice(&flags.to_ne_bytes());
@@ -199,6 +202,7 @@ impl AddressUse {
             announced: is_set(Self::ANNOUNCED),
             closed: is_set(Self::CLOSED),
             vip: is_set(Self::VIP),
+            ping: is_set(Self::PING),
             snat_ports: is_set(Self::SNAT).then_some((u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]))),
         })
     }

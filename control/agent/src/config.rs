@@ -109,6 +109,10 @@ pub struct Settings {
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub announce: Option<bool>,
 
+    /// Answer pings to the addresses of services [default: true]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub answer_ping: Option<bool>,
+
     /// Most flows at a time [default: 32768 for each CPU, 131072 to 1048576]
     #[arg(long, value_name = "N")]
     pub flows_max: Option<u32>,
@@ -211,6 +215,7 @@ pub struct Config {
     pub snat_ports: PortRange,
     pub pod_delivery: PodDelivery,
     pub announce: bool,
+    pub answer_ping: bool,
     pub node_port_addresses: NodePortAddresses,
     pub service_cidrs: Vec<Ipv4Net>,
     pub flows_max: u32,
@@ -262,6 +267,7 @@ impl Settings {
             node_port_addresses: list(self.node_port_addresses, file.node_port_addresses),
             service_cidr: list(self.service_cidr, file.service_cidr),
             announce: self.announce.or(file.announce),
+            answer_ping: self.answer_ping.or(file.answer_ping),
             flows_max: self.flows_max.or(file.flows_max),
             affinity_max: self.affinity_max.or(file.affinity_max),
             timeout_tcp_syn: self.timeout_tcp_syn.or(file.timeout_tcp_syn),
@@ -333,6 +339,8 @@ impl Settings {
                 Some(Delivery::Direct) => PodDelivery::Direct,
             },
             announce: self.announce.unwrap_or(false),
+            // People look for a service with ping first.
+            answer_ping: self.answer_ping.unwrap_or(true),
             node_port_addresses,
             service_cidrs,
             flows_max,

@@ -34,6 +34,7 @@ pub struct TableSettings {
     pub snat_ports: PortRange,
     pub pod_delivery: PodDelivery,
     pub announce: bool,
+    pub answer_ping: bool,
     /// Beside those of the ServiceCIDR objects.
     pub service_cidrs: Vec<Ipv4Net>,
     pub rw1_ifindex: u32,
@@ -72,6 +73,7 @@ impl TableSettings {
             snat_ports: config.snat_ports,
             pod_delivery: config.pod_delivery,
             announce: config.announce,
+            answer_ping: config.answer_ping,
             service_cidrs: config.service_cidrs.clone(),
             rw1_ifindex,
             rw1_mac,
@@ -191,14 +193,8 @@ impl Tables {
                 Some(vip) => self.vips.insert(address, vip),
                 None => self.vips.remove(&address),
             };
-            if is_cluster_ip != self.snapshot.cluster_ips.contains(&address) {
-                let cluster_ips = Arc::make_mut(&mut self.snapshot.cluster_ips);
-                if is_cluster_ip {
-                    cluster_ips.insert(address)
-                } else {
-                    cluster_ips.remove(&address)
-                };
-            }
+            put(&mut self.snapshot.cluster_ips, address, is_cluster_ip);
+            put(&mut self.snapshot.vips, address, vip.is_some() && !is_cluster_ip);
             self.want_address(address);
         }
         for alias in [NODE_PORT_ALIAS, VIP_ALIAS] {
@@ -219,13 +215,7 @@ impl Tables {
     /// Sockets may still be connected to an alias port that nobody has any more: they are refused.
     fn want_alias(&mut self, alias: Ipv4Addr) {
         let is_used = self.aliases().any(|used| used == alias);
-        if is_used != self.snapshot.cluster_ips.contains(&alias) {
-            let cluster_ips = Arc::make_mut(&mut self.snapshot.cluster_ips);
-            if is_used {
-                cluster_ips.insert(alias)
-            } else {
-                cluster_ips.remove(&alias)
-            };
+        if put(&mut self.snapshot.cluster_ips, alias, is_used) {
             self.want_address(alias);
         }
     }
@@ -235,15 +225,9 @@ impl Tables {
     fn follow_announced(&mut self, touched: Vec<Ipv4Addr>) -> Vec<Ipv4Addr> {
         let mut new = Vec::new();
         for address in touched.into_iter().chain(self.settings.snat_addresses.clone()) {
-            match (self.is_announced(&address), self.snapshot.announced.contains(&address)) {
-                (true, false) => {
-                    Arc::make_mut(&mut self.snapshot.announced).insert(address);
-                    new.push(address);
-                }
-                (false, true) => {
-                    Arc::make_mut(&mut self.snapshot.announced).remove(&address);
-                }
-                _ => {}
+            let is_announced = self.is_announced(&address);
+            if put(&mut self.snapshot.announced, address, is_announced) && is_announced {
+                new.push(address);
             }
         }
         new
@@ -263,7 +247,8 @@ impl Tables {
         let value = AddressUse {
             announced: self.is_announced(&address),
             closed: self.snapshot.cluster_ips.contains(&address),
-            vip: self.vips.get(&address).is_some_and(|vip| !vip.cluster_ip),
+            vip: self.snapshot.vips.contains(&address),
+            ping: self.settings.answer_ping && self.vips.contains_key(&address),
             snat_ports: snat.map(|snat| snat.ports),
         };
         self.filter.want(FilterKey::Address(address), (value != AddressUse::default()).then_some(FilterValue::Address(value)));
@@ -343,3 +328,12 @@ fn is_here(fib: &Fib, devices: &FxHashMap<u32, Device>, address: Ipv4Addr) -> bo
 
 #[cfg(test)]
 mod tests;
+
+/// Puts an address into a set of the snapshot or takes it out. True if that changed the set.
+fn put(set: &mut Arc<FxHashSet<Ipv4Addr>>, address: Ipv4Addr, is_in: bool) -> bool {
+    if set.contains(&address) == is_in {
+        return false;
+    }
+    let set = Arc::make_mut(set);
+    if is_in { set.insert(address) } else { set.remove(&address) }
+}

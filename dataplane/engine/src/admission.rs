@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::bind::Client;
+use crate::flow::Tuple;
 use crate::hops::address;
 use crate::tables::{Backend, BackendSet, Frontend, FrontendKey, Snapshot, Target, is_alias};
 use crate::verdict::{DropReason, Verdict};
@@ -39,17 +40,17 @@ pub fn find(set: &BackendSet, (address, port): (Ipv4Addr, u16)) -> Option<Backen
 /// Packets that cannot begin a flow, whatever they claim.
 pub fn refuse_impossible(flow: &Ipv4Flow) -> Result<(), Verdict> {
     const RST: u8 = 0x04;
-    let source = address(flow.tuple.saddr);
-    if flow.tuple.saddr == flow.tuple.daddr
-        || source.is_multicast()
-        || source.is_broadcast()
-        || source.is_loopback()
-        || source.octets()[0] == 0
-    {
+    if is_impossible(flow.tuple) {
         return Err(Verdict::Drop(DropReason::LandAttack));
     }
     if flow.protocol == TCP && flow.tcp_flags & RST != 0 {
         return Err(Verdict::Drop(DropReason::NoFlow));
     }
     Ok(())
+}
+
+/// The source is one that no station has, or the destination itself.
+pub fn is_impossible(tuple: Tuple) -> bool {
+    let source = address(tuple.saddr);
+    tuple.saddr == tuple.daddr || source.is_multicast() || source.is_broadcast() || source.is_loopback() || source.octets()[0] == 0
 }

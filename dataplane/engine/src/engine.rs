@@ -21,7 +21,7 @@ use crate::random::Random;
 use crate::refuse::{IcmpError, Limiter};
 use crate::tables::Snapshot;
 use crate::verdict::{DropReason, Verdict, VerdictCounts};
-use crate::wire::{self, Ipv4Flow, Parsed, Quote};
+use crate::wire::{self, Ipv4Flow, Parsed, Ping, Quote};
 
 use self::answer::Met;
 
@@ -93,6 +93,7 @@ struct Staged {
 enum Stage {
     Flow(Staged),
     Quote(Taken, Quote),
+    Ping(Taken, Ping),
     Decided(Verdict),
 }
 
@@ -125,6 +126,7 @@ impl Engine {
             let verdict = match stage {
                 Stage::Decided(verdict) => *verdict,
                 Stage::Quote(taken, quote) => self.pass_on(snapshot, *taken, quote, packet).unwrap_or_else(|early| early),
+                Stage::Ping(taken, ping) => self.answer_ping(snapshot, *taken, ping, packet),
                 Stage::Flow(staged) => self.forward(snapshot, now, staged, packet).unwrap_or_else(|early| early),
             };
             self.counts.count(verdict);
@@ -158,6 +160,7 @@ impl Engine {
                 Stage::Flow(Staged { taken, flow, key, hash })
             }
             Parsed::Quote(quote) => Stage::Quote(taken, quote),
+            Parsed::Ping(ping) => Stage::Ping(taken, ping),
             Parsed::Arp(l3) => Stage::Decided(answer_arp(snapshot, packet, l3, taken)),
             Parsed::Other => Stage::Decided(give_back(packet, taken)),
             Parsed::Malformed => Stage::Decided(Verdict::Drop(DropReason::Malformed)),

@@ -7,7 +7,7 @@
 
 use crate::checksum;
 use crate::flow::TICKS_PER_SECOND;
-use crate::wire::{Ipv4Flow, TCP};
+use crate::wire::{ICMP, Ipv4Flow, Ping, TCP};
 
 const IP_BYTES: usize = 20;
 const TCP_BYTES: usize = 20;
@@ -86,7 +86,6 @@ pub fn reset(frame: &mut [u8], flow: &Ipv4Flow) -> Option<usize> {
 /// Turns the packet at the beginning of `frame` into the ICMP error about it, Ethernet header excepted. Returns the offset of the byte
 /// behind it, `None` if there is no room: `frame` should be longer than the packet, as the error is longer than what it quotes.
 pub fn icmp_error(frame: &mut [u8], flow: &Ipv4Flow, error: IcmpError) -> Option<usize> {
-    const ICMP: u8 = 1;
     let quote_at = flow.l3 + IP_BYTES + ICMP_BYTES;
     let room = frame.len().checked_sub(quote_at)?;
     let quoted = flow.bytes().min(ICMP_PACKET_BYTES_MAX - IP_BYTES - ICMP_BYTES).min(room);
@@ -100,6 +99,26 @@ pub fn icmp_error(frame: &mut [u8], flow: &Ipv4Flow, error: IcmpError) -> Option
     let check = !checksum::sum(message);
     message[2..4].copy_from_slice(&check.to_ne_bytes());
     Some(l4 + message.len())
+}
+
+/// Turns the echo request at the beginning of `frame` into its reply (RFC 792), Ethernet header excepted. Returns the offset of the byte
+/// behind it, `None` if the offsets are not those of the frame.
+pub fn pong(frame: &mut [u8], ping: &Ping) -> Option<usize> {
+    let message = frame.get_mut(ping.l3..ping.end)?;
+    let (header, icmp) = message.split_at_mut_checked(IP_BYTES)?;
+    let (from, to) = (ping.tuple.saddr.to_ne_bytes(), ping.tuple.daddr.to_ne_bytes());
+    header[8] = TTL;
+    header[10..12].fill(0);
+    header[12..16].copy_from_slice(&to);
+    header[16..20].copy_from_slice(&from);
+    let check = !checksum::sum(header);
+    header[10..12].copy_from_slice(&check.to_ne_bytes());
+    // Type 8 becomes 0, and nothing else is another: what was spoiled on the way stays so.
+    let [kind, _, high, low, ..] = icmp else { return None };
+    let diff = checksum::diff(&[u32::from(u16::from_ne_bytes([*kind, 0]))], &[0]);
+    *kind = 0;
+    [*high, *low] = checksum::apply(u16::from_ne_bytes([*high, *low]), diff).to_ne_bytes();
+    Some(ping.end)
 }
 
 /// An IP header without options from the packet's destination to its source; returns where its payload begins.

@@ -73,6 +73,8 @@ pub struct VerdictCounts {
     pub refused: u64,
     /// Of those above: ICMP errors about flows, translated.
     pub icmp_errors: u64,
+    /// Of those above: pings that became their replies.
+    pub pings: u64,
     pub drops: [u64; DropReason::ALL.len()],
 }
 

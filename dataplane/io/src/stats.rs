@@ -146,7 +146,7 @@ impl PublishedDrops {
     }
 }
 
-published! { PublishedVerdicts of VerdictCounts { uplink, host, hold, refused, icmp_errors } { drops: PublishedDrops } }
+published! { PublishedVerdicts of VerdictCounts { uplink, host, hold, refused, icmp_errors, pings } { drops: PublishedDrops } }
 published! { PublishedFrames of FrameGauges { total, pool, fill, rx, tx, completion, held, lost } {} }
 published! {
     PublishedSocket of SocketCounters {

@@ -240,6 +240,24 @@ static __always_inline _Bool parse_skb(struct __sk_buff *skb, __u32 *l3, struct 
 	return parse_quote(data + *l3, end, skb->len - *l3, p);
 }
 
+/* What is no packet of a flow and says nothing of one: a pod's ping to a service goes up. So does one of the node, by itself. */
+static __always_inline int other(struct __sk_buff *skb, enum hook hook, _Bool from_worker)
+{
+	const void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	const struct iphdr *ip = data + sizeof(struct ethhdr);
+	const struct address4 *address;
+	__u32 daddr;
+
+	if (hook != HOOK_POD_IN || from_worker || skb->protocol != bpf_htons(ETH_P_IP) || (const void *)(ip + 1) > end || !is_ping(ip, end))
+		return edge_next(hook, EDGE_OTHER);
+	daddr = ip->daddr;
+	address = bpf_map_lookup_elem(&addresses4, &daddr);
+	/* An address that nobody here announces may be that of a host which has some ports more than ours. */
+	if (!address || !(address->flags & ADDRESS_PING) || !(address->flags & (ADDRESS_CLOSED | ADDRESS_ANNOUNCED)))
+		return edge_next(hook, EDGE_OTHER);
+	return upcall(skb, hook, skb->hash);
+}
+
 /* Gives a packet of a tunnel without Ethernet headers one, as the hostlink needs it. */
 static __always_inline long add_ethernet(struct __sk_buff *skb, __u32 *l3)
 {
@@ -264,7 +282,7 @@ static __always_inline int edge(struct __sk_buff *skb, enum hook hook, __u32 zon
 	if (hook == HOOK_UPLINK_IN && skb->pkt_type == PACKET_OTHERHOST)
 		return edge_next(hook, EDGE_OTHER);
 	if (!parse_skb(skb, &l3, &p, ethernet))
-		return edge_next(hook, EDGE_OTHER);
+		return other(skb, hook, from_worker);
 	meta = FLOW_META(zone, hook, p.protocol);
 	hash = flow_hash(seed, p.saddr, p.daddr, p.ports, meta);
 	flow = flow_lookup(&p, meta, hash);

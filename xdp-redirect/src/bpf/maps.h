@@ -72,6 +72,7 @@ struct address4 {
 #define ADDRESS_CLOSED 2u    /* every port of it is ours: a worker refuses what no frontend takes */
 #define ADDRESS_VIP 4u       /* a service's and no node's: what no frontend takes is dropped, it would go back into the network */
 #define ADDRESS_SNAT 8u      /* we give it to clients as source */
+#define ADDRESS_PING 16u     /* answer pings to it */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

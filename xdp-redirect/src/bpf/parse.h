@@ -74,9 +74,19 @@ struct icmp_header {
 	__u16 checksum;
 	__u32 rest;
 };
+#define ICMP_ECHO 8
 #define ICMP_DESTINATION_UNREACHABLE 3
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETER_PROBLEM 12
+
+/* An echo request, whole and without IP options. */
+static __always_inline _Bool is_ping(const struct iphdr *ip, const void *end)
+{
+	const struct icmp_header *icmp = (const void *)(ip + 1);
+
+	return (const void *)(icmp + 1) <= end && ip->version == 4 && ip->ihl == 5 && ip->protocol == IPPROTO_ICMP &&
+	       !(ip->frag_off & bpf_htons(0x3fff)) && icmp->type == ICMP_ECHO && icmp->code == 0;
+}
 
 /* From the start of the IP header: all that `parse_quote` may read. */
 #define QUOTE_BYTES_MAX (60 + sizeof(struct icmp_header) + 60 + sizeof(struct tcphdr))

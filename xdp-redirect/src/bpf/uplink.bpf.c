@@ -150,7 +150,9 @@ static __always_inline int uplink_other(struct xdp_md *ctx, const struct ethhdr 
 	}
 	daddr = ip->daddr;
 	address = bpf_map_lookup_elem(&addresses4, &daddr);
-	return address ? uplink_not_served(ctx, eth, address) : pass(COUNT_uplink_pass);
+	if (!address)
+		return pass(COUNT_uplink_pass);
+	return address->flags & ADDRESS_PING && is_ping(ip, end) ? redirect_ipv4(ctx, eth) : uplink_not_served(ctx, eth, address);
 }
 
 static __always_inline int uplink_ipv4(struct xdp_md *ctx, const struct ethhdr *eth, const struct iphdr *ip, const void *end)

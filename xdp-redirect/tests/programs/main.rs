@@ -5,12 +5,13 @@ mod bpffs;
 mod deliver;
 mod edge;
 mod hostlink;
+mod icmp;
 mod layout;
 mod namespace;
 mod node;
 mod packet;
 mod pins;
-mod quotes;
+
 mod scratch;
 mod tunnel;
 mod uplink;

@@ -115,17 +115,17 @@ pub fn read(frame: &[u8]) -> Seen {
     Seen { src: (ip.source_addr(), sport), dst: (ip.destination_addr(), dport), ttl: ip.ttl() }
 }
 
-/// An ICMP error from `src` to `dst` about `quoted`, an IP packet or the beginning of one.
-pub fn icmp_error(src: Ipv4Addr, dst: Ipv4Addr, (kind, code): (u8, u8), quoted: &[u8]) -> Vec<u8> {
+/// An ICMP message; of an error, `payload` is the IP packet that it quotes, or the beginning of one.
+pub fn icmp(src: Ipv4Addr, dst: Ipv4Addr, (kind, code): (u8, u8), payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(CLIENT_MAC, NODE_MAC).ipv4(src.octets(), dst.octets(), 64);
     let mut frame = Vec::new();
     // With the next hop's MTU where it belongs.
     let rest = if (kind, code) == (3, 4) { [0, 0, 5, 0x78] } else { [0; 4] };
-    builder.icmpv4_raw(kind, code, rest).write(&mut frame, quoted).expect("a frame");
+    builder.icmpv4_raw(kind, code, rest).write(&mut frame, payload).expect("a frame");
     frame
 }
 
-/// Source, destination, TTL and quoted bytes of an ICMP message.
+/// Source, destination, TTL and payload of an ICMP message.
 ///
 /// # Panics
 /// If it is none, or a checksum is wrong.

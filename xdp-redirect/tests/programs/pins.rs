@@ -9,7 +9,7 @@ use crate::scratch::{FLOWS_MAX, NOW, Scratch, end, one_way, table_of, to, uplink
 #[test]
 fn a_restart_finds_flows_frontends_and_seed() {
     let used = FrontendUse { here: true, sockets: Sockets::Vip(40_000), draining: true };
-    let address = AddressUse { announced: true, closed: true, vip: true, snat_ports: Some((10_000, 29_999)) };
+    let address = AddressUse { announced: true, closed: true, vip: true, ping: true, snat_ports: Some((10_000, 29_999)) };
     let scratch = Scratch::new();
     let (first, report) = scratch.load();
     assert!(report.maps.iter().all(|(_, fate)| *fate == MapFate::Created), "{report:?}");

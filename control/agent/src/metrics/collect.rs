@@ -73,6 +73,8 @@ fn verdicts(families: &mut Families, stats: &[WorkerStats]) {
     families.counter("ringway_packets_total", "Packets of the workers by verdict", packets);
     let answered = [(vec![], sum(|worker| worker.verdicts.refused))];
     families.counter("ringway_refusals_total", "Packets that workers answered by a reset or an ICMP error", answered);
+    let pings = [(vec![], sum(|worker| worker.verdicts.pings))];
+    families.counter("ringway_pings_total", "Pings to addresses of services that workers answered", pings);
     let passed_on = [(vec![], sum(|worker| worker.verdicts.icmp_errors))];
     families.counter("ringway_icmp_errors_total", "ICMP errors about flows that workers translated", passed_on);
     let drops = reasons.map(|(number, reason)| (vec![("reason", reason.label())], drops(number)));

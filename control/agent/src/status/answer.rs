@@ -229,6 +229,7 @@ pub fn stats(status: &[WorkerStatus], stats: &[WorkerStats], programs: Vec<Count
         verdicts.hold += worker.verdicts.hold;
         verdicts.refused += worker.verdicts.refused;
         verdicts.icmp_errors += worker.verdicts.icmp_errors;
+        verdicts.pings += worker.verdicts.pings;
         for (sum, count) in drops.iter_mut().zip(worker.verdicts.drops) {
             *sum += count;
         }

@@ -219,6 +219,9 @@ pub struct VerdictsDocument {
     /// Of those sent: ICMP errors about flows, translated.
     #[serde(default)]
     pub icmp_errors: u64,
+    /// Of those sent: replies to pings.
+    #[serde(default)]
+    pub pings: u64,
     /// The sum of all drops.
     pub drop: u64,
 }

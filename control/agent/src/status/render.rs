@@ -232,6 +232,7 @@ fn stats(document: &StatsDocument) -> String {
         ("host", v.host, "Handed to the node by the hostlink."),
         ("hold", v.hold, "Waited for a neighbor to be resolved."),
         ("refused", v.refused, "Of those: answered by a TCP reset or an ICMP error, for nobody serves them."),
+        ("pings", v.pings, "Of those: pings to addresses of services, answered."),
         ("icmp_errors", v.icmp_errors, "Of those: ICMP errors about flows, translated and sent on."),
         ("drop", v.drop, "Dropped, by reason below."),
     ] {

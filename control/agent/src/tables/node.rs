@@ -34,6 +34,7 @@ impl Tables {
             rw1_ifindex: self.settings.rw1_ifindex,
             rw1_mac: self.settings.rw1_mac,
             pod_delivery: self.settings.pod_delivery,
+            answer_ping: self.settings.answer_ping,
         };
         if node == *self.snapshot.node {
             return;

@@ -29,6 +29,7 @@ fn settings() -> TableSettings {
         pod_delivery: PodDelivery::Edge,
         service_cidrs: Vec::new(),
         announce: true,
+        answer_ping: true,
         rw1_ifindex: 9,
         rw1_mac: [2; 6],
     }
@@ -108,12 +109,25 @@ fn a_service_comes_and_goes() {
     assert_eq!(here(&tables), Some(FilterValue::Frontend(served(true, vip_sockets(&tables)))));
     assert_eq!(
         tables.filter.wanted(&FilterKey::Address(VIP)),
-        Some(FilterValue::Address(AddressUse { announced: true, vip: true, ..AddressUse::default() }))
+        Some(FilterValue::Address(AddressUse { announced: true, vip: true, ping: true, ..AddressUse::default() }))
     );
     assert!(tables.apply_model(ringway_model::Update::default()).announced.is_empty(), "announced already");
+    assert!(tables.snapshot().vips.contains(&VIP) && !tables.snapshot().cluster_ips.contains(&VIP));
     tables.apply_model(model(None, None));
-    assert!(tables.snapshot().frontends.is_empty() && tables.snapshot().announced.is_empty());
+    assert!(tables.snapshot().frontends.is_empty() && tables.snapshot().announced.is_empty() && tables.snapshot().vips.is_empty());
     assert_eq!((here(&tables), tables.filter.wanted(&FilterKey::Address(VIP))), (None, None));
+}
+
+#[test]
+fn pings_are_answered_unless_told_otherwise() {
+    for (answer_ping, cluster_ip) in [(true, true), (true, false), (false, true), (false, false)] {
+        let mut tables = Tables::new(TableSettings { answer_ping, ..settings() }, Filter::default());
+        tables.set_node(Vec::new(), &[]);
+        assert_eq!(tables.node().answer_ping, answer_ping);
+        tables.apply_model(model(Some(frontend(POD, true)), Some(Vip { announced: false, cluster_ip })));
+        let Some(FilterValue::Address(value)) = tables.filter.wanted(&FilterKey::Address(VIP)) else { panic!("no address") };
+        assert_eq!(value, AddressUse { ping: answer_ping, closed: cluster_ip, vip: !cluster_ip, ..AddressUse::default() });
+    }
 }
 
 #[test]
@@ -122,7 +136,7 @@ fn nothing_is_announced_unasked() {
     assert!(tables.apply_model(model(Some(frontend(POD, true)), Some(Vip { announced: true, cluster_ip: false }))).announced.is_empty());
     assert_eq!(
         tables.filter.wanted(&FilterKey::Address(VIP)),
-        Some(FilterValue::Address(AddressUse { vip: true, ..AddressUse::default() }))
+        Some(FilterValue::Address(AddressUse { vip: true, ping: true, ..AddressUse::default() }))
     );
 }
 

@@ -1,13 +1,15 @@
 //! Answers to the senders of packets that go no further.
 
-use super::{Engine, Origin, Packet, remove_tags, write_macs};
+use super::{Engine, Origin, Packet, give_back, remove_tags, write_macs};
+use crate::admission::is_impossible;
 use crate::flow::Hook;
+use crate::hops::address;
 use crate::order::{Order, order_mac};
 use crate::place::Taken;
 use crate::refuse::{self, IcmpError};
 use crate::tables::Snapshot;
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::{self, Ipv4Flow, TCP};
+use crate::wire::{self, Ipv4Flow, Ping, TCP};
 
 /// Where and when a packet was met, and what it is.
 pub(super) struct Met<'a> {
@@ -27,7 +29,10 @@ impl Engine {
             return self.complain(met, packet, IcmpError::PortUnreachable, DropReason::RefusalLimited);
         }
         match refuse::reset(packet.bytes, met.flow) {
-            Some(len) => self.answer(met, packet, len),
+            Some(len) => {
+                self.counts.refused += 1;
+                self.answer(met.snapshot, met.taken, met.flow.l3, packet, len)
+            }
             None => Verdict::Drop(DropReason::NoBackend),
         }
     }
@@ -39,7 +44,10 @@ impl Engine {
             return Verdict::Drop(untold);
         }
         match refuse::icmp_error(packet.bytes, met.flow, error) {
-            Some(len) => self.answer(met, packet, len),
+            Some(len) => {
+                self.counts.refused += 1;
+                self.answer(met.snapshot, met.taken, met.flow.l3, packet, len)
+            }
             None => Verdict::Drop(untold),
         }
     }
@@ -55,30 +63,52 @@ impl Engine {
             return Verdict::Drop(DropReason::TooBig);
         }
         match refuse::icmp_error(packet.bytes, met.flow, IcmpError::FragmentationNeeded { mtu }) {
-            Some(len) => self.answer(met, packet, len),
+            Some(len) => {
+                self.counts.refused += 1;
+                self.answer(met.snapshot, met.taken, met.flow.l3, packet, len)
+            }
             None => Verdict::Drop(DropReason::TooBig),
         }
     }
 
+    /// Answers a ping to an address of a service.
+    #[cold]
+    pub(super) fn answer_ping(&mut self, snapshot: &Snapshot, taken: Taken, ping: &Ping, packet: &mut Packet<'_>) -> Verdict {
+        let address = address(ping.tuple.daddr);
+        let is_services = snapshot.cluster_ips.contains(&address) || snapshot.vips.contains(&address);
+        if !snapshot.node.answer_ping || !is_services || is_to_many(packet) {
+            return give_back(packet, taken);
+        }
+        if is_impossible(ping.tuple) {
+            return Verdict::Drop(DropReason::LandAttack);
+        }
+        match refuse::pong(packet.bytes, ping) {
+            Some(len) => {
+                self.counts.pings += 1;
+                self.answer(snapshot, taken, ping.l3, packet, len)
+            }
+            None => Verdict::Drop(DropReason::Malformed),
+        }
+    }
+
     /// The packet has become the answer to itself, of `len` bytes: it goes back the way it came.
-    fn answer(&mut self, met: &Met<'_>, packet: &mut Packet<'_>, len: usize) -> Verdict {
+    fn answer(&self, snapshot: &Snapshot, taken: Taken, l3: usize, packet: &mut Packet<'_>, len: usize) -> Verdict {
         let client = wire::source_mac(packet.bytes);
         packet.len = len;
-        self.counts.refused += 1;
         if let Origin::Uplink(uplink) = packet.origin {
-            let mac = met.snapshot.node.uplinks.get(usize::from(uplink)).map_or([0; 6], |port| port.mac);
+            let mac = snapshot.node.uplinks.get(usize::from(uplink)).map_or([0; 6], |port| port.mac);
             write_macs(packet.bytes, client, mac);
             return Verdict::Uplink { uplink };
         }
-        let (order, source) = match met.taken.hook {
+        let (order, source) = match taken.hook {
             Hook::PodIn => (Order::Peer, client),
-            Hook::NodeOut => (Order::Received, met.snapshot.node.rw1_mac),
+            Hook::NodeOut => (Order::Received, snapshot.node.rw1_mac),
             Hook::UplinkIn | Hook::UplinkOut | Hook::PodOut => {
-                remove_tags(packet, met.flow.l3);
-                (Order::Neigh, met.snapshot.node.rw1_mac)
+                remove_tags(packet, l3);
+                (Order::Neigh, snapshot.node.rw1_mac)
             }
         };
-        write_macs(packet.bytes, order_mac(order, met.taken.ifindex), source);
+        write_macs(packet.bytes, order_mac(order, taken.ifindex), source);
         Verdict::Host
     }
 }

@@ -57,6 +57,8 @@ pub struct NodeTables {
     pub rw1_ifindex: u32,
     pub rw1_mac: [u8; 6],
     pub pod_delivery: PodDelivery,
+    /// Services' addresses answer pings.
+    pub answer_ping: bool,
 }
 
 impl NodeTables {
@@ -83,4 +85,6 @@ pub struct Snapshot {
     pub announced: Arc<FxHashSet<Ipv4Addr>>,
     /// Addresses all of whose ports are ours: one that no frontend has is refused (contract §2: an undefined port of a ClusterIP).
     pub cluster_ips: Arc<FxHashSet<Ipv4Addr>>,
+    /// Services' other addresses, if they are no node's.
+    pub vips: Arc<FxHashSet<Ipv4Addr>>,
 }

@@ -1,6 +1,6 @@
 //! IPv4 with TCP or UDP (RFC 791, RFC 9293, RFC 768).
 
-use super::{Parsed, quote, read_u16, read_word};
+use super::{Parsed, icmp, read_u16, read_word};
 use crate::flow::Tuple;
 
 /// IP protocol numbers.
@@ -66,7 +66,7 @@ pub(super) fn parse(frame: &[u8], l3: usize) -> Parsed {
     }
     match protocol {
         TCP | UDP => {}
-        quote::ICMP => return quote::parse(frame, l3, l4, end).map_or(Parsed::Other, Parsed::Quote),
+        icmp::ICMP => return icmp::parse(frame, l3, l4, end),
         _ => return Parsed::Other,
     }
     let Some(tcp_flags) = l4_flags(&frame[l4..end], protocol) else { return Parsed::Malformed };

@@ -2,11 +2,11 @@
 //!
 //! The limits are those of the `uplink` program in `xdp-redirect/src/bpf/parse.h`: both must agree on what is a flow's packet.
 
+mod icmp;
 mod ipv4;
-mod quote;
 
+pub use icmp::{ICMP, Ping, Quote, swap_ports};
 pub use ipv4::{Ipv4Flow, TCP, UDP};
-pub use quote::{ICMP, Quote, swap_ports};
 
 /// Ethernet header without tags.
 pub const ETHERNET_BYTES: usize = 14;
@@ -24,6 +24,8 @@ pub enum Parsed {
     Flow(Ipv4Flow),
     /// An ICMP error about one.
     Quote(Quote),
+    /// An ICMP echo request.
+    Ping(Ping),
     /// ARP; offset of its header.
     Arp(usize),
     /// Well-formed as far as we look, and none of the above (a fragment, another ICMP message, IPv6, …).

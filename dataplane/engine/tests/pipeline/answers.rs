@@ -259,3 +259,60 @@ fn a_segment_that_is_too_large_is_told_of() {
         assert_eq!(bed.receive(&frame).verdict, Verdict::Drop(DropReason::TooBig));
     }
 }
+
+#[test]
+fn services_addresses_answer_pings() {
+    let mut bed = bed();
+    let payload: Vec<u8> = (0..57).collect();
+    for (what, address) in [("a VIP", VIP), ("a ClusterIP", CLUSTER_IP)] {
+        let ping = icmp(CLIENT, address, (8, 0), [0x12, 0x34, 0, 7], &payload);
+        let out = bed.receive(&ping);
+        assert_eq!((out.verdict, macs(&out.frame)), (Verdict::Uplink { uplink: 0 }, (ROUTER_MAC, UPLINK_MAC)), "{what}");
+        let pong = SeenIcmp { src: address, dst: CLIENT, ttl: 64, kind: (0, 0), rest: [0x12, 0x34, 0, 7], payload: payload.clone() };
+        assert_eq!(read_icmp(&out.frame), pong, "{what}");
+    }
+    let out = bed.upcall(Hook::PodIn, POD_A, &icmp(A, CLUSTER_IP, (8, 0), [0; 4], b""));
+    assert_eq!((out.verdict, macs(&out.frame)), (Verdict::Host, (order_mac(Order::Peer, POD_A), ROUTER_MAC)));
+    let out = bed.upcall(Hook::NodeOut, RW1, &icmp(NODE, VIP, (8, 0), [0; 4], b"x"));
+    assert_eq!((out.verdict, macs(&out.frame)), (Verdict::Host, (order_mac(Order::Received, RW1), RW1_MAC)));
+    assert_eq!(read_icmp(&out.frame).dst, NODE);
+    // A NIC pads to 60 bytes.
+    let mut padded = icmp(CLIENT, VIP, (8, 0), [0; 4], b"");
+    padded.resize(60, 0xee);
+    assert_eq!(bed.receive(&padded).frame.len(), 14 + 28);
+    assert_eq!((bed.engine.counts().pings, bed.engine.counts().refused), (5, 0));
+}
+
+#[test]
+fn what_is_no_ping_to_a_service_is_not_answered() {
+    let mut bed = bed();
+    let ping = icmp(CLIENT, VIP, (8, 0), [0; 4], b"payload");
+    let changed = |at: usize, byte: u8| {
+        let mut ping = ping.clone();
+        ping[at] = byte;
+        ping
+    };
+    for (what, frame) in [
+        ("another address", icmp(CLIENT, NODE, (8, 0), [0; 4], b"")),
+        ("an unused one", icmp(CLIENT, "192.0.2.11".parse().expect("an address"), (8, 0), [0; 4], b"")),
+        ("a reply", icmp(CLIENT, VIP, (0, 0), [0; 4], b"")),
+        ("another code", icmp(CLIENT, VIP, (8, 1), [0; 4], b"")),
+        ("a timestamp request", icmp(CLIENT, VIP, (13, 0), [0; 4], &[0; 12])),
+        ("a fragment", changed(14 + 6, 0x20)),
+        ("IP options", changed(14, 0x46)),
+        ("cut", icmp(CLIENT, VIP, (8, 0), [0; 4], b"")[..14 + 24].to_vec()),
+        ("broadcast", changed(0, 0xff)),
+    ] {
+        let out = bed.receive(&frame);
+        let is_back =
+            out.verdict == Verdict::Host && macs(&out.frame).0 == order_mac(Order::Received, UPLINK) && out.frame[6..] == frame[6..];
+        assert!(is_back || out.verdict == Verdict::Drop(DropReason::Malformed), "{what}: {out:?}");
+    }
+    for source in [VIP, "127.0.0.1".parse().expect("an address"), "255.255.255.255".parse().expect("an address")] {
+        assert_eq!(bed.receive(&icmp(source, VIP, (8, 0), [0; 4], b"")).verdict, Verdict::Drop(DropReason::LandAttack));
+    }
+    let node = ringway_engine::tables::NodeTables { answer_ping: false, ..(*bed.snapshot.node).clone() };
+    bed.snapshot.node = std::sync::Arc::new(node);
+    assert_eq!(bed.receive(&ping).verdict, Verdict::Host, "switched off");
+    assert_eq!(bed.engine.counts().pings, 0);
+}

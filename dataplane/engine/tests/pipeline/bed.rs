@@ -205,6 +205,7 @@ fn tables((low, high): (u16, u16), pod_delivery: PodDelivery) -> Snapshot {
         rw1_ifindex: RW1,
         rw1_mac: RW1_MAC,
         pod_delivery,
+        answer_ping: true,
     };
     Snapshot {
         node: Arc::new(node),
@@ -213,6 +214,7 @@ fn tables((low, high): (u16, u16), pod_delivery: PodDelivery) -> Snapshot {
         devices: Arc::new(devices),
         announced: Arc::new([VIP].into_iter().collect()),
         cluster_ips: Arc::new([CLUSTER_IP].into_iter().collect()),
+        vips: Arc::new([VIP].into_iter().collect()),
         ..Snapshot::default()
     }
 }

@@ -61,11 +61,11 @@ pub fn macs(frame: &[u8]) -> ([u8; 6], [u8; 6]) {
     (mac(0), mac(6))
 }
 
-/// An ICMP error about `quoted`, an IP packet or the beginning of one.
-pub fn icmp_error(src: Ipv4Addr, dst: Ipv4Addr, (kind, code): (u8, u8), rest: [u8; 4], quoted: &[u8]) -> Vec<u8> {
+/// An ICMP message; `rest` is the second half of its header.
+pub fn icmp(src: Ipv4Addr, dst: Ipv4Addr, (kind, code): (u8, u8), rest: [u8; 4], payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(ROUTER_MAC, UPLINK_MAC).ipv4(src.octets(), dst.octets(), 64).icmpv4_raw(kind, code, rest);
     let mut frame = Vec::new();
-    builder.write_to_vec(&mut frame, quoted).expect("memory takes it");
+    builder.write_to_vec(&mut frame, payload).expect("memory takes it");
     frame
 }
 
@@ -77,7 +77,7 @@ pub struct SeenIcmp {
     pub ttl: u8,
     pub kind: (u8, u8),
     pub rest: [u8; 4],
-    pub quoted: Vec<u8>,
+    pub payload: Vec<u8>,
 }
 
 /// Reads an ICMP message and verifies its checksums.
@@ -94,6 +94,6 @@ pub fn read_icmp(frame: &[u8]) -> SeenIcmp {
         ttl: header.time_to_live,
         kind: (icmp.type_u8(), icmp.code_u8()),
         rest: icmp.bytes5to8(),
-        quoted: icmp.payload().to_vec(),
+        payload: icmp.payload().to_vec(),
     }
 }

@@ -52,9 +52,9 @@ fn an_error_about_a_request_reaches_the_client_from_the_vip() {
         for (from, kind, rest) in
             [(HOP, FRAGMENTATION_NEEDED, MTU), (REMOTE, (3, 3), [0; 4]), (HOP, (11, 0), [0; 4]), (HOP, (12, 0), [20, 0, 0, 0])]
         {
-            let out = bed.receive(&icmp_error(from, NODE, kind, rest, packet(&sent)));
+            let out = bed.receive(&icmp(from, NODE, kind, rest, packet(&sent)));
             assert_eq!((out.verdict, macs(&out.frame)), (Verdict::Uplink { uplink: 0 }, (ROUTER_MAC, UPLINK_MAC)), "{what}");
-            let expected = SeenIcmp { src: VIP, dst: CLIENT, ttl: 63, kind, rest, quoted: one_hop_on(&request) };
+            let expected = SeenIcmp { src: VIP, dst: CLIENT, ttl: 63, kind, rest, payload: one_hop_on(&request) };
             assert_eq!(read_icmp(&out.frame), expected, "{what}");
         }
         assert_eq!(bed.engine.counts().icmp_errors, 4);
@@ -67,10 +67,10 @@ fn an_error_about_an_answer_reaches_the_backend() {
     let there = read(&bed.receive(&tcp(CLIENT_END, WEB, SYN, b"")).frame);
     let answer = tcp(there.dst, there.src, ACK, b"answer");
     let back = bed.receive(&answer).frame;
-    let out = bed.receive(&icmp_error(HOP, VIP, FRAGMENTATION_NEEDED, MTU, packet(&back)));
+    let out = bed.receive(&icmp(HOP, VIP, FRAGMENTATION_NEEDED, MTU, packet(&back)));
     assert_eq!((out.verdict, macs(&out.frame)), (Verdict::Uplink { uplink: 0 }, (NODE2_MAC, UPLINK_MAC)));
     // From the address that the backend takes for its client.
-    let expected = SeenIcmp { src: NODE, dst: REMOTE, ttl: 63, kind: FRAGMENTATION_NEEDED, rest: MTU, quoted: one_hop_on(&answer) };
+    let expected = SeenIcmp { src: NODE, dst: REMOTE, ttl: 63, kind: FRAGMENTATION_NEEDED, rest: MTU, payload: one_hop_on(&answer) };
     assert_eq!(read_icmp(&out.frame), expected);
 }
 
@@ -79,17 +79,17 @@ fn an_error_about_an_answer_goes_straight_into_the_pod() {
     let mut bed = served((A, 8080), PodDelivery::Direct);
     bed.receive(&tcp(CLIENT_END, WEB, SYN, b""));
     let quoted = tcp(WEB, CLIENT_END, ACK, b"answer");
-    let out = bed.receive(&icmp_error(HOP, VIP, FRAGMENTATION_NEEDED, MTU, packet(&quoted)));
+    let out = bed.receive(&icmp(HOP, VIP, FRAGMENTATION_NEEDED, MTU, packet(&quoted)));
     assert_eq!((out.verdict, macs(&out.frame).0), (Verdict::Host, order_mac(Order::Peer, POD_A)));
     let quoted = packet(&tcp((A, 8080), CLIENT_END, ACK, b"answer")).to_vec();
-    assert_eq!(read_icmp(&out.frame), SeenIcmp { src: HOP, dst: A, ttl: 63, kind: FRAGMENTATION_NEEDED, rest: MTU, quoted });
+    assert_eq!(read_icmp(&out.frame), SeenIcmp { src: HOP, dst: A, ttl: 63, kind: FRAGMENTATION_NEEDED, rest: MTU, payload: quoted });
 }
 
 #[test]
 fn an_error_about_a_flow_of_edge_is_handed_back() {
     let mut bed = served((A, 8080), PodDelivery::Edge);
     bed.receive(&tcp(CLIENT_END, WEB, SYN, b""));
-    let error = icmp_error(HOP, VIP, FRAGMENTATION_NEEDED, MTU, packet(&tcp(WEB, CLIENT_END, ACK, b"answer")));
+    let error = icmp(HOP, VIP, FRAGMENTATION_NEEDED, MTU, packet(&tcp(WEB, CLIENT_END, ACK, b"answer")));
     let out = bed.receive(&error);
     assert_eq!((out.verdict, macs(&out.frame).0), (Verdict::Host, order_mac(Order::Received, UPLINK)));
     assert_eq!(out.frame[6..], error[6..]);
@@ -106,17 +106,17 @@ fn what_belongs_to_no_flow_is_handed_back() {
         quoted
     };
     for (what, error) in [
-        ("another port", icmp_error(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &changed(21, 0))),
-        ("another protocol", icmp_error(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &changed(9, 132))),
-        ("not the first fragment", icmp_error(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &changed(7, 1))),
-        ("IPv6", icmp_error(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &changed(0, 0x65))),
-        ("too short a header", icmp_error(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &changed(0, 0x44))),
-        ("not to who sent the quoted packet", icmp_error(HOP, VIP, FRAGMENTATION_NEEDED, MTU, &quoted)),
-        ("a redirect", icmp_error(HOP, NODE, (5, 1), [10, 0, 0, 254], &quoted)),
-        ("an echo", icmp_error(HOP, NODE, (8, 0), [0; 4], &quoted)),
-        ("ports cut off", icmp_error(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &quoted[..23])),
-        ("nothing quoted", icmp_error(HOP, NODE, FRAGMENTATION_NEEDED, MTU, b"")),
-        ("from the wrong side", icmp_error(HOP, NODE, FRAGMENTATION_NEEDED, MTU, packet(&tcp((NODE, 10_000), CLIENT_END, ACK, b"")))),
+        ("another port", icmp(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &changed(21, 0))),
+        ("another protocol", icmp(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &changed(9, 132))),
+        ("not the first fragment", icmp(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &changed(7, 1))),
+        ("IPv6", icmp(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &changed(0, 0x65))),
+        ("too short a header", icmp(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &changed(0, 0x44))),
+        ("not to who sent the quoted packet", icmp(HOP, VIP, FRAGMENTATION_NEEDED, MTU, &quoted)),
+        ("a redirect", icmp(HOP, NODE, (5, 1), [10, 0, 0, 254], &quoted)),
+        ("an echo", icmp(HOP, NODE, (8, 0), [0; 4], &quoted)),
+        ("ports cut off", icmp(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &quoted[..23])),
+        ("nothing quoted", icmp(HOP, NODE, FRAGMENTATION_NEEDED, MTU, b"")),
+        ("from the wrong side", icmp(HOP, NODE, FRAGMENTATION_NEEDED, MTU, packet(&tcp((NODE, 10_000), CLIENT_END, ACK, b"")))),
     ] {
         let out = bed.receive(&error);
         assert_eq!((out.verdict, macs(&out.frame).0), (Verdict::Host, order_mac(Order::Received, UPLINK)), "{what}");
@@ -130,13 +130,13 @@ fn what_belongs_to_no_flow_is_handed_back() {
 fn no_error_is_answered_by_an_error() {
     let mut bed = served((REMOTE, 8080), PodDelivery::Edge);
     let sent = bed.receive(&udp(CLIENT_END, WEB, b"request")).frame;
-    let mut error = icmp_error(HOP, NODE, FRAGMENTATION_NEEDED, MTU, packet(&sent));
+    let mut error = icmp(HOP, NODE, FRAGMENTATION_NEEDED, MTU, packet(&sent));
     for ttl in [1, 0] {
         error[ETHERNET_BYTES + 8] = ttl;
         assert_eq!(bed.receive(&error).verdict, Verdict::Drop(DropReason::TtlExpired));
     }
     // Larger than the next hop's MTU.
-    let error = icmp_error(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &[packet(&sent), &[0; 1_500]].concat());
+    let error = icmp(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &[packet(&sent), &[0; 1_500]].concat());
     assert_eq!(bed.receive(&error).verdict, Verdict::Drop(DropReason::TooBig));
     assert_eq!(bed.engine.counts().refused, 0);
 }
@@ -146,7 +146,7 @@ fn no_error_is_answered_by_an_error() {
 fn an_upcall_of_an_error_is_handed_back() {
     let mut bed = served((REMOTE, 8080), PodDelivery::Edge);
     bed.upcall(Hook::PodIn, POD_A, &udp((A, 40_000), WEB, b"request"));
-    let error = icmp_error(A, VIP, (3, 3), [0; 4], packet(&udp(WEB, (A, 40_000), b"answer")));
+    let error = icmp(A, VIP, (3, 3), [0; 4], packet(&udp(WEB, (A, 40_000), b"answer")));
     let out = bed.upcall(Hook::PodIn, POD_A, &error);
     assert_eq!((out.verdict, macs(&out.frame).0), (Verdict::Host, order_mac(Order::Received, POD_A)));
     assert_eq!(out.frame[6..], error[6..]);
@@ -168,10 +168,10 @@ proptest! {
         }
         let sent = bed.receive(&request).frame;
         let quoted = &packet(&sent)[..(2 * words).min(packet(&sent).len())];
-        let out = bed.receive(&icmp_error(HOP, NODE, kind, MTU, quoted));
+        let out = bed.receive(&icmp(HOP, NODE, kind, MTU, quoted));
         prop_assert_eq!(out.verdict, Verdict::Uplink { uplink: 0 });
         let seen = read_icmp(&out.frame);
-        prop_assert_eq!((seen.src, seen.dst, &seen.quoted[..]), (VIP, CLIENT, &one_hop_on(&request)[..quoted.len()]));
+        prop_assert_eq!((seen.src, seen.dst, &seen.payload[..]), (VIP, CLIENT, &one_hop_on(&request)[..quoted.len()]));
     }
 
     /// Errors that are spoiled anywhere get a verdict, and frames keep their length.
@@ -181,7 +181,7 @@ proptest! {
         bed.serve(80, if is_udp { UDP } else { TCP }, &[(REMOTE, 8080)]);
         let request = if is_udp { udp(CLIENT_END, WEB, b"request") } else { tcp(CLIENT_END, WEB, ACK, b"request") };
         let sent = bed.receive(&request).frame;
-        let mut error = icmp_error(HOP, NODE, FRAGMENTATION_NEEDED, MTU, packet(&sent));
+        let mut error = icmp(HOP, NODE, FRAGMENTATION_NEEDED, MTU, packet(&sent));
         let len = error.len();
         error[at % len] = value;
         error.truncate(len - cut.min(len));

@@ -1,12 +1,13 @@
-//! ICMP errors (RFC 792): the packet that they quote tells which flow they are about.
+//! ICMP (RFC 792): errors, whose quoted packet tells which flow they are about, and pings.
 
 use super::ipv4::{HEADER_BYTES, TCP, UDP};
-use super::{read_u16, read_word};
+use super::{Parsed, read_u16, read_word};
 use crate::flow::Tuple;
 
 /// IP protocol number.
 pub const ICMP: u8 = 1;
 const ICMP_HEADER_BYTES: usize = 8;
+const ECHO: u8 = 8;
 const DESTINATION_UNREACHABLE: u8 = 3;
 const TIME_EXCEEDED: u8 = 11;
 const PARAMETER_PROBLEM: u8 = 12;
@@ -42,11 +43,33 @@ impl Quote {
     }
 }
 
-/// Reads the ICMP message at `icmp`, in a packet whose lengths were checked. `None`: it is no error that belongs to a flow. Redirects are
-/// none: they are for the router of the quoted packet's sender, who is not who we would send them to.
+/// An echo request without IP options; all offsets lie within the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ping {
+    /// Offset of the IP header.
+    pub l3: usize,
+    /// Offset of the byte behind the packet.
+    pub end: usize,
+    /// Addresses; it has no ports.
+    pub tuple: Tuple,
+}
+
+/// Reads the ICMP message at `icmp`, in a packet whose lengths were checked.
 #[cold]
-pub(super) fn parse(frame: &[u8], l3: usize, icmp: usize, end: usize) -> Option<Quote> {
-    let message = frame.get(..end)?;
+pub(super) fn parse(frame: &[u8], l3: usize, icmp: usize, end: usize) -> Parsed {
+    let message = frame.get(..end).unwrap_or_default();
+    let ping = || ping(message, l3, icmp).map(Parsed::Ping);
+    quote(message, l3, icmp).map(Parsed::Quote).or_else(ping).unwrap_or(Parsed::Other)
+}
+
+fn ping(message: &[u8], l3: usize, icmp: usize) -> Option<Ping> {
+    let &[ECHO, 0, ..] = message.get(icmp..icmp + ICMP_HEADER_BYTES)? else { return None };
+    let tuple = Tuple { saddr: read_word(message, l3 + 12)?, daddr: read_word(message, l3 + 16)?, ports: 0 };
+    (icmp == l3 + HEADER_BYTES).then_some(Ping { l3, end: message.len(), tuple })
+}
+
+/// Redirects are no errors of a flow: they are for the router of the quoted packet's sender, who is not who we would send them to.
+fn quote(message: &[u8], l3: usize, icmp: usize) -> Option<Quote> {
     if !matches!(message.get(icmp)?, &(DESTINATION_UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM)) {
         return None;
     }
@@ -72,7 +95,7 @@ pub(super) fn parse(frame: &[u8], l3: usize, icmp: usize, end: usize) -> Option<
     Some(Quote {
         l3,
         icmp,
-        end,
+        end: message.len(),
         ttl: message[l3 + 8],
         quoted_l3,
         quoted_l4,
