@@ -10,7 +10,7 @@ mod firewall;
 mod garbage;
 mod health;
 mod http;
-mod icmp_errors;
+mod icmp;
 mod limits;
 mod local_backends;
 mod metrics;

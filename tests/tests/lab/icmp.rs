@@ -1,4 +1,4 @@
-//! ICMP errors through VIPs, from real routers and hosts: path MTU discovery on both sides, and closed ports.
+//! ICMP and VIPs, with real routers and hosts: path MTU discovery on both sides, closed ports, pings.
 
 use std::rc::Rc;
 
@@ -118,4 +118,64 @@ fn closed_ports_of_pods_are_told() -> Result<()> {
 #[test]
 fn closed_ports_of_pods_are_told_with_direct_delivery() -> Result<()> {
     closed_ports("icmp_closed_direct", RingwayOptions::direct(), &["a1", "a2"])
+}
+
+/// Pings that are answered, of three.
+fn pongs(client: &Namespace, target: &str, payload_bytes: u32) -> Result<usize> {
+    let text = client.shell(&format!("ping -c 3 -i 0.05 -W 1 -s {payload_bytes} {target} || true"))?;
+    Ok(text.lines().filter(|line| line.contains("bytes from") && line.contains(target)).count())
+}
+
+#[test]
+fn services_addresses_answer_pings() -> Result<()> {
+    lab("icmp_ping", |lab| {
+        let net = Topology::new().node1_pods(&[PodLink::Routed, PodLink::Bridge]).build(lab)?;
+        net.router.ip("route add 10.96.0.0/16 via 10.0.0.11")?;
+        let ringway = Ringway::start(&net, &RingwayOptions::default(), &[web(&net, &["b1"])?])?;
+        let (routed, bridged) = (&net.pod("a1")?.namespace, &net.pod("a2")?.namespace);
+        let pairs = [
+            (&net.client, address::VIP),
+            (&net.client, address::CLUSTER_IP),
+            (routed, address::VIP),
+            (routed, address::CLUSTER_IP),
+            (bridged, address::VIP),
+            (bridged, address::CLUSTER_IP),
+            (&net.node1, address::CLUSTER_IP),
+        ];
+        let all = |wanted: usize| -> Result<()> {
+            for (client, target) in pairs {
+                for payload_bytes in [0, 56, 1400] {
+                    let count = pongs(client, target, payload_bytes)?;
+                    ensure!(count == wanted, "{} → {target}, {payload_bytes} bytes: {count} answers", client.role());
+                }
+            }
+            Ok(())
+        };
+        all(3)?;
+        for (client, target) in [(&net.client, address::VIP2), (routed, address::CLUSTER_IP2), (&net.node1, address::CLUSTER_IP2)] {
+            ensure!(pongs(client, target, 56)? == 0, "{} → {target}: nobody's address answers", client.role());
+        }
+        ensure!(ringway.ask("stats")?["verdicts"]["pings"].as_u64() >= Some(63), "{}", ringway.ask("stats")?["verdicts"]);
+        ringway.publish(&[])?;
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        for (client, target) in pairs {
+            ensure!(pongs(client, target, 56)? == 0, "{} → {target}: the service is gone", client.role());
+        }
+        ensure_no_frame_leaked(&ringway)
+    })
+}
+
+#[test]
+fn pings_go_unanswered_if_told_so() -> Result<()> {
+    lab("icmp_no_ping", |lab| {
+        let net = Topology::new().build(lab)?;
+        let options = RingwayOptions::default().with(&["--answer-ping", "false"]);
+        let _ringway = Ringway::start(&net, &options, &[web(&net, &["b1"])?])?;
+        for (client, target) in
+            [(&net.client, address::VIP), (&net.pod("a1")?.namespace, address::CLUSTER_IP), (&net.node1, address::CLUSTER_IP)]
+        {
+            ensure!(pongs(client, target, 56)? == 0, "{} → {target} is answered", client.role());
+        }
+        Ok(())
+    })
 }
