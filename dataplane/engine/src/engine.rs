@@ -18,7 +18,7 @@ use crate::nat;
 use crate::order::{Order, order_mac};
 use crate::place::{Taken, locate, partial_checksums};
 use crate::random::Random;
-use crate::refuse::{IcmpError, Limiter};
+use crate::refuse::{self, IcmpError, Limiter};
 use crate::tables::Snapshot;
 use crate::verdict::{DropReason, Verdict, VerdictCounts};
 use crate::wire::{self, Ipv4Flow, Parsed, Ping, Quote};
@@ -78,7 +78,8 @@ pub struct Engine {
     counts: VerdictCounts,
     random: Random,
     hops: HopCache,
-    refusals: Limiter,
+    icmp_errors: Limiter,
+    same_size: Limiter,
 }
 
 /// A packet of a flow between the passes of a batch.
@@ -100,7 +101,16 @@ enum Stage {
 impl Engine {
     pub fn new(config: EngineConfig, flows: Arc<FlowTable>, affinity: Arc<AffinityTable>) -> Engine {
         let random = Random::new(config.seed);
-        Engine { config, flows, affinity, counts: VerdictCounts::default(), random, hops: HopCache::new(), refusals: Limiter::new() }
+        Engine {
+            config,
+            flows,
+            affinity,
+            counts: VerdictCounts::default(),
+            random,
+            hops: HopCache::new(),
+            icmp_errors: Limiter::new(refuse::ICMP_ERRORS),
+            same_size: Limiter::new(refuse::SAME_SIZE),
+        }
     }
 
     /// Decides and rewrites a batch of at most [`BATCH_MAX`]: `verdicts[i]` is for `packets[i]`. `now` in ticks.
@@ -126,7 +136,7 @@ impl Engine {
             let verdict = match stage {
                 Stage::Decided(verdict) => *verdict,
                 Stage::Quote(taken, quote) => self.pass_on(snapshot, *taken, quote, packet).unwrap_or_else(|early| early),
-                Stage::Ping(taken, ping) => self.answer_ping(snapshot, *taken, ping, packet),
+                Stage::Ping(taken, ping) => self.answer_ping(snapshot, now, *taken, ping, packet),
                 Stage::Flow(staged) => self.forward(snapshot, now, staged, packet).unwrap_or_else(|early| early),
             };
             self.counts.count(verdict);

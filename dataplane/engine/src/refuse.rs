@@ -143,11 +143,22 @@ struct Rate {
     burst: u32,
 }
 
-/// ICMP errors to one source. Linux sends one a second after a burst of six (net.ipv4.icmp_ratelimit); a resolver that asks for several
-/// names at once should learn of each.
-const PER_SOURCE: Rate = Rate { per_second: 10, burst: 20 };
-/// ICMP errors of a worker to all sources, forged ones included: net.ipv4.icmp_msgs_per_sec.
-const PER_WORKER: Rate = Rate { per_second: 1000, burst: 1000 };
+/// How often one source and all sources of a worker, forged ones included, get answers of a kind.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    per_source: Rate,
+    per_worker: Rate,
+}
+
+/// Of ICMP errors. Linux sends one source one a second after a burst of six (net.ipv4.icmp_ratelimit); a resolver that asks for several
+/// names at once should learn of each. For all: net.ipv4.icmp_msgs_per_sec.
+pub const ICMP_ERRORS: Limits =
+    Limits { per_source: Rate { per_second: 10, burst: 20 }, per_worker: Rate { per_second: 1_000, burst: 1_000 } };
+/// Of resets and replies to pings. They are no larger than what they answer; a client that connects in a loop, or many behind one
+/// address, should still fail at once.
+pub const SAME_SIZE: Limits =
+    Limits { per_source: Rate { per_second: 1_000, burst: 2_000 }, per_worker: Rate { per_second: 50_000, burst: 50_000 } };
+
 /// Sources that a worker tells apart. A power of two; 12 bytes each.
 const SOURCES: usize = 1024;
 
@@ -179,27 +190,29 @@ impl Bucket {
     }
 }
 
-/// Limits ICMP errors: per source, and in all. Of one worker; a source that changes its ports may reach several workers.
+/// Limits answers: per source, and in all. Of one worker; a source that changes its ports may reach several workers.
 #[derive(Debug)]
 pub struct Limiter {
+    limits: Limits,
     sources: Box<[Option<Bucket>]>,
     all: Option<Bucket>,
 }
 
 impl Limiter {
-    pub fn new() -> Limiter {
-        Limiter { sources: vec![None; SOURCES].into_boxed_slice(), all: None }
+    pub fn new(limits: Limits) -> Limiter {
+        Limiter { limits, sources: vec![None; SOURCES].into_boxed_slice(), all: None }
     }
 
     /// Whether `source` may get an answer at this tick. Two sources that meet in one bucket share it while both are active.
     #[inline]
     pub fn admit(&mut self, source: u32, now: u32) -> bool {
+        let Limits { per_source, per_worker } = self.limits;
         let place = &mut self.sources[(source.wrapping_mul(0x9e37_79b1) >> 22) as usize % SOURCES];
         let bucket = match place {
-            Some(bucket) if bucket.source == source || !bucket.is_idle(PER_SOURCE, now) => bucket,
-            _ => place.insert(Bucket::full(source, PER_SOURCE, now)),
+            Some(bucket) if bucket.source == source || !bucket.is_idle(per_source, now) => bucket,
+            _ => place.insert(Bucket::full(source, per_source, now)),
         };
-        bucket.take(PER_SOURCE, now) && self.all.get_or_insert(Bucket::full(0, PER_WORKER, now)).take(PER_WORKER, now)
+        bucket.take(per_source, now) && self.all.get_or_insert(Bucket::full(0, per_worker, now)).take(per_worker, now)
     }
 }
 
@@ -209,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_source_has_a_burst_and_then_its_rate() {
-        let mut limiter = Limiter::new();
+        let mut limiter = Limiter::new(ICMP_ERRORS);
         let admitted = |limiter: &mut Limiter, now| (0..100).filter(|_| limiter.admit(7, now)).count();
         assert_eq!(admitted(&mut limiter, 1000), 20);
         assert_eq!(admitted(&mut limiter, 1000 + TICKS_PER_SECOND), 10);
@@ -219,7 +232,7 @@ mod tests {
 
     #[test]
     fn all_sources_together_have_a_limit() {
-        let mut limiter = Limiter::new();
+        let mut limiter = Limiter::new(ICMP_ERRORS);
         let admitted = (0..100_000u32).filter(|source| limiter.admit(*source, u32::MAX)).count();
         assert!(admitted <= 1000, "{admitted}");
         // Over the wrap of the tick.
@@ -228,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_bucket_that_is_full_again_goes_to_another_source() {
-        let mut limiter = Limiter::new();
+        let mut limiter = Limiter::new(ICMP_ERRORS);
         let place = |source: u32| source.wrapping_mul(0x9e37_79b1) >> 22;
         let other = (8..).find(|source| place(*source) == place(7)).expect("two sources of one place");
         while limiter.admit(7, 0) {}

@@ -46,7 +46,7 @@ drop_reasons! {
     LandAttack "land_attack" "Source and destination are the same endpoint, or the source is an address that cannot be one.",
     NotForwarded "not_forwarded" "A packet of the node itself for an address of ours that is no frontend.",
     NoBackend "no_backend" "There is no backend, and the packet is none that may be answered by a refusal.",
-    RefusalLimited "refusal_limited" "A refusal was due, but its source had too many already.",
+    RefusalLimited "refusal_limited" "A refusal or the reply to a ping was due, but its source had too many already.",
     PolicyLocal "policy_local" "The traffic policy is Local and every backend is on another node.",
     SourceRange "source_range" "The source is not in the service's loadBalancerSourceRanges.",
     NoFlow "no_flow" "A TCP reset of a flow that we do not know: nothing to reset.",

@@ -29,6 +29,7 @@ impl Engine {
             return self.complain(met, packet, IcmpError::PortUnreachable, DropReason::RefusalLimited);
         }
         match refuse::reset(packet.bytes, met.flow) {
+            Some(_) if !self.same_size.admit(met.flow.tuple.saddr, met.now) => Verdict::Drop(DropReason::RefusalLimited),
             Some(len) => {
                 self.counts.refused += 1;
                 self.answer(met.snapshot, met.taken, met.flow.l3, packet, len)
@@ -40,7 +41,7 @@ impl Engine {
     /// Tells the sender of a packet why it goes no further. `untold` is counted if it may not be told: it was told much already.
     #[cold]
     pub(super) fn complain(&mut self, met: &Met<'_>, packet: &mut Packet<'_>, error: IcmpError, untold: DropReason) -> Verdict {
-        if is_to_many(packet) || !self.refusals.admit(met.flow.tuple.saddr, met.now) {
+        if is_to_many(packet) || !self.icmp_errors.admit(met.flow.tuple.saddr, met.now) {
             return Verdict::Drop(untold);
         }
         match refuse::icmp_error(packet.bytes, met.flow, error) {
@@ -73,7 +74,7 @@ impl Engine {
 
     /// Answers a ping to an address of a service.
     #[cold]
-    pub(super) fn answer_ping(&mut self, snapshot: &Snapshot, taken: Taken, ping: &Ping, packet: &mut Packet<'_>) -> Verdict {
+    pub(super) fn answer_ping(&mut self, snapshot: &Snapshot, now: u32, taken: Taken, ping: &Ping, packet: &mut Packet<'_>) -> Verdict {
         let address = address(ping.tuple.daddr);
         let is_services = snapshot.cluster_ips.contains(&address) || snapshot.vips.contains(&address);
         if !snapshot.node.answer_ping || !is_services || is_to_many(packet) {
@@ -81,6 +82,9 @@ impl Engine {
         }
         if is_impossible(ping.tuple) {
             return Verdict::Drop(DropReason::LandAttack);
+        }
+        if !self.same_size.admit(ping.tuple.saddr, now) {
+            return Verdict::Drop(DropReason::RefusalLimited);
         }
         match refuse::pong(packet.bytes, ping) {
             Some(len) => {

@@ -316,3 +316,17 @@ fn what_is_no_ping_to_a_service_is_not_answered() {
     assert_eq!(bed.receive(&ping).verdict, Verdict::Host, "switched off");
     assert_eq!(bed.engine.counts().pings, 0);
 }
+
+/// Answers as large as what they answer: often enough for a client in a loop, not for a flood of forged sources.
+#[test]
+fn resets_and_pongs_have_a_limit() {
+    let mut bed = bed();
+    let (segment, ping) = (tcp(CLIENT_END, EMPTY, SYN, b""), icmp(CLIENT, VIP, (8, 0), [0; 4], b""));
+    let mut answered = |frame: &[u8]| (0..5_000).filter(|_| matches!(bed.receive(frame).verdict, Verdict::Uplink { .. })).count();
+    assert_eq!((answered(&segment), answered(&ping)), (2_000, 0), "a source's burst");
+    assert_eq!(answered(&icmp(A, VIP, (8, 0), [0; 4], b"")), 2_000, "another source's");
+    assert_eq!(bed.receive(&segment).verdict, Verdict::Drop(DropReason::RefusalLimited));
+    bed.now += ringway_engine::flow::TICKS_PER_SECOND;
+    let mut answered = |frame: &[u8]| (0..5_000).filter(|_| matches!(bed.receive(frame).verdict, Verdict::Uplink { .. })).count();
+    assert_eq!(answered(&segment), 1_000, "a second later");
+}
