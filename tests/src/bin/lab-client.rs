@@ -52,7 +52,13 @@ enum Command {
         requests: Option<u64>,
     },
     /// One datagram and its answer.
-    Udp { target: SocketAddr, source_port: u16 },
+    Udp {
+        target: SocketAddr,
+        source_port: u16,
+        /// Bytes of the datagram.
+        #[arg(long, default_value_t = 4)]
+        bytes: usize,
+    },
     /// One line over TCP and its answer.
     Line { target: SocketAddr, source_port: u16 },
     /// Ends when a connect succeeds, or does not any more.
@@ -67,7 +73,7 @@ fn main() -> Result<()> {
     ringway_tests::raise_open_files()?;
     match Arguments::parse().command {
         Command::Load { protocol, target, loops, for_ms, requests } => load(protocol, target, loops, for_ms, requests),
-        Command::Udp { target, source_port } => print_line(&ask_udp(target, source_port)?),
+        Command::Udp { target, source_port, bytes } => print_line(&ask_udp(target, source_port, bytes)?),
         Command::Line { target, source_port } => print_line(&ask_tcp(target, source_port)?),
         Command::Until { wanted, target, timeout_ms } => until(wanted, target, Duration::from_millis(timeout_ms)),
         Command::Hold { target, connections } => hold(target, connections),
@@ -133,7 +139,7 @@ fn load(protocol: Protocol, target: SocketAddr, loops: u32, for_ms: Option<u64>,
                 {
                     seen.note(match protocol {
                         Protocol::Tcp => ask_tcp(target, 0),
-                        Protocol::Udp => ask_udp(target, 0),
+                        Protocol::Udp => ask_udp(target, 0, 4),
                     });
                 }
                 // A poisoned lock: another loop panicked, and the scope will say so.
@@ -151,11 +157,11 @@ fn load(protocol: Protocol, target: SocketAddr, loops: u32, for_ms: Option<u64>,
     )
 }
 
-fn ask_udp(target: SocketAddr, source_port: u16) -> Result<String> {
+fn ask_udp(target: SocketAddr, source_port: u16, bytes: usize) -> Result<String> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, source_port)).with_context(|| format!("cannot bind UDP port {source_port}"))?;
     socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     socket.connect(target)?;
-    socket.send(b"ping").with_context(|| format!("cannot send to {target}"))?;
+    socket.send(&b"ping".repeat(bytes.div_ceil(4))[..bytes]).with_context(|| format!("cannot send to {target}"))?;
     let mut answer = vec![0; 65536];
     let len = socket.recv(&mut answer).with_context(|| format!("no answer from {target}"))?;
     Ok(String::from_utf8_lossy(&answer[..len]).into_owned())

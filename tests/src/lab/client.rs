@@ -66,8 +66,13 @@ impl Namespace {
 
     /// One UDP datagram and its answer, from `source_port` (0 = any).
     pub fn udp(&self, target: &str, source_port: u16) -> Result<String> {
-        let program = own_program("lab-client")?;
-        self.exec(&[&program.to_string_lossy(), "udp", target, &source_port.to_string()]).map(|text| text.trim_end().to_owned())
+        self.udp_of_bytes(target, source_port, 4)
+    }
+
+    /// The same with so many bytes. As any socket's, it may not be fragmented on its way while the path is not known to be narrower.
+    pub fn udp_of_bytes(&self, target: &str, source_port: u16, bytes: usize) -> Result<String> {
+        let (program, port, bytes) = (own_program("lab-client")?, source_port.to_string(), bytes.to_string());
+        self.exec(&[&program.to_string_lossy(), "udp", target, &port, "--bytes", &bytes]).map(|text| text.trim_end().to_owned())
     }
 
     /// One line over TCP and its answer (`server client-address line`), from `source_port` (0 = any). From a given port, the connection ends

@@ -82,6 +82,26 @@ fn the_way_to_the_backend_is_narrow() -> Result<()> {
     })
 }
 
+/// Senders of datagrams are told, too: by routers beyond this node, and by the worker where its own next hop is narrow.
+#[test]
+fn senders_of_datagrams_learn_the_mtu() -> Result<()> {
+    for (name, topology) in [("mtu_udp_router", Topology::new().node2_behind_router()), ("mtu_udp_next_hop", Topology::new().two_uplinks())]
+    {
+        lab(name, |lab| {
+            let net = topology.build(lab)?;
+            let narrow = if name == "mtu_udp_router" { (&net.router, "lan2") } else { (&net.node1, "eth1") };
+            narrow.0.ip(&format!("link set {} mtu 1300", narrow.1))?;
+            let _ringway = Ringway::start(&net, &RingwayOptions::default(), &[web(&net, &["b1"])?])?;
+            for (bytes, arrives) in [(1_200, true), (1_273, false), (1_240, true)] {
+                let answer = net.client.udp_of_bytes(VIP_80, 5_555, bytes);
+                ensure!(answer.is_ok() == arrives, "{bytes} bytes: {answer:?}");
+            }
+            ensure_told(&net.client, address::VIP)
+        })?;
+    }
+    Ok(())
+}
+
 /// A pod whose server is gone says so, and whoever asked by the service's address understands it.
 fn closed_ports(name: &str, options: RingwayOptions, servers: &[&str]) -> Result<()> {
     const CLOSED: u16 = 9_999;

@@ -53,14 +53,14 @@ impl Engine {
         }
     }
 
-    /// Tells the sender of a TCP segment that it is larger than the next hop's MTU, in bytes. Without a limit, as Linux does
-    /// (`icmpv4_mask_allow`): each sender has to know, and an answer is smaller than what it is about. Senders of datagrams are not told:
-    /// they would send fragments instead, which are not translated.
+    /// Tells a sender that forbids fragmentation that its packet is larger than the next hop's MTU, in bytes. Without a limit, as Linux does
+    /// (`icmpv4_mask_allow`): each sender has to know, and an answer is smaller than what it is about. Some senders of datagrams send
+    /// fragments then, which are not translated, but the datagram would be lost either way; the others (QUIC) send smaller ones.
     #[cold]
     pub(super) fn tell_mtu(&mut self, met: &Met<'_>, packet: &mut Packet<'_>, mtu: u32) -> Verdict {
         // RFC 791: the second of the flags in front of the fragment offset.
         let has_df = packet.bytes.get(met.flow.l3 + 6).is_some_and(|byte| byte & 0x40 != 0);
-        if met.flow.protocol != TCP || !has_df || is_to_many(packet) {
+        if !has_df || is_to_many(packet) {
             return Verdict::Drop(DropReason::TooBig);
         }
         match refuse::icmp_error(packet.bytes, met.flow, IcmpError::FragmentationNeeded { mtu }) {

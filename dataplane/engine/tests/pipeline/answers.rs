@@ -233,9 +233,9 @@ fn a_packet_whose_ttl_ends_is_told_of() {
     }
 }
 
-/// RFC 1191, for senders that look for the path's MTU and that it helps.
+/// RFC 1191, for senders that look for the path's MTU.
 #[test]
-fn a_segment_that_is_too_large_is_told_of() {
+fn a_packet_that_is_too_large_is_told_of() {
     const DONT_FRAGMENT: u8 = 0x40;
     let mut bed = Bed::new();
     bed.serve(80, TCP, &[(REMOTE, 8080)]);
@@ -246,15 +246,15 @@ fn a_segment_that_is_too_large_is_told_of() {
         frame
     };
     assert_eq!(bed.receive(&segment(1460, DONT_FRAGMENT)).verdict, Verdict::Uplink { uplink: 0 });
-    let too_big = segment(1461, DONT_FRAGMENT);
-    for _ in 0..100 {
+    let mut datagram = udp(CLIENT_END, EMPTY, &[0; 1473]);
+    datagram[20] = DONT_FRAGMENT;
+    for too_big in std::iter::repeat_n([segment(1461, DONT_FRAGMENT), datagram.clone()], 50).flatten() {
         let (kind, quote) = error_to_client(&bed.receive(&too_big).frame);
         let expected = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1500 };
         assert_eq!((kind, &quote[..]), (Icmpv4Type::DestinationUnreachable(expected), &too_big[14..14 + 548]));
     }
     assert_eq!(bed.engine.counts().refused, 100, "whoever asks has to know");
-    let mut datagram = udp(CLIENT_END, EMPTY, &[0; 1473]);
-    datagram[20] = DONT_FRAGMENT;
+    datagram[20] = 0;
     for frame in [segment(1461, 0), datagram] {
         assert_eq!(bed.receive(&frame).verdict, Verdict::Drop(DropReason::TooBig));
     }
