@@ -224,7 +224,7 @@ pub struct UplinkUse {
 pub struct Uplinks(pub(crate) NamedMap);
 
 impl Uplinks {
-    /// Puts these in place of all.
+    /// Puts these in place of all, one after the other: for a moment, one that changes its place may be missing.
     ///
     /// # Errors
     /// [`Error::MapFull`]: there are more than 64; then nothing is changed.

@@ -326,9 +326,6 @@ fn is_here(fib: &Fib, devices: &FxHashMap<u32, Device>, address: Ipv4Addr) -> bo
     }
 }
 
-#[cfg(test)]
-mod tests;
-
 /// Puts an address into a set of the snapshot or takes it out. True if that changed the set.
 fn put(set: &mut Arc<FxHashSet<Ipv4Addr>>, address: Ipv4Addr, is_in: bool) -> bool {
     if set.contains(&address) == is_in {
@@ -337,3 +334,6 @@ fn put(set: &mut Arc<FxHashSet<Ipv4Addr>>, address: Ipv4Addr, is_in: bool) -> bo
     let set = Arc::make_mut(set);
     if is_in { set.insert(address) } else { set.remove(&address) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,8 +12,8 @@ use crate::admission::refuse_impossible;
 use crate::affinity::AffinityTable;
 use crate::arp::{self, ArpAction};
 use crate::bind::{Binder, Client};
-use crate::flow::{FlowKey, FlowOp, FlowTable, Hook, SEEN_FIN, SEEN_RST, SlotIndex, TICKS_PER_SECOND, Timeouts};
-use crate::hops::{Hop, HopCache, HopKey};
+use crate::flow::{FlowKey, FlowOp, FlowTable, Hook, SEEN_FIN, SEEN_RST, SEEN_STOPPED, SlotIndex, TICKS_PER_SECOND, Timeouts};
+use crate::hops::{Hop, HopCache, HopKey, address};
 use crate::nat;
 use crate::order::{Order, order_mac};
 use crate::place::{Taken, locate, partial_checksums};
@@ -172,7 +172,7 @@ impl Engine {
             Parsed::Quote(quote) => Stage::Quote(taken, quote),
             Parsed::Ping(ping) => Stage::Ping(taken, ping),
             Parsed::Arp(l3) => Stage::Decided(answer_arp(snapshot, packet, l3, taken)),
-            Parsed::Other => Stage::Decided(give_back(packet, taken)),
+            Parsed::Other => Stage::Decided(leave(snapshot, packet, taken)),
             Parsed::Malformed => Stage::Decided(Verdict::Drop(DropReason::Malformed)),
         }
     }
@@ -183,7 +183,9 @@ impl Engine {
         let &Staged { taken, ref flow, ref key, hash } = staged;
         packet.len = flow.end;
         let found = self.flows.lookup(key, hash);
+        let is_over = found.is_some_and(|slot| self.is_over(slot));
         if let Some(slot) = found
+            && !is_over
             && !(flow.is_syn() && self.has_ended(slot))
         {
             return self.execute(snapshot, now, taken, flow, slot, packet);
@@ -203,10 +205,10 @@ impl Engine {
             now,
         };
         if let Some(slot) = found {
-            // The client uses its port again after the end of its last connection.
+            // The client uses its port again after the end of its last connection, or the backend stopped serving; it may be back.
             let entry = self.flows.slot(slot);
             let is_young = now.wrapping_sub(entry.created.load(Relaxed)) < REOPEN_TICKS;
-            if is_young && entry.is_forward() && binder.permits(client, flow, self.flows.rewrite_of(slot).tuple.dst()) {
+            if (is_young || is_over) && entry.is_forward() && binder.permits(client, flow, self.flows.rewrite_of(slot).tuple.dst()) {
                 self.flows.reopen(slot, now);
                 return self.execute(snapshot, now, taken, flow, slot, packet);
             }
@@ -218,7 +220,7 @@ impl Engine {
                 refuse_impossible(flow)?;
                 Ok(self.refuse(&Met { snapshot, now, taken, flow }, packet))
             }
-            Ok(None) => Ok(give_back(packet, taken)),
+            Ok(None) => Ok(leave(snapshot, packet, taken)),
             Err(Verdict::Drop(DropReason::NoBackend)) => Ok(self.refuse(&Met { snapshot, now, taken, flow }, packet)),
             Err(verdict) => Err(verdict),
         }
@@ -290,6 +292,12 @@ impl Engine {
         Verdict::Host
     }
 
+    /// The slot's backend stopped serving, and the packet asks it for something.
+    #[inline(always)]
+    fn is_over(&self, slot: SlotIndex) -> bool {
+        self.flows.slot(slot).seen.load(Relaxed) & SEEN_STOPPED != 0
+    }
+
     /// One side of the slot's flow has closed it or reset it.
     fn has_ended(&self, slot: SlotIndex) -> bool {
         let entry = self.flows.slot(slot);
@@ -315,7 +323,19 @@ fn received<'a>(packet: &'a Packet<'_>) -> &'a [u8] {
     packet.bytes.get(..packet.len).unwrap_or(packet.bytes)
 }
 
-/// Returns a packet that is not ours, or that `edge` will translate, to where it was taken.
+/// What is not ours after all. To a VIP nothing is returned: the kernel would send it back into the network, as `uplink` knows.
+#[cold]
+fn leave(snapshot: &Snapshot, packet: &mut Packet<'_>, taken: Taken) -> Verdict {
+    if taken.hook == Hook::UplinkIn
+        && let Some(destination) = wire::ipv4_destination(received(packet))
+        && snapshot.vips.contains(&address(destination))
+    {
+        return Verdict::Drop(DropReason::NotForwarded);
+    }
+    give_back(packet, taken)
+}
+
+/// Returns a packet to where it was taken: nobody of us wants it, or `edge` will translate it.
 fn give_back(packet: &mut Packet<'_>, taken: Taken) -> Verdict {
     if taken.hook == Hook::NodeOut {
         // A route of ours led it here; no other way exists for it.

@@ -44,7 +44,7 @@ drop_reasons! {
     BadUpcall "bad_upcall" "A hostlink frame carries no upcall that we know, or names a device that we do not know.",
     Echo "echo" "A probe of our own, back from the hostlink: it has proved the way there and back, and is done.",
     LandAttack "land_attack" "Source and destination are the same endpoint, or the source is an address that cannot be one.",
-    NotForwarded "not_forwarded" "A packet of the node itself for an address of ours that is no frontend.",
+    NotForwarded "not_forwarded" "A packet for an address of ours that serves no such thing: handed on, it would come back.",
     NoBackend "no_backend" "There is no backend, and the packet is none that may be answered by a refusal.",
     RefusalLimited "refusal_limited" "A refusal or the reply to a ping was due, but its source had too many already.",
     PolicyLocal "policy_local" "The traffic policy is Local and every backend is on another node.",

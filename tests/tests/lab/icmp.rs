@@ -1,14 +1,16 @@
 //! ICMP and VIPs, with real routers and hosts: path MTU discovery on both sides, closed ports, pings.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ringway_tests::lab::{Lab, Namespace, Net, PodLink, Ringway, RingwayOptions, SERVER_PORT, Service, Topology, address};
+use ringway_tests::lab::{Lab, Namespace, Net, PodLink, Ringway, RingwayOptions, SERVER_PORT, Service, Topology, address, wait_for};
 
 use crate::bulk::upload;
 use crate::{CLUSTER_IP_80, CLUSTER_IP_URL, VIP_80, VIP_URL, ensure_no_frame_leaked, ensure_refused, lab, web};
 
 const BYTES: usize = 2_000_000;
+const PATIENCE: Duration = Duration::from_secs(3);
 
 fn download(client: &Namespace, url: &str) -> Result<()> {
     let size = client.shell(&format!("curl -sS --noproxy '*' --max-time 20 {url}bulk/{BYTES} | wc -c"))?;
@@ -113,14 +115,13 @@ fn closed_ports(name: &str, options: RingwayOptions, servers: &[&str]) -> Result
             let closed = service.clone().udp(80, CLOSED).pods([net.pod(server)?]);
             let open = service.udp(80, SERVER_PORT).pods([net.pod(server)?]);
             ringway.publish(&[open])?;
-            ringway_tests::lab::wait_for("the service", std::time::Duration::from_secs(3), || {
+            wait_for("the service", PATIENCE, || {
                 let answer = net.client.udp(VIP_80, 0)?;
                 ensure!(answer.starts_with(server), "{answer}");
                 Ok(())
             })?;
             ringway.publish(&[closed])?;
-            std::thread::sleep(std::time::Duration::from_millis(300));
-            ensure_refused(&net.client, "udp", VIP_80)?;
+            wait_for("the closed port", PATIENCE, || ensure_refused(&net.client, "udp", VIP_80))?;
             for client in ["a1", "a2", "a3"] {
                 ensure_refused(&net.pod(client)?.namespace, "udp", CLUSTER_IP_80)?;
             }
@@ -177,10 +178,12 @@ fn services_addresses_answer_pings() -> Result<()> {
         }
         ensure!(ringway.ask("stats")?["verdicts"]["pings"].as_u64() >= Some(63), "{}", ringway.ask("stats")?["verdicts"]);
         ringway.publish(&[])?;
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        for (client, target) in pairs {
-            ensure!(pongs(client, target, 56)? == 0, "{} → {target}: the service is gone", client.role());
-        }
+        wait_for("no service", PATIENCE, || {
+            for (client, target) in pairs {
+                ensure!(pongs(client, target, 56)? == 0, "{} → {target}: the service is gone", client.role());
+            }
+            Ok(())
+        })?;
         ensure_no_frame_leaked(&ringway)
     })
 }

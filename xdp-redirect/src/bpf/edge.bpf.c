@@ -186,11 +186,9 @@ static __always_inline int miss(struct __sk_buff *skb, enum hook hook, const str
 {
 	_Bool ours = 0;
 
-	if (p->quoted)
-		ours = 0;
-	else if (hook == HOOK_POD_IN)
+	if (hook == HOOK_POD_IN && !p->quoted)
 		ours = is_served(frontend_lookup(p)) || (may_begin_flow(p) && is_to_closed_port(p));
-	else if (hook == HOOK_NODE_OUT)
+	else if (hook == HOOK_NODE_OUT && !p->quoted)
 		ours = is_served(frontend_lookup(p)) || is_to_closed_port(p);
 	if (ours)
 		return from_worker ? edge_next(hook, EDGE_LOOP_GUARD) : upcall(skb, hook, hash);
@@ -202,7 +200,11 @@ static __always_inline int miss(struct __sk_buff *skb, enum hook hook, const str
 /* Makes the first bytes of the packet readable, all if it has no more. */
 static __always_inline _Bool pull(struct __sk_buff *skb, __u32 bytes, const void **data, const void **end)
 {
-	if (bpf_skb_pull_data(skb, skb->len < bytes ? skb->len : bytes))
+	if (skb->len < bytes)
+		bytes = skb->len;
+	if (bytes <= (__u32)(*end - *data)) /* it is: pulling would copy the header of a shared packet */
+		return 1;
+	if (bpf_skb_pull_data(skb, bytes))
 		return 0;
 	*data = (void *)(long)skb->data;
 	*end = (void *)(long)skb->data_end;
@@ -248,14 +250,15 @@ static __always_inline int other(struct __sk_buff *skb, enum hook hook, _Bool fr
 	const struct address4 *address;
 	__u32 daddr;
 
-	if (hook != HOOK_POD_IN || from_worker || skb->protocol != bpf_htons(ETH_P_IP) || (const void *)(ip + 1) > end || !is_ping(ip, end))
+	if (hook != HOOK_POD_IN || from_worker || skb->protocol != bpf_htons(ETH_P_IP) || (const void *)(ip + 1) > end ||
+	    !is_ping(ip, end, skb->len - sizeof(struct ethhdr)))
 		return edge_next(hook, EDGE_OTHER);
 	daddr = ip->daddr;
 	address = bpf_map_lookup_elem(&addresses4, &daddr);
 	/* An address that nobody here announces may be that of a host which has some ports more than ours. */
 	if (!address || !(address->flags & ADDRESS_PING) || !(address->flags & (ADDRESS_CLOSED | ADDRESS_ANNOUNCED)))
 		return edge_next(hook, EDGE_OTHER);
-	return upcall(skb, hook, skb->hash);
+	return upcall(skb, hook, ip->saddr ^ daddr);
 }
 
 /* Gives a packet of a tunnel without Ethernet headers one, as the hostlink needs it. */

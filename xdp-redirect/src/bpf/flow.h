@@ -34,6 +34,7 @@ enum flow_op {
 #define SEEN_RST 0x04u
 #define SEEN_ACK 0x10u
 #define SEEN_ANY 0x100u /* a packet hit this entry */
+#define SEEN_STOPPED 0x200u /* of a forward entry: its backend stopped serving, the next packet is the first of a new flow */
 
 /* Units of flow4.last and flow4.created: CLOCK_MONOTONIC ns >> TICK_SHIFT, 16.8 ms. */
 #define TICK_SHIFT 24

@@ -49,11 +49,12 @@ static __always_inline _Bool flow_closing(const struct flow4 *flow)
 	return bucket && READ_ONCE(bucket->entry[peer % BUCKET_ENTRIES].seen) & (SEEN_FIN | SEEN_RST);
 }
 
-/* True if `edge` may execute this entry for this packet. Not if a worker does; not for the SYN of a new connection
- * over a closed one, for which a worker selects anew. */
+/* True if `edge` may execute this entry for this packet. Not if a worker does; not for the SYN of a new connection over a closed one,
+ * nor for a datagram to a backend that stopped, for which a worker selects anew. */
 static __always_inline _Bool flow_runs_at_edge(const struct flow4 *flow, const struct packet4 *p)
 {
-	return (flow->flags & FLOW_OP_MASK) != FLOW_WORKER && !(opens_connection(p) && flow_closing(flow));
+	return (flow->flags & FLOW_OP_MASK) != FLOW_WORKER && !(READ_ONCE(flow->seen) & SEEN_STOPPED) &&
+	       !(opens_connection(p) && flow_closing(flow));
 }
 
 static __always_inline const struct uplink *uplink_lookup(__u32 ifindex)

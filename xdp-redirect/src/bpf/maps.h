@@ -6,7 +6,7 @@
 
 /* Raise it when the layout or the meaning of a pinned map changes: the next start then replaces all
  * pinned maps instead of reading them wrongly. */
-#define LAYOUT_VERSION 4
+#define LAYOUT_VERSION 3
 
 /* Set before load; constants to the verifier, so that branches on them cost nothing. */
 const volatile __u64 seed;            /* of the flow table's hash */

@@ -11,7 +11,7 @@
 /* What the flow table and the rewrite need of a packet. Of an ICMP error, which quotes another packet, it is what would stand in a
  * packet that answers the quoted one: such a packet comes from where the error comes from, and meets the same flow entry. */
 struct packet4 {
-	__u32 saddr, daddr, ports; /* as they stand in the packet */
+	__u32 saddr, daddr, ports; /* in network byte order, the source port first */
 	__u32 l4_offset;           /* this and those below from the start of the IP header */
 	__u16 quoted;              /* of an ICMP error: the quoted IP header; 0 of all other packets */
 	__u16 quoted_l4, quoted_check; /* its ports, and its L4 checksum or 0 if that is cut off */
@@ -80,12 +80,16 @@ struct icmp_header {
 #define ICMP_PARAMETER_PROBLEM 12
 
 /* An echo request, whole and without IP options. */
-static __always_inline _Bool is_ping(const struct iphdr *ip, const void *end)
+static __always_inline _Bool is_ping(const struct iphdr *ip, const void *end, __u32 bytes)
 {
 	const struct icmp_header *icmp = (const void *)(ip + 1);
+	__u32 total;
 
-	return (const void *)(icmp + 1) <= end && ip->version == 4 && ip->ihl == 5 && ip->protocol == IPPROTO_ICMP &&
-	       !(ip->frag_off & bpf_htons(0x3fff)) && icmp->type == ICMP_ECHO && icmp->code == 0;
+	if ((const void *)(icmp + 1) > end || ip->version != 4 || ip->ihl != 5 || ip->protocol != IPPROTO_ICMP)
+		return 0;
+	total = bpf_ntohs(ip->tot_len);
+	return total >= sizeof(*ip) + sizeof(*icmp) && total <= bytes && !(ip->frag_off & bpf_htons(0x3fff)) &&
+	       icmp->type == ICMP_ECHO && icmp->code == 0;
 }
 
 /* From the start of the IP header: all that `parse_quote` may read. */

@@ -152,7 +152,9 @@ static __always_inline int uplink_other(struct xdp_md *ctx, const struct ethhdr 
 	address = bpf_map_lookup_elem(&addresses4, &daddr);
 	if (!address)
 		return pass(COUNT_uplink_pass);
-	return address->flags & ADDRESS_PING && is_ping(ip, end) ? redirect_ipv4(ctx, eth) : uplink_not_served(ctx, eth, address);
+	if (address->flags & ADDRESS_PING && is_ping(ip, end, end - (const void *)ip))
+		return redirect_ipv4(ctx, eth);
+	return uplink_not_served(ctx, eth, address);
 }
 
 static __always_inline int uplink_ipv4(struct xdp_md *ctx, const struct ethhdr *eth, const struct iphdr *ip, const void *end)

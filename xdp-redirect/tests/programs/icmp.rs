@@ -4,8 +4,9 @@ use std::net::Ipv4Addr;
 
 use ringway_engine::flow::{FlowKey, FlowOp, Hook, Rewrite};
 use ringway_engine::order::{Upcall, upcall_mac};
+use ringway_engine::tables::FrontendKey;
 use std::sync::atomic::Ordering;
-use xdp_redirect::{AddressUse, ProgramName, Programs, SkbContext, SkbResult, TcAction, UplinkUse, XdpAction};
+use xdp_redirect::{AddressUse, FrontendUse, ProgramName, Programs, SkbContext, SkbResult, TcAction, UplinkUse, XdpAction};
 
 use crate::packet::{self, ACK, icmp, read_icmp, tcp, udp};
 use crate::scratch::{End, NOW, Scratch, end, one_way, table_of, to, uplink_use};
@@ -177,8 +178,43 @@ fn pings_to_services_go_up() {
         packet::as_fragment(&ping, 0, true),
         packet::with_ip_options(&ping, &[1; 4]),
         ping[..14 + 20].to_vec(),
+        // Padding is no ICMP.
+        with_total_bytes(&ping, 20),
+        with_total_bytes(&ping, 27),
+        with_total_bytes(&ping, 200),
     ] {
         assert_eq!(programs.test_run_uplink(&other, LOOPBACK).expect("a test run"), XdpAction::Drop);
         assert_eq!(run(&programs, ProgramName::EdgePodIn, &other).action, TcAction::Next);
     }
+}
+
+/// The same frame, with another length in its IP header.
+fn with_total_bytes(frame: &[u8], bytes: u16) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame[16..18].copy_from_slice(&bytes.to_be_bytes());
+    frame
+}
+
+#[test]
+fn a_datagram_to_a_backend_that_stopped_goes_up() {
+    let scratch = Scratch::new();
+    let (programs, _) = scratch.load();
+    programs.uplinks.set(&[uplink_use(LOOPBACK)]).expect("an uplink");
+    let (client, backend) = (end("198.51.100.7", 5000), end("10.1.0.5", 8080));
+    programs
+        .frontends
+        .upsert(&FrontendKey { address: VIP, port: 80, protocol: 17 }, FrontendUse { here: true, ..FrontendUse::default() })
+        .expect("a frontend");
+    let table = table_of(&programs);
+    let key = FlowKey::new(client, (VIP, 80), 0, Hook::UplinkIn, 17);
+    let slot = table.insert(0, &one_way(key, to(client, backend, FlowOp::Pass)), NOW).expect("room");
+    let at_pod =
+        table.insert(0, &one_way(FlowKey::new(client, (VIP, 80), LOOPBACK, Hook::PodIn, 17), to(client, backend, FlowOp::Pass)), NOW);
+    let frame = udp(client, (VIP, 80));
+    let uplink = || programs.test_run_uplink(&frame, LOOPBACK).expect("a test run");
+    let pod = || run(&programs, ProgramName::EdgePodIn, &frame).action;
+    assert_eq!((uplink(), pod()), (XdpAction::Pass, TcAction::Next));
+    table.stop(slot);
+    table.stop(at_pod.expect("room"));
+    assert_eq!((uplink(), pod()), (XdpAction::Redirect, TcAction::Redirect));
 }

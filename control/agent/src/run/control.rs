@@ -147,7 +147,7 @@ impl Control {
         }
         let reworked = update.devices.is_some() && self.rework().await;
         let generation = self.publish().await;
-        stopped::remove_flows(&self.parts.flows, self.packets.dataplane.publisher(), generation, applied.stopped);
+        stopped::end_flows(&self.parts.flows, self.packets.dataplane.publisher(), generation, applied.stopped);
         if change.addresses_changed || update.fib.is_some() && self.misses_routes() {
             self.add_routes().await;
         }
@@ -166,7 +166,7 @@ impl Control {
             let backends = backends_of(update.frontends.iter().filter_map(|(_, frontend)| frontend.as_ref()));
             let applied = self.tables.apply_model(update);
             let generation = self.publish().await;
-            stopped::remove_flows(&self.parts.flows, self.packets.dataplane.publisher(), generation, applied.stopped);
+            stopped::end_flows(&self.parts.flows, self.packets.dataplane.publisher(), generation, applied.stopped);
             self.announcer.announce(applied.announced);
             self.hops.follow_backends(&self.tables.snapshot(), backends).await;
         }

@@ -1,5 +1,5 @@
-//! UDP flows to backends that stopped serving are removed at once: the client's next datagram finds another backend. UDP has no end of
-//! its own, so the client would send into a black hole until it falls silent. What a backend still answers reaches the client.
+//! UDP flows to backends that stopped serving end at once: the client's next datagram finds another backend. UDP has no end of its own, so
+//! the client would send into a black hole until it falls silent. What the backend still answers reaches the client.
 
 use std::net::SocketAddrV4;
 use std::sync::Arc;
@@ -17,33 +17,20 @@ use crate::tables::Tables;
 /// Workers act on a new snapshot within a batch; one that sleeps is woken.
 const ACTING_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A backend that stopped has answered what it got, or its clients have asked again: resolvers wait so long (resolv.conf(5), `timeout`).
-const LAST_ANSWERS: Duration = Duration::from_secs(5);
-
-/// Removes them in the background, once no worker decides by the snapshot before `generation` any more: it would make them again.
-pub fn remove_flows(flows: &Arc<FlowTable>, publisher: Publisher, generation: u64, stopped: Vec<(FrontendKey, SocketAddrV4)>) {
+/// Ends them on another thread, once no worker decides by the snapshot before `generation` any more: it would make them again.
+pub fn end_flows(flows: &Arc<FlowTable>, publisher: Publisher, generation: u64, stopped: Vec<(FrontendKey, SocketAddrV4)>) {
     if stopped.is_empty() {
         return;
     }
     let flows = Arc::clone(flows);
-    tokio::spawn(async move {
-        let table = Arc::clone(&flows);
-        let ended = tokio::task::spawn_blocking(move || {
-            if !publisher.wait_acting(generation, ACTING_PATIENCE) {
-                tracing::warn!(
-                    "a worker does not act on generation {generation} yet: flows to backends that stopped may be made once more"
-                );
-            }
-            let stopped: FxHashSet<_> = stopped.into_iter().collect();
-            let gone = table.records(now_ticks()).into_iter().filter(|record| stopped.contains(&ends(record)));
-            gone.filter_map(|record| table.end_requests(record.slot)).collect::<Vec<_>>()
-        });
-        // It fails only if the process stops.
-        let Ok(ended) = ended.await else { return };
-        tracing::debug!("{} flows removed whose backends stopped serving", ended.len());
-        tokio::time::sleep(LAST_ANSWERS).await;
-        // Removals are counted with the first worker's; it does not matter whose.
-        ended.into_iter().for_each(|replies| flows.end_replies(0, replies, now_ticks()));
+    tokio::task::spawn_blocking(move || {
+        if !publisher.wait_acting(generation, ACTING_PATIENCE) {
+            tracing::warn!("a worker does not act on generation {generation} yet: flows to backends that stopped may be made once more");
+        }
+        let stopped: FxHashSet<_> = stopped.into_iter().collect();
+        let over = flows.records(now_ticks()).into_iter().filter(|record| stopped.contains(&ends(record)));
+        let count = over.map(|record| flows.stop(record.slot)).count();
+        tracing::debug!("{count} flows ended whose backends stopped serving");
     });
 }
 
@@ -54,6 +41,7 @@ pub fn remove_stale(flows: &FlowTable, compiler: &Compiler, tables: &Tables) {
         |(key, backend): (FrontendKey, SocketAddrV4)| tables.frontends_under(&key).iter().any(|key| compiler.serves(key, &backend));
     let now = now_ticks();
     let stale = flows.records(now).into_iter().filter(|record| record.forward.0.protocol() == UDP && !serves(ends(record)));
+    // Removals are counted with the first worker's; it does not matter whose.
     let removed = stale.filter(|record| flows.remove(0, record.slot, now)).count();
     if removed > 0 {
         tracing::info!("{removed} UDP flows removed whose backends stopped serving before the start");

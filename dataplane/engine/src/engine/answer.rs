@@ -1,13 +1,13 @@
 //! Answers to the senders of packets that go no further.
 
-use super::{Engine, Origin, Packet, give_back, remove_tags, write_macs};
+use super::{Engine, Origin, Packet, leave, remove_tags, write_macs};
 use crate::admission::is_impossible;
 use crate::flow::Hook;
 use crate::hops::address;
 use crate::order::{Order, order_mac};
 use crate::place::Taken;
 use crate::refuse::{self, IcmpError};
-use crate::tables::Snapshot;
+use crate::tables::{Snapshot, is_alias};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::{self, Ipv4Flow, Ping, TCP};
 
@@ -28,14 +28,11 @@ impl Engine {
         if met.flow.protocol != TCP {
             return self.complain(met, packet, IcmpError::PortUnreachable, DropReason::RefusalLimited);
         }
-        match refuse::reset(packet.bytes, met.flow) {
-            Some(_) if !self.same_size.admit(met.flow.tuple.saddr, met.now) => Verdict::Drop(DropReason::RefusalLimited),
-            Some(len) => {
-                self.counts.refused += 1;
-                self.answer(met.snapshot, met.taken, met.flow.l3, packet, len)
-            }
-            None => Verdict::Drop(DropReason::NoBackend),
+        if !self.same_size.admit(met.flow.tuple.saddr, met.now) {
+            return Verdict::Drop(DropReason::RefusalLimited);
         }
+        let len = refuse::reset(packet.bytes, met.flow);
+        self.answer(met, packet, len, DropReason::NoBackend)
     }
 
     /// Tells the sender of a packet why it goes no further. `untold` is counted if it may not be told: it was told much already.
@@ -44,13 +41,8 @@ impl Engine {
         if is_to_many(packet) || !self.icmp_errors.admit(met.flow.tuple.saddr, met.now) {
             return Verdict::Drop(untold);
         }
-        match refuse::icmp_error(packet.bytes, met.flow, error) {
-            Some(len) => {
-                self.counts.refused += 1;
-                self.answer(met.snapshot, met.taken, met.flow.l3, packet, len)
-            }
-            None => Verdict::Drop(untold),
-        }
+        let len = refuse::icmp_error(packet.bytes, met.flow, error);
+        self.answer(met, packet, len, untold)
     }
 
     /// Tells a sender that forbids fragmentation that its packet is larger than the next hop's MTU, in bytes. Without a limit, as Linux does
@@ -63,22 +55,17 @@ impl Engine {
         if !has_df || is_to_many(packet) {
             return Verdict::Drop(DropReason::TooBig);
         }
-        match refuse::icmp_error(packet.bytes, met.flow, IcmpError::FragmentationNeeded { mtu }) {
-            Some(len) => {
-                self.counts.refused += 1;
-                self.answer(met.snapshot, met.taken, met.flow.l3, packet, len)
-            }
-            None => Verdict::Drop(DropReason::TooBig),
-        }
+        let len = refuse::icmp_error(packet.bytes, met.flow, IcmpError::FragmentationNeeded { mtu });
+        self.answer(met, packet, len, DropReason::TooBig)
     }
 
     /// Answers a ping to an address of a service.
     #[cold]
     pub(super) fn answer_ping(&mut self, snapshot: &Snapshot, now: u32, taken: Taken, ping: &Ping, packet: &mut Packet<'_>) -> Verdict {
         let address = address(ping.tuple.daddr);
-        let is_services = snapshot.cluster_ips.contains(&address) || snapshot.vips.contains(&address);
+        let is_services = snapshot.cluster_ips.contains(&address) && !is_alias(address) || snapshot.vips.contains(&address);
         if !snapshot.node.answer_ping || !is_services || is_to_many(packet) {
-            return give_back(packet, taken);
+            return leave(snapshot, packet, taken);
         }
         if is_impossible(ping.tuple) {
             return Verdict::Drop(DropReason::LandAttack);
@@ -89,14 +76,21 @@ impl Engine {
         match refuse::pong(packet.bytes, ping) {
             Some(len) => {
                 self.counts.pings += 1;
-                self.answer(snapshot, taken, ping.l3, packet, len)
+                self.send_back(snapshot, taken, ping.l3, packet, len)
             }
             None => Verdict::Drop(DropReason::Malformed),
         }
     }
 
+    /// The packet has become its refusal, of `len` bytes, or cannot be refused.
+    fn answer(&mut self, met: &Met<'_>, packet: &mut Packet<'_>, len: Option<usize>, otherwise: DropReason) -> Verdict {
+        let Some(len) = len else { return Verdict::Drop(otherwise) };
+        self.counts.refused += 1;
+        self.send_back(met.snapshot, met.taken, met.flow.l3, packet, len)
+    }
+
     /// The packet has become the answer to itself, of `len` bytes: it goes back the way it came.
-    fn answer(&self, snapshot: &Snapshot, taken: Taken, l3: usize, packet: &mut Packet<'_>, len: usize) -> Verdict {
+    fn send_back(&self, snapshot: &Snapshot, taken: Taken, l3: usize, packet: &mut Packet<'_>, len: usize) -> Verdict {
         let client = wire::source_mac(packet.bytes);
         packet.len = len;
         if let Origin::Uplink(uplink) = packet.origin {

@@ -2,14 +2,15 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Engine, Packet, Route, give_back};
-use crate::flow::FlowOp;
+use super::{Engine, Packet, Route, give_back, leave};
+use crate::admission::is_impossible;
+use crate::flow::{FlowOp, Tuple};
 use crate::hops::{Hop, HopKey};
 use crate::nat;
 use crate::place::Taken;
 use crate::tables::Snapshot;
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::Quote;
+use crate::wire::{Quote, read_word};
 
 impl Engine {
     /// Sends an error on to the sender of what it quotes, if a worker executes that flow. Nothing is ever answered: an error about an error
@@ -23,10 +24,16 @@ impl Engine {
         packet: &mut Packet<'_>,
     ) -> Result<Verdict, Verdict> {
         let key = quote.tuple.at(taken.zone, taken.hook, quote.protocol);
-        let found = self.flows.lookup(&key, self.flows.hash(&key));
-        let entry = found.map(|slot| self.flows.slot(slot)).filter(|entry| entry_is_workers(entry.flags.load(Relaxed)));
-        let Some(entry) = entry else { return Ok(give_back(packet, taken)) };
+        let Some(slot) = self.flows.lookup(&key, self.flows.hash(&key)) else { return Ok(leave(snapshot, packet, taken)) };
+        let entry = self.flows.slot(slot);
+        if FlowOp::from_flags(entry.flags.load(Relaxed)) != Some(FlowOp::Worker) {
+            return Ok(give_back(packet, taken));
+        }
         packet.len = quote.end;
+        let sender = read_word(packet.bytes, quote.l3 + 12).unwrap_or_default();
+        if is_impossible(Tuple { saddr: sender, ..quote.tuple }) {
+            return Err(Verdict::Drop(DropReason::LandAttack));
+        }
         if quote.ttl <= 1 {
             return Err(Verdict::Drop(DropReason::TtlExpired));
         }
@@ -42,11 +49,8 @@ impl Engine {
         }
         nat::rewrite_quote(packet.bytes, quote, entry);
         nat::decrement_ttl(packet.bytes, quote.l3);
-        self.counts.icmp_errors += 1;
-        Ok(self.send(snapshot, route, quote.l3, packet))
+        let verdict = self.send(snapshot, route, quote.l3, packet);
+        self.counts.icmp_errors += u64::from(!matches!(verdict, Verdict::Drop(_)));
+        Ok(verdict)
     }
-}
-
-fn entry_is_workers(flags: u32) -> bool {
-    FlowOp::from_flags(flags) == Some(FlowOp::Worker)
 }

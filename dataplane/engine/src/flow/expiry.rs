@@ -16,7 +16,7 @@ pub struct Timeouts {
     pub tcp_close_wait: u32,
     /// Both FINs or a RST were seen.
     pub tcp_closed: u32,
-    /// No reply yet.
+    /// No reply yet, or no more to come.
     pub udp_unreplied: u32,
     pub udp: u32,
 }
@@ -41,13 +41,6 @@ impl Default for Timeouts {
     }
 }
 
-/// What is left of a flow after [`FlowTable::end_requests`].
-#[derive(Debug)]
-#[must_use = "its slots are lost until `end_replies`"]
-pub struct Replies {
-    forward: SlotIndex,
-}
-
 /// TCP and UDP states as far as flags tell, for time-outs and for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowState {
@@ -56,7 +49,7 @@ pub enum FlowState {
     Established,
     /// One side has closed.
     CloseWait,
-    /// Both sides have closed, or one has reset.
+    /// Both sides have closed, one has reset, or the backend stopped serving (UDP): the client's next packet begins a new flow.
     Closed,
 }
 
@@ -68,8 +61,8 @@ impl Timeouts {
             (true, FlowState::Established) => self.tcp_established,
             (true, FlowState::CloseWait) => self.tcp_close_wait,
             (true, FlowState::Closed) => self.tcp_closed,
-            (false, FlowState::Embryonic) => self.udp_unreplied,
-            (false, _) => self.udp,
+            (false, FlowState::Embryonic | FlowState::Closed) => self.udp_unreplied,
+            (false, FlowState::Established | FlowState::CloseWait) => self.udp,
         }
     }
 
@@ -82,6 +75,9 @@ impl Timeouts {
 impl FlowState {
     /// From the `seen` bits of both directions.
     fn of(protocol: u8, forward: u32, reverse: u32) -> FlowState {
+        if protocol != TCP && forward & SEEN_STOPPED != 0 {
+            return FlowState::Closed;
+        }
         if protocol != TCP {
             return if reverse & SEEN_ANY != 0 { FlowState::Established } else { FlowState::Embryonic };
         }
@@ -110,6 +106,12 @@ impl FlowTable {
         }
     }
 
+    /// Notes that the backend of the flow with this forward entry stopped serving: the client's next packet begins a new flow, while what
+    /// the backend still answers reaches it.
+    pub fn stop(&self, index: SlotIndex) {
+        self.slot(index).seen.fetch_or(SEEN_STOPPED, Relaxed);
+    }
+
     /// Removes the flow of which `index` is either direction. False if another worker did it before.
     ///
     /// `worker` counts it; any number that the table has will do.
@@ -118,35 +120,20 @@ impl FlowTable {
     ///
     /// If the table has fewer workers.
     pub fn remove(&self, worker: usize, index: SlotIndex, now: u32) -> bool {
-        self.end_requests(index).map(|replies| self.end_replies(worker, replies, now)).is_some()
-    }
-
-    /// The first half of a removal: the client's next packet begins a new flow, answers to what it sent before still reach it. `None` if
-    /// somebody removed the flow before.
-    pub fn end_requests(&self, index: SlotIndex) -> Option<Replies> {
-        let forward = self.forward_of(index);
-        // Everyone takes the forward slot, so exactly one goes on. It stays taken until the end: the other direction names it.
-        if !self.ownership.take(forward as usize) {
-            return None;
+        let forward = self.forward_of(index) as usize;
+        // Everyone takes the forward slot, so exactly one worker goes on.
+        if !self.ownership.take(forward) {
+            return false;
         }
-        self.slot(forward).clear();
-        Some(Replies { forward })
-    }
-
-    /// The second half of a removal. If it is never made, the slots are lost until the next start, which finds a direction alone.
-    ///
-    /// # Panics
-    ///
-    /// If the table has fewer workers.
-    pub fn end_replies(&self, worker: usize, replies: Replies, now: u32) {
-        let forward = replies.forward as usize;
         let reverse = self.slots[forward].peer.load(Relaxed) as usize;
+        self.slots[forward].clear();
         self.slots[reverse].clear();
         // Read after the clearing: see `latest_tick`.
         let since = self.latest_tick(now);
         self.ownership.retire(reverse, since);
         self.ownership.retire(forward, since);
         self.unreserve(worker);
+        true
     }
 
     /// State of the flow of which `index` is the forward entry.

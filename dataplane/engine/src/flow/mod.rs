@@ -22,7 +22,7 @@ mod slot;
 mod table;
 
 pub use entry::*;
-pub use expiry::{FlowState, Replies, Timeouts};
+pub use expiry::{FlowState, Timeouts};
 pub(crate) use gates::Gates;
 pub use hash::{buckets_of, flow_hash};
 pub use insert::{InsertError, NewFlow};

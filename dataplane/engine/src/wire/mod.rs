@@ -37,17 +37,34 @@ pub enum Parsed {
 /// Parses a frame from its Ethernet header on.
 #[inline]
 pub fn parse(frame: &[u8]) -> Parsed {
+    match find_l3(frame) {
+        None => Parsed::Malformed,
+        Some((ETHERTYPE_IPV4, l3)) => ipv4::parse(frame, l3),
+        Some((ETHERTYPE_ARP, l3)) => Parsed::Arp(l3),
+        Some(_) => Parsed::Other,
+    }
+}
+
+/// EtherType and offset of what stands behind the tags.
+#[inline(always)]
+fn find_l3(frame: &[u8]) -> Option<(u16, usize)> {
     let mut offset = ETHERNET_BYTES - 2;
-    for _ in 0..=VLAN_TAGS_MAX {
-        let Some(ethertype) = read_u16(frame, offset) else { return Parsed::Malformed };
-        match ethertype {
-            ETHERTYPE_IPV4 => return ipv4::parse(frame, offset + 2),
-            ETHERTYPE_ARP => return Parsed::Arp(offset + 2),
+    for _ in 0..VLAN_TAGS_MAX {
+        match read_u16(frame, offset)? {
             ETHERTYPE_VLAN | ETHERTYPE_QINQ => offset += 4,
-            _ => return Parsed::Other,
+            ethertype => return Some((ethertype, offset + 2)),
         }
     }
-    Parsed::Other
+    Some((read_u16(frame, offset)?, offset + 2))
+}
+
+/// Destination of an IPv4 packet, however malformed else.
+#[cold]
+pub(crate) fn ipv4_destination(frame: &[u8]) -> Option<u32> {
+    match find_l3(frame)? {
+        (ETHERTYPE_IPV4, l3) => read_word(frame, l3 + 16),
+        _ => None,
+    }
 }
 
 /// A big-endian `u16`, as values on the wire are.

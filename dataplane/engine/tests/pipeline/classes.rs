@@ -303,3 +303,71 @@ fn a_backend_behind_an_overlay_sees_the_overlays_own_address() {
     assert_eq!((own.verdict, macs(&own.frame).0), (Verdict::Host, order_mac(Order::Neigh, OVERLAY)));
     assert_eq!(read(&own.frame).src.0, OVERLAY_ADDRESS);
 }
+
+/// A backend that stops serving gets no further datagram; what it answers still arrives, and if it is back in time, the flow goes on.
+#[test]
+fn a_datagram_to_a_backend_that_stopped_begins_a_new_flow() {
+    let other = std::net::Ipv4Addr::new(10, 2, 0, 6);
+    let request = udp((CLIENT, 40_000), (VIP, 80), b"request");
+    let begin = || {
+        let mut bed = Bed::new();
+        bed.serve(80, UDP, &[(REMOTE, 8080)]);
+        let sent = read(&bed.receive(&request).frame);
+        let slot = bed.flows.records(bed.now)[0].slot;
+        (bed, sent, slot)
+    };
+    let answered = |bed: &mut Bed, sent: &Seen| {
+        let out = bed.receive(&udp(sent.dst, sent.src, b"answer"));
+        (out.verdict, read(&out.frame).src, read(&out.frame).dst) == (Verdict::Uplink { uplink: 0 }, (VIP, 80), (CLIENT, 40_000))
+    };
+
+    let (mut bed, sent, slot) = begin();
+    bed.now += 600;
+    bed.serve(80, UDP, &[(other, 8080)]);
+    assert_eq!(read(&bed.receive(&request).frame).dst, sent.dst, "not told yet");
+    bed.flows.stop(slot);
+    assert!(answered(&mut bed, &sent), "a late answer");
+    let again = read(&bed.receive(&request).frame);
+    assert_eq!(again.dst, (other, 8080));
+    assert!(answered(&mut bed, &again));
+    assert_eq!(bed.flows.len(), 1);
+
+    // The only backend is back: the same one, by the same port.
+    let (mut bed, sent, slot) = begin();
+    bed.now += 600;
+    bed.flows.stop(slot);
+    assert_eq!(read(&bed.receive(&request).frame), sent);
+    assert!(answered(&mut bed, &sent));
+    assert_eq!(read(&bed.receive(&request).frame), sent);
+
+    // Nobody serves any more.
+    let (mut bed, sent, slot) = begin();
+    bed.serve(80, UDP, &[]);
+    bed.flows.stop(slot);
+    assert!(answered(&mut bed, &sent));
+    bed.receive(&request);
+    assert_eq!((bed.engine.counts().refused, bed.flows.len()), (1, 0));
+}
+
+/// Likewise for those that `edge` executes: of a pod and of the node.
+#[test]
+fn a_datagram_of_edge_to_a_backend_that_stopped_begins_a_new_flow() {
+    for (hook, ifindex, client) in [(Hook::PodIn, POD_A, (A, 40_000)), (Hook::NodeOut, RW1, (NODE, 40_000))] {
+        let mut bed = Bed::new();
+        bed.serve(80, UDP, &[(REMOTE, 8080)]);
+        let request = udp(client, (VIP, 80), b"request");
+        bed.upcall(hook, ifindex, &request);
+        for back in [true, false] {
+            let before = bed.flows.records(bed.now)[0].clone();
+            bed.now += 600;
+            if !back {
+                bed.serve(80, UDP, &[(B, 8080)]);
+            }
+            bed.flows.stop(before.slot);
+            let out = bed.upcall(hook, ifindex, &request);
+            assert_eq!(out.verdict, Verdict::Host, "{hook:?}");
+            let after = bed.flows.records(bed.now);
+            assert_eq!((after.len(), after[0].forward.1 == before.forward.1), (1, back), "{hook:?}");
+        }
+    }
+}

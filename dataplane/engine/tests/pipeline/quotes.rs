@@ -111,7 +111,7 @@ fn what_belongs_to_no_flow_is_handed_back() {
         ("not the first fragment", icmp(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &changed(7, 1))),
         ("IPv6", icmp(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &changed(0, 0x65))),
         ("too short a header", icmp(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &changed(0, 0x44))),
-        ("not to who sent the quoted packet", icmp(HOP, VIP, FRAGMENTATION_NEEDED, MTU, &quoted)),
+        ("not to who sent the quoted packet", icmp(HOP, NODE2, FRAGMENTATION_NEEDED, MTU, &quoted)),
         ("a redirect", icmp(HOP, NODE, (5, 1), [10, 0, 0, 254], &quoted)),
         ("an echo", icmp(HOP, NODE, (8, 0), [0; 4], &quoted)),
         ("ports cut off", icmp(HOP, NODE, FRAGMENTATION_NEEDED, MTU, &quoted[..23])),
@@ -121,6 +121,13 @@ fn what_belongs_to_no_flow_is_handed_back() {
         let out = bed.receive(&error);
         assert_eq!((out.verdict, macs(&out.frame).0), (Verdict::Host, order_mac(Order::Received, UPLINK)), "{what}");
         assert_eq!(out.frame[6..], error[6..], "{what}");
+    }
+    // The kernel would send it back into the network.
+    let to_vip = icmp(HOP, VIP, FRAGMENTATION_NEEDED, MTU, &quoted);
+    assert_eq!(bed.receive(&to_vip).verdict, Verdict::Drop(DropReason::NotForwarded), "not to who sent the quoted packet");
+    for source in ["127.0.0.1", "224.0.0.1", "10.0.0.1"] {
+        let error = icmp(source.parse().expect("an address"), NODE, FRAGMENTATION_NEEDED, MTU, &quoted);
+        assert_eq!(bed.receive(&error).verdict, Verdict::Drop(DropReason::LandAttack), "{source} cannot say so");
     }
     assert_eq!(bed.engine.counts().icmp_errors, 0);
 }

@@ -184,42 +184,22 @@ fn sweeping_frees_what_rested_long_enough() {
     table.insert(0, &flow, now + (1 << 30)).unwrap();
 }
 
-/// A removal in halves: the next request finds another backend while answers to the last one still come.
 #[test]
-fn answers_outlive_the_removal_of_the_requests() {
-    let table = FlowTable::in_memory(64, 2, 7);
-    let flow = flow_of(1, UDP);
-    let slot = table.insert(0, &flow, 0).unwrap();
-    let replies = table.end_requests(slot).expect("the flow is there");
-    assert!(find(&table, &flow.forward.0).is_none());
-    let reverse = find(&table, &flow.reverse.0).expect("answers are translated");
-    assert_eq!(table.rewrite_of(reverse), flow.reverse.1);
-    // Nobody else can remove what is left, or counts it as a flow to show.
-    for index in [slot, reverse] {
-        assert!(table.end_requests(index).is_none() && !table.remove(1, index, 0));
+fn flows_whose_backend_stopped_make_room() {
+    let table = FlowTable::in_memory(4, 1, 7);
+    let slots: Vec<SlotIndex> = (0..4).map(|number| table.insert(0, &flow_of(number, UDP), 0).unwrap()).collect();
+    for number in 0..4 {
+        let (_, reverse) = find_both(&table, &flow_of(number, UDP)).unwrap();
+        table.touch(reverse, 0, 0);
     }
-    table.sweep(0, 1024, &Timeouts::default(), u32::MAX / 4);
-    assert!(table.records(0).is_empty() && table.len() == 1);
-
-    let other = NewFlow { reverse: (flow_of(2, UDP).reverse.0, flow.reverse.1), ..flow };
-    let again = table.insert(1, &other, 10).expect("the same client, another backend");
-    assert_ne!(again, slot);
-    assert_eq!(table.insert(1, &NewFlow { forward: flow_of(3, UDP).forward, ..flow }, 10), Err(InsertError::ReverseTaken));
-
-    table.end_replies(1, replies, 20);
-    assert!(find(&table, &flow.reverse.0).is_none());
-    assert_eq!((table.len(), table.records(20).len()), (1, 1));
-    assert!(find_both(&table, &other).is_some());
-}
-
-#[test]
-fn answers_alone_do_not_outlive_the_process() {
-    let memory: &'static [FlowSlot] = Box::leak((0..256).map(|_| FlowSlot::default()).collect::<Box<[FlowSlot]>>());
-    let (before, _) = FlowTable::over(memory, 64, 1, 7, 0);
-    let slot = before.insert(0, &flow_of(1, UDP), 0).unwrap();
-    assert!(before.end_requests(slot).is_some());
-    let (after, kept) = FlowTable::over(memory, 64, 1, 7, 10);
-    assert_eq!((kept, after.len()), (0, 0));
-    assert!(find_both(&after, &flow_of(1, UDP)).is_none());
-    after.insert(0, &flow_of(1, UDP), 10 + GRACE_TICKS).expect("both slots are free");
+    assert_eq!(table.state(slots[1]), FlowState::Established);
+    slots.iter().for_each(|slot| table.stop(*slot));
+    assert_eq!(table.state(slots[1]), FlowState::Closed);
+    assert!(find_both(&table, &flow_of(1, UDP)).is_some(), "answers are still translated");
+    // Shed one by one where others need their places, and gone as soon as flows without an answer.
+    let later = 2 * TICKS_PER_SECOND;
+    let made = (10..200).filter(|number| table.insert(0, &flow_of(*number, UDP), later).is_ok()).count();
+    assert!(made > 0 && table.len() <= 4);
+    table.sweep(0, 1 << 16, &Timeouts::default(), Timeouts::default().udp_unreplied);
+    assert!((0..4).all(|number| find_both(&table, &flow_of(number, UDP)).is_none()));
 }
