@@ -143,7 +143,7 @@ fn closed_ports_of_pods_are_told_with_direct_delivery() -> Result<()> {
 
 /// Pings that are answered, of three.
 fn pongs(client: &Namespace, target: &str, payload_bytes: u32) -> Result<usize> {
-    let text = client.shell(&format!("ping -c 3 -i 0.05 -W 1 -s {payload_bytes} {target} || true"))?;
+    let text = client.shell(&format!("ping -c 3 -i 0.05 -W 0.3 -s {payload_bytes} {target} || true"))?;
     Ok(text.lines().filter(|line| line.contains("bytes from") && line.contains(target)).count())
 }
 

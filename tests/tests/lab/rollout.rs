@@ -10,7 +10,7 @@ use ringway_tests::lab::{Net, PodLink, Ringway, RingwayOptions, RunningLoad, SER
 use crate::{CLUSTER_IP_80, VIP_80, ensure_no_frame_leaked, lab};
 
 const NODE_PORT: &str = "10.0.0.11:30080";
-const LOAD: Duration = Duration::from_secs(6);
+const LOAD: Duration = Duration::from_millis(4_500);
 
 /// Between a pod's appearance in its state and the next step of the rollout.
 const STEP: Duration = Duration::from_millis(250);

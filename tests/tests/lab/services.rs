@@ -24,7 +24,7 @@ fn reaches(clients: &[&Namespace], open: &[&str], closed: &[&str]) -> Result<()>
         }
         for target in closed {
             // Not all are refused: nobody has the address, or its type has no such port. Silence counts after so long.
-            let answer = client.curl_within(&format!("http://{target}/"), Duration::from_millis(200));
+            let answer = client.curl_within(&format!("http://{target}/"), Duration::from_millis(100));
             ensure!(answer.is_err(), "{} → {target} is answered", client.role());
         }
     }
