@@ -7,6 +7,10 @@ use super::table::{FlowTable, SlotIndex};
 
 const TCP: u8 = 6;
 
+/// A backend that stopped has answered what it got, or its clients have asked again: resolvers wait so long (resolv.conf(5), `timeout`).
+/// Not longer: until then the flow takes up room.
+const LAST_ANSWERS: u32 = 5 * TICKS_PER_SECOND;
+
 /// Idle time-outs in ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -16,7 +20,7 @@ pub struct Timeouts {
     pub tcp_close_wait: u32,
     /// Both FINs or a RST were seen.
     pub tcp_closed: u32,
-    /// No reply yet, or no more to come.
+    /// No reply yet.
     pub udp_unreplied: u32,
     pub udp: u32,
 }
@@ -61,14 +65,15 @@ impl Timeouts {
             (true, FlowState::Established) => self.tcp_established,
             (true, FlowState::CloseWait) => self.tcp_close_wait,
             (true, FlowState::Closed) => self.tcp_closed,
-            (false, FlowState::Embryonic | FlowState::Closed) => self.udp_unreplied,
+            (false, FlowState::Embryonic) => self.udp_unreplied,
+            (false, FlowState::Closed) => LAST_ANSWERS,
             (false, FlowState::Established | FlowState::CloseWait) => self.udp,
         }
     }
 
     fn shortest(&self) -> u32 {
         let Timeouts { tcp_syn, tcp_established, tcp_close_wait, tcp_closed, udp_unreplied, udp } = *self;
-        tcp_syn.min(tcp_established).min(tcp_close_wait).min(tcp_closed).min(udp_unreplied).min(udp)
+        tcp_syn.min(tcp_established).min(tcp_close_wait).min(tcp_closed).min(udp_unreplied).min(udp).min(LAST_ANSWERS)
     }
 }
 
