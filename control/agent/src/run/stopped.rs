@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringway_engine::flow::{FlowKey, FlowRecord, FlowTable};
+use ringway_engine::flow::{FlowKey, FlowRecord, FlowTable, TICKS_PER_SECOND};
 use ringway_engine::tables::FrontendKey;
 use ringway_io::Publisher;
 use ringway_model::Compiler;
@@ -16,6 +16,9 @@ use crate::tables::Tables;
 
 /// Workers act on a new snapshot within a batch; one that sleeps is woken.
 const ACTING_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whose last packet is older waits for no answer any more, in all likelihood, and need not take up room.
+const ANSWERED_TICKS: u32 = 2 * TICKS_PER_SECOND;
 
 /// Ends them on another thread, once no worker decides by the snapshot before `generation` any more: it would make them again.
 pub fn end_flows(flows: &Arc<FlowTable>, publisher: Publisher, generation: u64, stopped: Vec<(FrontendKey, SocketAddrV4)>) {
@@ -28,9 +31,18 @@ pub fn end_flows(flows: &Arc<FlowTable>, publisher: Publisher, generation: u64, 
             tracing::warn!("a worker does not act on generation {generation} yet: flows to backends that stopped may be made once more");
         }
         let stopped: FxHashSet<_> = stopped.into_iter().collect();
-        let over = flows.records(now_ticks()).into_iter().filter(|record| stopped.contains(&ends(record)));
-        let count = over.map(|record| flows.stop(record.slot)).count();
-        tracing::debug!("{count} flows ended whose backends stopped serving");
+        let now = now_ticks();
+        let (mut marked, mut removed) = (0, 0);
+        for record in flows.records(now).into_iter().filter(|record| stopped.contains(&ends(record))) {
+            if record.idle < ANSWERED_TICKS {
+                flows.stop(record.slot);
+                marked += 1;
+            } else {
+                // Removals are counted with the first worker's; it does not matter whose.
+                removed += usize::from(flows.remove(0, record.slot, now));
+            }
+        }
+        tracing::debug!("{marked} flows ended whose backends stopped serving, and {removed} idle ones removed");
     });
 }
 
@@ -41,7 +53,6 @@ pub fn remove_stale(flows: &FlowTable, compiler: &Compiler, tables: &Tables) {
         |(key, backend): (FrontendKey, SocketAddrV4)| tables.frontends_under(&key).iter().any(|key| compiler.serves(key, &backend));
     let now = now_ticks();
     let stale = flows.records(now).into_iter().filter(|record| record.forward.0.protocol() == UDP && !serves(ends(record)));
-    // Removals are counted with the first worker's; it does not matter whose.
     let removed = stale.filter(|record| flows.remove(0, record.slot, now)).count();
     if removed > 0 {
         tracing::info!("{removed} UDP flows removed whose backends stopped serving before the start");
