@@ -50,7 +50,7 @@ drop_reasons! {
     PolicyLocal "policy_local" "The traffic policy is Local and every backend is on another node.",
     SourceRange "source_range" "The source is not in the service's loadBalancerSourceRanges.",
     NoFlow "no_flow" "A TCP reset of a flow that we do not know: nothing to reset.",
-    FlowTableFull "flow_table_full" "Both buckets of the flow have no slot to use (full, or resting after a removal), or the limit of flows is reached.",
+    FlowTableFull "flow_table_full" "No bucket of the flow has a slot to use (full, or resting after a removal), or the limit of flows is reached.",
     FlowContended "flow_contended" "Another worker was creating the same flow, and too many packets waited for that already.",
     SnatPortsExhausted "snat_ports_exhausted" "No free SNAT port towards this backend.",
     NoSnatAddress "no_snat_address" "The backend is on another node and there is no SNAT address to use.",

@@ -49,7 +49,7 @@ struct flow4 {
 	__u16 addr_diff, port_diff; /* folded ones-complement difference new - old, for checksums */
 	__u32 ifindex;              /* of the op */
 	__u8 dmac[6];               /* of the op */
-	__u16 reserved;
+	__u16 overflowed; /* of the first entry of a bucket: overflowed ones of which this is bucket one */
 	__u32 seen;    /* SEEN_*, by atomic or */
 	__u32 last;    /* tick of the last packet, at 1 s resolution */
 	__u32 created; /* tick */
@@ -82,5 +82,8 @@ flow_hash(__u64 seed, __u32 saddr, __u32 daddr, __u32 ports, __u32 meta)
 #define FLOW_BUCKETS_NEARBY 128u
 #define FLOW_OTHERS_NEARBY(bits) (((bits) < 7 ? 1u << (bits) : FLOW_BUCKETS_NEARBY) - 1)
 #define FLOW_BUCKET2(h, bits) (FLOW_BUCKET1(h, bits) ^ (1 + ((__u32)((h) >> 56) * FLOW_OTHERS_NEARBY(bits) >> 8)))
+/* Where an entry is that found no room in the two: one of so many buckets in a row. */
+#define OVERFLOW_BUCKETS 4
+#define FLOW_OVERFLOW_BUCKET(h, number, bits) ((__u32)((h) >> 32) + (number) & ((1u << (bits)) - 1))
 
 #endif

@@ -6,10 +6,13 @@
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 #define WRITE_ONCE(x, value) (*(volatile typeof(x) *)&(x) = (value))
 
-static __always_inline struct flow4 *flow_in_bucket(__u32 index, const struct packet4 *p, __u32 meta)
+static __always_inline struct bucket4 *flow_bucket(__u32 index)
 {
-	struct bucket4 *bucket = bpf_map_lookup_elem(&flows4, &index);
+	return bpf_map_lookup_elem(&flows4, &index);
+}
 
+static __always_inline struct flow4 *flow_in_bucket(struct bucket4 *bucket, const struct packet4 *p, __u32 meta)
+{
 	if (!bucket)
 		return 0;
 #pragma unroll
@@ -33,19 +36,26 @@ static __always_inline struct flow4 *flow_in_bucket(__u32 index, const struct pa
  * a slot again only after a grace period. */
 static __always_inline struct flow4 *flow_lookup(const struct packet4 *p, __u32 meta, __u64 hash)
 {
-	struct flow4 *flow = flow_in_bucket(FLOW_BUCKET1(hash, bucket_bits), p, meta);
+	struct bucket4 *first = flow_bucket(FLOW_BUCKET1(hash, bucket_bits));
+	struct flow4 *flow = flow_in_bucket(first, p, meta);
 
-	return flow ? flow : flow_in_bucket(FLOW_BUCKET2(hash, bucket_bits), p, meta);
+	if (!flow)
+		flow = flow_in_bucket(flow_bucket(FLOW_BUCKET2(hash, bucket_bits)), p, meta);
+	if (flow || !first || !READ_ONCE(first->entry[0].overflowed))
+		return flow;
+	for (__u32 i = 0; !flow && i < OVERFLOW_BUCKETS; i++)
+		flow = flow_in_bucket(flow_bucket(FLOW_OVERFLOW_BUCKET(hash, i, bucket_bits)), p, meta);
+	return flow;
 }
 
 static __always_inline _Bool flow_closing(const struct flow4 *flow)
 {
-	__u32 peer = READ_ONCE(flow->peer), index = peer / BUCKET_ENTRIES;
+	__u32 peer = READ_ONCE(flow->peer);
 	struct bucket4 *bucket;
 
 	if (READ_ONCE(flow->seen) & (SEEN_FIN | SEEN_RST))
 		return 1;
-	bucket = bpf_map_lookup_elem(&flows4, &index);
+	bucket = flow_bucket(peer / BUCKET_ENTRIES);
 	return bucket && READ_ONCE(bucket->entry[peer % BUCKET_ENTRIES].seen) & (SEEN_FIN | SEEN_RST);
 }
 

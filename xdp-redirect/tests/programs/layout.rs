@@ -30,13 +30,13 @@ fn flow_h_is_as_the_engine_says() {
     macro_rules! offsets {
         ($($field:ident)*) => { $(line(concat!("offset.", stringify!($field)), offset_of!(FlowSlot, $field) as u64);)* };
     }
-    offsets!(saddr daddr ports meta new_saddr new_daddr new_ports flags addr_diff port_diff ifindex dmac seen last created peer);
+    offsets!(saddr daddr ports meta new_saddr new_daddr new_ports flags addr_diff port_diff ifindex dmac overflowed seen last created peer);
     macro_rules! hooks { ($($name:literal $hook:ident)*) => { $(line($name, Hook::$hook as u64);)* }; }
     hooks!("HOOK_POD_IN" PodIn "HOOK_POD_OUT" PodOut "HOOK_UPLINK_IN" UplinkIn "HOOK_UPLINK_OUT" UplinkOut "HOOK_NODE_OUT" NodeOut);
     macro_rules! ops { ($($name:literal $op:ident)*) => { $(line($name, FlowOp::$op as u64);)* }; }
     ops!("FLOW_PASS" Pass "FLOW_BRIDGE" Bridge "FLOW_PEER" Peer "FLOW_NEIGH" Neigh "FLOW_RECEIVED" Received "FLOW_WORKER" Worker);
     macro_rules! constants { ($($name:ident)*) => { $(line(stringify!($name), flow::$name as u64);)* }; }
-    constants!(FLOW_FORWARD FLOW_SNAT SEEN_FIN SEEN_SYN SEEN_RST SEEN_ACK SEEN_ANY TICK_SHIFT TICKS_PER_SECOND BUCKET_ENTRIES);
+    constants!(FLOW_FORWARD FLOW_SNAT SEEN_FIN SEEN_SYN SEEN_RST SEEN_ACK SEEN_ANY TICK_SHIFT TICKS_PER_SECOND BUCKET_ENTRIES OVERFLOW_BUCKETS);
     line("meta", FlowKey::meta_of(0x12345, Hook::UplinkOut, 17).into());
 
     let mut state = 1u64;
@@ -49,6 +49,7 @@ fn flow_h_is_as_the_engine_says() {
         line("hash", hash);
         line("bucket1", one as u64);
         line("bucket2", two as u64);
+        line("overflow", flow::overflow_bucket_of(hash, i % 4, 1 + i % 24) as u64);
     }
     assert_eq!(run_c("layout.c"), wanted);
 }

@@ -128,8 +128,11 @@ pub struct FlowSlot {
     /// Folded ones-complement difference of the ports, new − old.
     pub port_diff: AtomicU16,
     pub ifindex: AtomicU32,
-    /// `dmac` as three 16-bit words in memory order, then a reserved one.
-    pub dmac: [AtomicU16; 4],
+    /// `dmac` as three 16-bit words in memory order.
+    pub dmac: [AtomicU16; 3],
+    /// Not of this entry but, in the first slot of a bucket, of the bucket: how many entries of which it is the first bucket found no
+    /// slot in their two and lie in one of [`overflow_bucket_of`](super::overflow_bucket_of).
+    pub overflowed: AtomicU16,
     /// `SEEN_*`, only ever or-ed while live.
     pub seen: AtomicU32,
     /// Tick of the last packet; readers refresh it at most once a second.
@@ -211,7 +214,7 @@ impl FlowSlot {
     /// Destination MAC of the op.
     #[inline]
     pub fn dmac(&self) -> [u8; 6] {
-        let [a, b, c] = [0, 1, 2].map(|i: usize| self.dmac[i].load(Relaxed).to_ne_bytes());
+        let [a, b, c] = self.dmac.each_ref().map(|word| word.load(Relaxed).to_ne_bytes());
         [a[0], a[1], b[0], b[1], c[0], c[1]]
     }
 }

@@ -131,8 +131,11 @@ impl FlowTable {
             return false;
         }
         let reverse = self.slots[forward].peer.load(Relaxed) as usize;
-        self.slots[forward].clear();
-        self.slots[reverse].clear();
+        for slot in [forward, reverse] {
+            let hash = self.hash(&self.slots[slot].key());
+            self.slots[slot].clear();
+            self.note_gone(slot, hash);
+        }
         // Read after the clearing: see `latest_tick`.
         let since = self.latest_tick(now);
         self.ownership.retire(reverse, since);

@@ -28,3 +28,12 @@ pub fn buckets_of(hash: u64, bits: u32) -> (usize, usize) {
     let distance = 1 + (((hash >> 56) as u32 * others) >> 8);
     (first as usize, (first ^ distance) as usize)
 }
+
+/// Buckets in a row where an entry goes that finds no slot in its two.
+pub const OVERFLOW_BUCKETS: u32 = 4;
+
+/// The `number`-th of the [`OVERFLOW_BUCKETS`] of a hash. Anywhere, for the neighbors of its two are probably crowded too.
+#[inline(always)]
+pub fn overflow_bucket_of(hash: u64, number: u32, bits: u32) -> usize {
+    (((hash >> 32) as u32).wrapping_add(number) & ((1 << bits) - 1)) as usize
+}

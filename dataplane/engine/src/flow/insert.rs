@@ -26,7 +26,7 @@ pub enum InsertError {
     Exists(SlotIndex),
     /// The reverse key belongs to another flow, or is the forward key itself: choose another source port.
     ReverseTaken,
-    /// No slot in either bucket of one of the keys; a closed or embryonic flow there was shed if there was one, for a later attempt.
+    /// No slot in any bucket of one of the keys; a closed or embryonic flow there was shed if there was one, for a later attempt.
     Full,
     /// The limit of flows is reached, and there was no closed or embryonic flow to shed in the buckets of the keys.
     Limit,
@@ -90,6 +90,7 @@ impl FlowTable {
         match self.claim(reverse_hash, now) {
             Some(reverse) => Ok((forward, reverse)),
             None => {
+                self.note_gone(forward, forward_hash);
                 self.ownership.release(forward);
                 Err(reverse_hash)
             }
@@ -97,12 +98,13 @@ impl FlowTable {
     }
 
     /// Claims a slot in the first bucket of a hash while that is nearly empty, so that most lookups end there; else in the emptier one,
-    /// or in the other one if other workers were faster.
+    /// or in the other one if other workers were faster. Where both are full, in one for the overflow.
     fn claim(&self, hash: u64, now: u32) -> Option<usize> {
         let usable = |bucket: usize| (bucket..bucket + BUCKET_ENTRIES).filter(|&slot| self.ownership.is_usable(slot, now)).count();
         let (a, b) = self.buckets(hash);
         let (first, second) = if usable(a) < BUCKET_ENTRIES - 1 && usable(b) > usable(a) { (b, a) } else { (a, b) };
-        (first..first + BUCKET_ENTRIES).chain(second..second + BUCKET_ENTRIES).find(|&slot| self.ownership.claim(slot, now))
+        let mut slots = (first..first + BUCKET_ENTRIES).chain(second..second + BUCKET_ENTRIES);
+        slots.find(|&slot| self.ownership.claim(slot, now)).or_else(|| self.claim_overflow(hash, now))
     }
 
     fn publish_both(&self, flow: &NewFlow, (forward, reverse): (usize, usize), now: u32) {

@@ -5,6 +5,7 @@
 //! | `entry` | the layout in shared memory, keys and rewrites |
 //! | `hash` | from key to buckets |
 //! | `slot` | reading and filling one slot |
+//! | `overflow` | where entries lie for which their two buckets have no room |
 //! | `ownership` | which worker may write a slot, and the grace period |
 //! | `gates` | one creator per key |
 //! | `table` | lookup |
@@ -15,6 +16,7 @@ mod expiry;
 mod gates;
 mod hash;
 mod insert;
+mod overflow;
 mod ownership;
 mod record;
 mod restart;
@@ -24,7 +26,7 @@ mod table;
 pub use entry::*;
 pub use expiry::{FlowState, Timeouts};
 pub(crate) use gates::Gates;
-pub use hash::{buckets_of, flow_hash};
+pub use hash::{OVERFLOW_BUCKETS, buckets_of, flow_hash, overflow_bucket_of};
 pub use insert::{InsertError, NewFlow};
 pub use record::FlowRecord;
 pub(crate) use slot::elapsed;

@@ -12,6 +12,7 @@ impl FlowTable {
     /// Empty slots can be used at once: see [`FlowTable::over`].
     pub(super) fn take_over(&self, now: u32) -> usize {
         let now = self.latest_tick(now);
+        self.count_all_overflowed();
         let mut flows = 0;
         for (index, slot) in self.slots.iter().enumerate() {
             if slot.meta.load(Relaxed) == 0 {
@@ -21,7 +22,9 @@ impl FlowTable {
                 self.ownership.publish(index);
                 flows += usize::from(slot.is_forward());
             } else {
+                let hash = self.hash(&slot.key());
                 slot.clear();
+                self.note_gone(index, hash);
                 self.ownership.retire(index, now);
             }
         }
@@ -45,8 +48,10 @@ impl FlowTable {
     fn is_sound(&self, index: usize) -> bool {
         let slot = &self.slots[index];
         let key = slot.key();
-        let (a, b) = self.buckets(self.hash(&key));
+        let hash = self.hash(&key);
+        let (a, b) = self.buckets(hash);
         let bucket = index / BUCKET_ENTRIES * BUCKET_ENTRIES;
-        key.meta != 0 && key.hook().is_some() && slot.rewrite().is_some() && (bucket == a || bucket == b)
+        let is_found = bucket == a || bucket == b || self.overflow_buckets(hash).any(|overflow| overflow == bucket);
+        key.meta != 0 && key.hook().is_some() && slot.rewrite().is_some() && is_found
     }
 }

@@ -44,7 +44,7 @@ impl FlowSlot {
         elapsed(self.last.load(Relaxed), now)
     }
 
-    /// Writes all but `meta`. The caller has claimed the slot; no reader looks at it while `meta` is 0.
+    /// Writes all but `meta`, and `overflowed`, which is the bucket's. The caller has claimed the slot; no reader looks at it while `meta` is 0.
     pub(super) fn fill(&self, key: &FlowKey, rewrite: &Rewrite, flow_flags: u32, peer: u32, now: u32) {
         let (old, new) = (key.tuple(), rewrite.tuple);
         self.saddr.store(key.saddr, Relaxed);
@@ -60,7 +60,6 @@ impl FlowSlot {
         for (bytes, word) in rewrite.dmac.chunks_exact(2).zip(&self.dmac) {
             word.store(u16::from_ne_bytes([bytes[0], bytes[1]]), Relaxed);
         }
-        self.dmac[3].store(0, Relaxed);
         self.seen.store(0, Relaxed);
         self.last.store(now, Relaxed);
         self.created.store(now, Relaxed);

@@ -26,13 +26,17 @@ impl Dice {
 
 /// Looks up and copies as `edge` does. `None` is a miss.
 fn copy_like_edge(table: &FlowTable, key: &FlowKey) -> Option<Rewrite> {
-    let (a, b) = table.buckets(table.hash(key));
-    let slot = (a..a + BUCKET_ENTRIES).chain(b..b + BUCKET_ENTRIES).map(|index| &table.slots[index]).find(|slot| {
-        slot.meta.load(Acquire) == key.meta
-            && slot.ports.load(Relaxed) == key.ports
-            && slot.saddr.load(Relaxed) == key.saddr
-            && slot.daddr.load(Relaxed) == key.daddr
-    })?;
+    let hash = table.hash(key);
+    let (a, b) = table.buckets(hash);
+    let slot =
+        [a, b].into_iter().chain(table.overflow_buckets(hash)).flat_map(|bucket| &table.slots[bucket..bucket + BUCKET_ENTRIES]).find(
+            |slot| {
+                slot.meta.load(Acquire) == key.meta
+                    && slot.ports.load(Relaxed) == key.ports
+                    && slot.saddr.load(Relaxed) == key.saddr
+                    && slot.daddr.load(Relaxed) == key.daddr
+            },
+        )?;
     slot.rewrite()
 }
 

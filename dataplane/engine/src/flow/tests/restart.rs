@@ -84,7 +84,7 @@ fn a_half_is_removed_though_its_buckets_are_everywhere() {
 
 #[test]
 fn nothing_survives_another_seed() {
-    let memory = memory(64);
+    let memory = memory(4096);
     let (before, _) = FlowTable::over(memory, 16, 1, SEED, 0);
     (0..10).for_each(|number| _ = before.insert(0, &flow_of(number, TCP), 0).unwrap());
     let (after, kept) = FlowTable::over(memory, 16, 1, SEED + 1, 0);
