@@ -1,6 +1,7 @@
 //! The engine: packets, a snapshot, the flow table and time in; one verdict per packet out.
 
 mod answer;
+mod fragmented;
 mod quoted;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::affinity::AffinityTable;
 use crate::arp::{self, ArpAction};
 use crate::bind::{Binder, Client};
 use crate::flow::{FlowKey, FlowOp, FlowTable, Hook, SEEN_FIN, SEEN_RST, SEEN_STOPPED, SlotIndex, TICKS_PER_SECOND, Timeouts};
+use crate::fragments::Fragments;
 use crate::hops::{Hop, HopCache, HopKey, address};
 use crate::nat;
 use crate::order::{Order, order_mac};
@@ -21,7 +23,7 @@ use crate::random::Random;
 use crate::refuse::{self, IcmpError, Limiter};
 use crate::tables::Snapshot;
 use crate::verdict::{DropReason, Verdict, VerdictCounts};
-use crate::wire::{self, Ipv4Flow, Parsed, Ping, Quote};
+use crate::wire::{self, Ipv4Flow, Parsed, Part, Ping, Quote};
 
 use self::answer::Met;
 
@@ -78,6 +80,7 @@ pub struct Engine {
     counts: VerdictCounts,
     random: Random,
     hops: HopCache,
+    fragments: Fragments,
     icmp_errors: Limiter,
     same_size: Limiter,
 }
@@ -93,6 +96,7 @@ struct Staged {
 /// What the first pass made of a packet.
 enum Stage {
     Flow(Staged),
+    Later(Taken, Ipv4Flow),
     Quote(Taken, Quote),
     Ping(Taken, Ping),
     Decided(Verdict),
@@ -100,7 +104,7 @@ enum Stage {
 
 impl Engine {
     pub fn new(config: EngineConfig, flows: Arc<FlowTable>, affinity: Arc<AffinityTable>) -> Engine {
-        let random = Random::new(config.seed);
+        let (random, flows_seed) = (Random::new(config.seed), flows.seed());
         Engine {
             config,
             flows,
@@ -108,6 +112,7 @@ impl Engine {
             counts: VerdictCounts::default(),
             random,
             hops: HopCache::new(),
+            fragments: Fragments::new(flows_seed),
             icmp_errors: Limiter::new(refuse::ICMP_ERRORS),
             same_size: Limiter::new(refuse::SAME_SIZE),
         }
@@ -137,7 +142,9 @@ impl Engine {
                 Stage::Decided(verdict) => *verdict,
                 Stage::Quote(taken, quote) => self.pass_on(snapshot, *taken, quote, packet).unwrap_or_else(|early| early),
                 Stage::Ping(taken, ping) => self.answer_ping(snapshot, now, *taken, ping, packet),
+                Stage::Flow(staged) if staged.flow.part != Part::Whole => self.forward_first(snapshot, now, staged, packet),
                 Stage::Flow(staged) => self.forward(snapshot, now, staged, packet).unwrap_or_else(|early| early),
+                Stage::Later(taken, flow) => self.forward_later(snapshot, now, *taken, flow, packet).unwrap_or_else(|early| early),
             };
             self.counts.count(verdict);
             verdicts.push(verdict);
@@ -162,13 +169,15 @@ impl Engine {
         };
         match wire::parse(received(packet)) {
             Parsed::Flow(flow) => {
-                if partial_checksums(snapshot, packet.origin) {
+                if flow.part == Part::Whole && partial_checksums(snapshot, packet.origin) {
                     nat::complete_checksum(packet.bytes, &flow);
                 }
                 let key = flow.tuple.at(taken.zone, taken.hook, flow.protocol);
                 let hash = self.flows.hash(&key);
                 Stage::Flow(Staged { taken, flow, key, hash })
             }
+            Parsed::Later(flow) => Stage::Later(taken, flow),
+            Parsed::Overlap => Stage::Decided(Verdict::Drop(DropReason::FragmentOverlap)),
             Parsed::Quote(quote) => Stage::Quote(taken, quote),
             Parsed::Ping(ping) => Stage::Ping(taken, ping),
             Parsed::Arp(l3) => Stage::Decided(answer_arp(snapshot, packet, l3, taken)),
@@ -264,7 +273,7 @@ impl Engine {
         if let Route::Hop(Hop::Uplink { mtu, .. } | Hop::Device { mtu, .. }) = route
             && flow.bytes() > mtu as usize
         {
-            return Err(self.tell_mtu(&Met { snapshot, now, taken, flow }, packet, mtu));
+            return Err(self.meet_mtu(&Met { snapshot, now, taken, flow }, packet, mtu));
         }
         self.flows.touch(slot, flow.tcp_flags, now);
         nat::rewrite(packet.bytes, flow, entry);

@@ -5,12 +5,19 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::checksum;
 use crate::flow::FlowSlot;
-use crate::wire::{Ipv4Flow, Quote, UDP, swap_ports};
+use crate::wire::{Ipv4Flow, Part, Quote, UDP, swap_ports};
 
-/// Writes the slot's addresses and ports into the packet and updates its checksums.
+/// Writes the slot's addresses and ports into the packet and updates its checksums. A later fragment has neither ports nor an L4
+/// checksum; the first one's covers it with what changes there.
 #[inline]
 pub fn rewrite(frame: &mut [u8], flow: &Ipv4Flow, slot: &FlowSlot) {
     let (addr_diff, port_diff) = (slot.addr_diff.load(Relaxed), slot.port_diff.load(Relaxed));
+    apply_check(frame, flow.l3 + 10, addr_diff);
+    frame[flow.l3 + 12..flow.l3 + 16].copy_from_slice(&slot.new_saddr.load(Relaxed).to_ne_bytes());
+    frame[flow.l3 + 16..flow.l3 + 20].copy_from_slice(&slot.new_daddr.load(Relaxed).to_ne_bytes());
+    if flow.part == Part::Later {
+        return;
+    }
     let at = flow.check_offset();
     let check = read_check(frame, at);
     let check = if flow.protocol == UDP {
@@ -19,9 +26,6 @@ pub fn rewrite(frame: &mut [u8], flow: &Ipv4Flow, slot: &FlowSlot) {
         checksum::apply(checksum::apply(check, addr_diff), port_diff)
     };
     frame[at..at + 2].copy_from_slice(&check.to_ne_bytes());
-    apply_check(frame, flow.l3 + 10, addr_diff);
-    frame[flow.l3 + 12..flow.l3 + 16].copy_from_slice(&slot.new_saddr.load(Relaxed).to_ne_bytes());
-    frame[flow.l3 + 16..flow.l3 + 20].copy_from_slice(&slot.new_daddr.load(Relaxed).to_ne_bytes());
     frame[flow.l4..flow.l4 + 4].copy_from_slice(&slot.new_ports.load(Relaxed).to_ne_bytes());
 }
 

@@ -11,6 +11,11 @@ pub enum Verdict {
     Hold { ifindex: u32, address: std::net::Ipv4Addr },
     /// Another worker is creating the same flow at this moment: hand the untouched frame to the engine again in the next round.
     Again,
+    /// A fragment that came before the first one of its datagram: hand the untouched frame to the engine again in the next round.
+    AwaitFirst,
+    /// The packet is larger than the MTU of its next hop, in bytes: [`divide`](crate::divide::divide) the untouched frame, and hand the
+    /// fragments to the engine.
+    Divide { mtu: u32 },
     /// Release the frame and count the reason.
     Drop(DropReason),
 }
@@ -52,12 +57,14 @@ drop_reasons! {
     NoFlow "no_flow" "A TCP reset of a flow that we do not know: nothing to reset.",
     FlowTableFull "flow_table_full" "No bucket of the flow has a slot to use (full, or resting after a removal), or the limit of flows is reached.",
     FlowContended "flow_contended" "Another worker was creating the same flow, and too many packets waited for that already.",
+    FragmentAlone "fragment_alone" "A fragment whose first one was dropped or did not come, or too many waited for theirs already.",
+    FragmentOverlap "fragment_overlap" "A fragment that lies on the TCP or UDP header of its first one.",
     SnatPortsExhausted "snat_ports_exhausted" "No free SNAT port towards this backend.",
     NoSnatAddress "no_snat_address" "The backend is on another node and there is no SNAT address to use.",
     NoRoute "no_route" "The FIB has no route to the next hop, or one that prohibits it.",
     NeighborUnresolved "neighbor_unresolved" "The next hop did not answer, or too many packets wait for it already.",
     TtlExpired "ttl_expired" "The TTL ended here, and the sender was told so often enough.",
-    TooBig "too_big" "The packet is larger than the MTU of its next hop, and its sender does not discover the MTU: it is without \"don't fragment\", or an ICMP error.",
+    TooBig "too_big" "The packet is larger than the MTU of its next hop, and neither divided nor answered: an ICMP error, or sent to many.",
     ArpConflict "arp_conflict" "A station on the wire claims an announced address.",
     TxRingFull "tx_ring_full" "The transmit ring has no room.",
     NoFrames "no_frames" "No free frame to receive into.",
@@ -84,7 +91,7 @@ impl VerdictCounts {
         match verdict {
             Verdict::Uplink { .. } => self.uplink += 1,
             Verdict::Host => self.host += 1,
-            Verdict::Hold { .. } | Verdict::Again => self.hold += 1,
+            Verdict::Hold { .. } | Verdict::Again | Verdict::AwaitFirst | Verdict::Divide { .. } => self.hold += 1,
             Verdict::Drop(reason) => self.drops[reason as usize] += 1,
         }
     }

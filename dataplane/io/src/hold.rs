@@ -1,4 +1,4 @@
-//! Frames that wait for a neighbor.
+//! Frames that wait: for a neighbor, another worker, or the first fragment of their datagram.
 
 use std::net::Ipv4Addr;
 
@@ -14,6 +14,8 @@ use crate::umem::Frame;
 const PER_NEIGHBOR: usize = 4;
 /// Frames that wait in all: one batch, so that a new attempt is one call of the engine.
 const HELD_MAX: usize = BATCH_MAX;
+/// Fragments that wait: as many as the largest datagram has at an MTU of 1 500 bytes, 45. They leave room for frames that wait for others.
+const FRAGMENTS_MAX: usize = HELD_MAX - 4 * PER_NEIGHBOR;
 /// A neighbor that is there answers in milliseconds; the kernel gives up after three tries, a second apart. A client has repeated
 /// its packet by then, and a later one finds the neighbor known.
 const PATIENCE_NS: u64 = 1_000_000_000;
@@ -58,7 +60,8 @@ impl HoldList {
     /// Keeps a frame, or gives it back if too many wait already.
     pub fn hold(&mut self, held: Held, now_ns: u64) -> Result<(), Frame> {
         let waiting = self.held.iter().filter(|other| other.neighbor == held.neighbor).count();
-        if waiting >= PER_NEIGHBOR || self.held.is_full() {
+        let limit = if held.neighbor == FIRST_FRAGMENT { FRAGMENTS_MAX } else { PER_NEIGHBOR };
+        if waiting >= limit || self.held.is_full() {
             return Err(held.frame);
         }
         if self.held.is_empty() {
@@ -121,6 +124,9 @@ impl HoldList {
 
 /// Stands for "no neighbor" of frames that wait for another worker.
 pub(crate) const NO_NEIGHBOR: NeighborRequest = NeighborRequest { ifindex: 0, address: Ipv4Addr::UNSPECIFIED };
+
+/// Stands for "no neighbor" of fragments that wait for the first of their datagram.
+pub(crate) const FIRST_FRAGMENT: NeighborRequest = NeighborRequest { ifindex: 0, address: Ipv4Addr::BROADCAST };
 
 /// A request for the neighbor of a `Hold` verdict.
 pub(crate) fn neighbor(ifindex: u32, address: Ipv4Addr) -> NeighborRequest {

@@ -1,5 +1,7 @@
 //! One worker's side of the rings: takes frames in, has them decided in batches, carries the verdicts out.
 
+mod divided;
+
 use std::io;
 use std::sync::Arc;
 
@@ -10,7 +12,7 @@ use ringway_engine::tables::Snapshot;
 use ringway_engine::verdict::{DropReason, Verdict};
 
 use crate::config::{BindMode, Port};
-use crate::hold::{Held, HoldList, NO_NEIGHBOR, neighbor};
+use crate::hold::{FIRST_FRAGMENT, Held, HoldList, NO_NEIGHBOR, neighbor};
 use crate::kick::kick;
 use crate::packet_engine::PacketEngine;
 use crate::rings::Rings;
@@ -128,7 +130,10 @@ impl<S: Socket> Shell<S> {
             self.stats.bytes += bytes;
             let verdicts = self.decide(engine, snapshot, clock, &mut frames, |_| port);
             for (frame, verdict) in frames.into_iter().zip(verdicts) {
-                self.carry_out(frame, verdict, port, clock.ns, clock);
+                match verdict {
+                    (Verdict::Divide { mtu }, len) => self.divide(engine, snapshot, clock, (frame, len, port), mtu),
+                    _ => self.carry_out(frame, verdict, port, clock.ns, clock),
+                }
             }
             served += count;
         }
@@ -155,7 +160,10 @@ impl<S: Socket> Shell<S> {
         }
         let verdicts = self.decide(engine, snapshot, clock, &mut frames, |i| origins[i].0);
         for ((frame, verdict), (port, since_ns)) in frames.into_iter().zip(verdicts).zip(origins) {
-            self.carry_out(frame, verdict, port, since_ns, clock);
+            match verdict {
+                (Verdict::Divide { mtu }, len) => self.divide(engine, snapshot, clock, (frame, len, port), mtu),
+                _ => self.carry_out(frame, verdict, port, since_ns, clock),
+            }
         }
     }
 
@@ -211,6 +219,13 @@ impl<S: Socket> Shell<S> {
                     self.drop_frame(frame, DropReason::FlowContended);
                 }
             }
+            Verdict::AwaitFirst => {
+                if let Err(frame) = self.hold.hold_briefly(Held { frame, port, neighbor: FIRST_FRAGMENT, since_ns }, clock.ns) {
+                    self.drop_frame(frame, DropReason::FragmentAlone);
+                }
+            }
+            // Of a fragment that was divided already: the MTU became smaller meanwhile.
+            Verdict::Divide { .. } => self.drop_frame(frame, DropReason::TooBig),
             // Counted by the engine.
             Verdict::Drop(_) => self.pool.give(frame),
         }

@@ -33,6 +33,11 @@ impl PacketEngine for Listed {
     fn process(&mut self, _: &Snapshot, _: u32, packets: &mut [Packet<'_>], verdicts: &mut ArrayVec<Verdict, BATCH_MAX>) {
         for packet in packets {
             packet.bytes.fill(0xaa);
+            // An IPv4 header, so that it can be divided.
+            let total = (self.len.saturating_sub(14) as u16).to_be_bytes();
+            for (at, byte) in [(12, 8), (13, 0), (14, 0x45), (16, total[0]), (17, total[1]), (20, 0), (21, 0)] {
+                packet.bytes[at] = byte;
+            }
             packet.len = self.len;
             let verdict = self.verdicts.pop_front().unwrap_or(Verdict::Drop(DropReason::NoRoute));
             self.verdicts.push_back(verdict);
@@ -114,6 +119,9 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
         // Uplink 3 is none of this worker's.
         prop_oneof![Just(0u8), Just(0), Just(3)].prop_map(|uplink| Verdict::Uplink { uplink }),
         Just(Verdict::Host),
+        Just(Verdict::Again),
+        Just(Verdict::AwaitFirst),
+        (60..2_000u32).prop_map(|mtu| Verdict::Divide { mtu }),
         any::<u8>().prop_map(|octet| hold(octet % 24)),
         Just(Verdict::Drop(DropReason::NoRoute)),
     ]

@@ -84,7 +84,8 @@ fn the_way_to_the_backend_is_narrow() -> Result<()> {
     })
 }
 
-/// Senders of datagrams are told, too: by routers beyond this node, and by the worker where its own next hop is narrow.
+/// Senders of datagrams are told, too: by routers beyond this node, and by the worker where its own next hop is narrow. From then on they
+/// send fragments.
 #[test]
 fn senders_of_datagrams_learn_the_mtu() -> Result<()> {
     for (name, topology) in [("mtu_udp_router", Topology::new().node2_behind_router()), ("mtu_udp_next_hop", Topology::new().two_uplinks())]
@@ -94,7 +95,7 @@ fn senders_of_datagrams_learn_the_mtu() -> Result<()> {
             let narrow = if name == "mtu_udp_router" { (&net.router, "lan2") } else { (&net.node1, "eth1") };
             narrow.0.ip(&format!("link set {} mtu 1300", narrow.1))?;
             let _ringway = Ringway::start(&net, &RingwayOptions::default(), &[web(&net, &["b1"])?])?;
-            for (bytes, arrives) in [(1_200, true), (1_273, false), (1_240, true)] {
+            for (bytes, arrives) in [(1_200, true), (1_273, false), (1_240, true), (1_273, true), (4_000, true)] {
                 let answer = net.client.udp_of_bytes(VIP_80, 5_555, bytes);
                 ensure!(answer.is_ok() == arrives, "{bytes} bytes: {answer:?}");
             }

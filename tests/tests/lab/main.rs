@@ -7,6 +7,7 @@ mod bulk;
 mod changes;
 mod commands;
 mod firewall;
+mod fragments;
 mod garbage;
 mod health;
 mod http;

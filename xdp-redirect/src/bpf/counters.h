@@ -6,7 +6,7 @@
 
 /* One block per hook, in the order of enum hook. */
 #define EDGE_COUNTERS(X, hook)                                                                          \
-	X(hook##_other)      /* not TCP or UDP over IPv4, a fragment, malformed: goes on */             \
+	X(hook##_other)      /* not TCP or UDP over IPv4, malformed: goes on */                         \
 	X(hook##_miss)       /* no flow, no frontend: goes on */                                        \
 	X(hook##_hit)        /* rewritten in place */                                                   \
 	X(hook##_upcall)     /* to a worker */                                                          \
@@ -19,6 +19,7 @@
 	EDGE_COUNTERS(X, uplink_out)                                                                    \
 	EDGE_COUNTERS(X, node_out)                                                                      \
 	X(edge_drop_rewrite)       /* the kernel refused to change the packet */                        \
+	X(edge_drop_fragment)      /* to a VIP, and its first one did not come: would loop */           \
 	X(edge_drop_ttl)           /* TTL expired on a path that we route */                            \
 	X(node_out_own_upcall)     /* upcalls of the other hooks on their way through rw1: go on */     \
 	X(node_out_drop_forwarded) /* not the node's own, though routed to the hostlink */              \

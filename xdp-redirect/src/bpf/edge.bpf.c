@@ -31,17 +31,6 @@ static __always_inline int upcall(struct __sk_buff *skb, enum hook hook, __u64 h
 	return bpf_redirect(rw1_ifindex, 0);
 }
 
-/* A copy of what an entry does, for the packet's pointers and the entry must not be held over helper calls. */
-struct rewrite {
-	struct { /* as in a header without options */
-		__u32 saddr, daddr, ports;
-	} new;
-	__u32 addr_diff, port_diff;
-	__u32 ifindex;
-	__u8 dmac[6];
-	__u8 op;
-};
-
 /* Addresses, ports and checksums. The helpers know about unfinished checksums, packets still to be segmented and
  * shared headers; writing directly would copy the header of every packet that is only looked at. */
 static __always_inline long write_tuple(struct __sk_buff *skb, __u32 l3, const struct packet4 *p, const struct rewrite *r)
@@ -63,6 +52,13 @@ static __always_inline long write_tuple(struct __sk_buff *skb, __u32 l3, const s
 		return error | bpf_skb_store_bytes(skb, addresses, &r->new, sizeof(r->new), 0);
 	error |= bpf_skb_store_bytes(skb, addresses, &r->new, offsetof(typeof(r->new), ports), 0);
 	return error | bpf_skb_store_bytes(skb, l4, &r->new.ports, sizeof(r->new.ports), 0);
+}
+
+/* Of a later fragment: the L4 checksum, which covers them, is the first one's. */
+static __always_inline long write_addresses(struct __sk_buff *skb, __u32 l3, const struct rewrite *r)
+{
+	return bpf_l3_csum_replace(skb, l3 + offsetof(struct iphdr, check), 0, r->addr_diff, 0) |
+	       bpf_skb_store_bytes(skb, l3 + offsetof(struct iphdr, saddr), &r->new, offsetof(typeof(r->new), ports), 0);
 }
 
 /* RFC 1624 equation 3. */
@@ -144,7 +140,12 @@ static __always_inline int execute(struct __sk_buff *skb, enum hook hook, __u32 
 
 	if (routed && p->ttl <= 1)
 		return edge_drop(COUNT_edge_drop_ttl);
-	error = p->quoted ? write_quote(skb, l3, p, r) : write_tuple(skb, l3, p, r);
+	if (p->quoted)
+		error = write_quote(skb, l3, p, r);
+	else if (p->part == PART_LATER)
+		error = write_addresses(skb, l3, r);
+	else
+		error = write_tuple(skb, l3, p, r);
 	if (routed)
 		error |= decrement_ttl(skb, l3, p);
 	if (r->op == FLOW_BRIDGE || r->op == FLOW_PEER || r->op == FLOW_RECEIVED)
@@ -172,7 +173,7 @@ static __always_inline int execute(struct __sk_buff *skb, enum hook hook, __u32 
 static __always_inline void touch(struct flow4 *flow, const struct packet4 *p)
 {
 	__u32 seen = SEEN_ANY | (p->tcp_flags & (SEEN_FIN | SEEN_SYN | SEEN_RST | SEEN_ACK));
-	__u32 now = bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+	__u32 now = tick_now();
 
 	if ((__s32)(now - READ_ONCE(flow->last)) >= (__s32)TICKS_PER_SECOND)
 		WRITE_ONCE(flow->last, now);
@@ -181,7 +182,7 @@ static __always_inline void touch(struct flow4 *flow, const struct packet4 *p)
 }
 
 /* Of a packet without a flow. At the uplinks nothing: XDP saw to it on the way in, and what leaves is not ours. */
-static __always_inline int miss(struct __sk_buff *skb, enum hook hook, const struct packet4 *p, __u64 hash,
+static __always_inline int miss(struct __sk_buff *skb, enum hook hook, const struct packet4 *p, __u32 meta, __u64 hash,
 				_Bool from_worker)
 {
 	_Bool ours = 0;
@@ -190,6 +191,8 @@ static __always_inline int miss(struct __sk_buff *skb, enum hook hook, const str
 		ours = is_served(frontend_lookup(p)) || (may_begin_flow(p) && is_to_closed_port(p));
 	else if (hook == HOOK_NODE_OUT && !p->quoted)
 		ours = is_served(frontend_lookup(p)) || is_to_closed_port(p);
+	if (p->part)
+		fragment_note_op(p, meta, ours ? FLOW_WORKER : FRAGMENT_NOT_OURS);
 	if (ours)
 		return from_worker ? edge_next(hook, EDGE_LOOP_GUARD) : upcall(skb, hook, hash);
 	if (hook == HOOK_NODE_OUT)
@@ -270,6 +273,25 @@ static __always_inline long add_ethernet(struct __sk_buff *skb, __u32 *l3)
 	return bpf_skb_change_head(skb, sizeof(header), 0) ?: bpf_skb_store_bytes(skb, 0, &header, sizeof(header), 0);
 }
 
+/* A later fragment goes where the first one went. One that came before it goes up and comes back after a while. */
+static __always_inline int later(struct __sk_buff *skb, enum hook hook, __u32 l3, const struct packet4 *p, __u32 meta, __u64 hash,
+				 _Bool from_worker)
+{
+	struct rewrite r;
+	_Bool known = fragment_take(p, meta, &r);
+
+	if (known && r.op == FRAGMENT_NOT_OURS)
+		return hook == HOOK_NODE_OUT ? edge_drop(COUNT_node_out_drop_miss) : edge_next(hook, EDGE_MISS);
+	if (known && r.op != FLOW_WORKER)
+		return execute(skb, hook, l3, p, &r);
+	/* Outwards nothing changes its order, for all that was on the way in was put in order there. */
+	if (!from_worker && hook != HOOK_POD_OUT && hook != HOOK_UPLINK_OUT)
+		return upcall(skb, hook, hash);
+	if (hook == HOOK_UPLINK_IN && is_vip(p->daddr))
+		return edge_drop(COUNT_edge_drop_fragment);
+	return edge_next(hook, EDGE_MISS);
+}
+
 static __always_inline int edge(struct __sk_buff *skb, enum hook hook, __u32 zone, _Bool ethernet)
 {
 	_Bool from_worker = skb->mark == MARK_FROM_WORKER;
@@ -287,12 +309,18 @@ static __always_inline int edge(struct __sk_buff *skb, enum hook hook, __u32 zon
 	if (!parse_skb(skb, &l3, &p, ethernet))
 		return other(skb, hook, from_worker);
 	meta = FLOW_META(zone, hook, p.protocol);
-	hash = flow_hash(seed, p.saddr, p.daddr, p.ports, meta);
-	flow = flow_lookup(&p, meta, hash);
-	if (!flow)
-		return miss(skb, hook, &p, hash, from_worker);
+	hash = flow_hash(seed, p.saddr, p.daddr, p.part == PART_LATER ? p.id : p.ports, meta);
+	flow = p.part == PART_LATER ? 0 : flow_lookup(&p, meta, hash);
+	if (p.part == PART_FIRST) /* all fragments go to one worker */
+		hash = flow_hash(seed, p.saddr, p.daddr, p.id, meta);
+	if (!flow && p.part != PART_LATER)
+		return miss(skb, hook, &p, meta, hash, from_worker);
 	if (!ethernet && add_ethernet(skb, &l3))
 		return edge_drop(COUNT_edge_drop_rewrite);
+	if (!flow)
+		return later(skb, hook, l3, &p, meta, hash, from_worker);
+	if (p.part && !flow_runs_at_edge(flow, &p))
+		fragment_note_op(&p, meta, FLOW_WORKER);
 	if (!flow_runs_at_edge(flow, &p))
 		return from_worker ? edge_next(hook, EDGE_LOOP_GUARD) : upcall(skb, hook, hash);
 
@@ -306,6 +334,8 @@ static __always_inline int edge(struct __sk_buff *skb, enum hook hook, __u32 zon
 	r.ifindex = flow->ifindex;
 	r.op = flow->flags & FLOW_OP_MASK;
 	__builtin_memcpy(r.dmac, flow->dmac, sizeof(r.dmac));
+	if (p.part)
+		fragment_note(&p, meta, &r);
 	return execute(skb, hook, l3, &p, &r);
 }
 
@@ -355,7 +385,7 @@ static __always_inline int forwarded(struct __sk_buff *skb)
 	struct packet4 p = {};
 	__u32 l3;
 
-	if (skb->mark != MARK_FROM_WORKER && parse_skb(skb, &l3, &p, 1) && !p.quoted && !is_served(frontend_lookup(&p)) &&
+	if (skb->mark != MARK_FROM_WORKER && parse_skb(skb, &l3, &p, 1) && !p.quoted && p.part == PART_WHOLE && !is_served(frontend_lookup(&p)) &&
 	    is_to_closed_port(&p))
 		return upcall(skb, HOOK_NODE_OUT, p.saddr ^ p.ports);
 	return edge_drop(COUNT_node_out_drop_forwarded);

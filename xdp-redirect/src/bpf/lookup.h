@@ -103,6 +103,14 @@ static __always_inline _Bool is_to_closed_port(const struct packet4 *p)
 	return address && address->flags & ADDRESS_CLOSED;
 }
 
+/* What no frontend takes is dropped there: the kernel has no route to it but the way on into the network. */
+static __always_inline _Bool is_vip(__u32 daddr)
+{
+	const struct address4 *address = bpf_map_lookup_elem(&addresses4, &daddr);
+
+	return address && address->flags & ADDRESS_VIP;
+}
+
 /* The others, which are most of what is not ours, are not asked about at closed ports: the kernel routes them to rw1, where all
  * are. */
 static __always_inline _Bool may_begin_flow(const struct packet4 *p)

@@ -15,24 +15,31 @@ struct packet4 {
 	__u32 l4_offset;           /* this and those below from the start of the IP header */
 	__u16 quoted;              /* of an ICMP error: the quoted IP header; 0 of all other packets */
 	__u16 quoted_l4, quoted_check; /* its ports, and its L4 checksum or 0 if that is cut off */
+	__u16 id;       /* the same in all fragments of a datagram */
+	__u16 fragment; /* IP_MORE_FRAGMENTS and IP_FRAGMENT_OFFSET, host byte order */
+	__u16 payload;  /* of a fragment: bytes behind the IP header */
+	__u8 part;      /* enum part */
 	__u8 protocol;
 	__u8 tcp_flags;
 	__u8 ttl;
 };
 
+/* Which part of its datagram a packet is: a later fragment has neither ports nor flags. */
+enum part { PART_WHOLE, PART_FIRST, PART_LATER };
+#define IP_MORE_FRAGMENTS 0x2000u
+#define IP_FRAGMENT_OFFSET 0x1fffu /* in units of eight bytes */
+
 /* Reads the IPv4 and L4 headers at `ip`. `bytes` is what the packet has from there on, headers and payload. `big_tcp`:
  * super-packets of more than 64 KiB may occur, whose header says a length of 0.
- * False for everything that is not a whole, well-formed TCP or UDP header in an unfragmented datagram:
- * such a packet is none of ours and goes on as it is. */
+ * False for everything that is neither a whole, well-formed TCP or UDP header nor a fragment behind one: such a packet is none of
+ * ours and goes on as it is. */
 static __always_inline _Bool parse_ipv4(const struct iphdr *ip, const void *end, __u32 bytes, _Bool big_tcp,
 					struct packet4 *p)
 {
-	__u32 total, header;
+	__u32 total, header, fragment;
 	const void *l4;
 
 	if ((const void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
-		return 0;
-	if (ip->frag_off & bpf_htons(0x3fff)) /* more fragments, or an offset */
 		return 0;
 	header = ip->ihl * 4;
 	total = bpf_ntohs(ip->tot_len);
@@ -47,6 +54,20 @@ static __always_inline _Bool parse_ipv4(const struct iphdr *ip, const void *end,
 	p->l4_offset = header;
 	p->protocol = ip->protocol;
 	p->ttl = ip->ttl;
+	p->id = ip->id;
+	fragment = bpf_ntohs(ip->frag_off) & (IP_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET);
+	p->fragment = fragment;
+	p->payload = total - header;
+	if (fragment & IP_FRAGMENT_OFFSET) {
+		/* One that overwrites the header of the first would lead past whoever judged that (RFC 1858, RFC 3128). */
+		__u32 offset = (fragment & IP_FRAGMENT_OFFSET) * 8;
+
+		p->part = PART_LATER;
+		p->ports = 0;
+		p->tcp_flags = 0;
+		return ip->protocol == IPPROTO_TCP ? offset >= sizeof(struct tcphdr) : ip->protocol == IPPROTO_UDP;
+	}
+	p->part = fragment ? PART_FIRST : PART_WHOLE;
 	if (ip->protocol == IPPROTO_TCP) {
 		const struct tcphdr *tcp = l4;
 
@@ -137,6 +158,7 @@ static __always_inline _Bool parse_quote(const struct iphdr *ip, const void *end
 	p->quoted_l4 = p->quoted + quoted_header;
 	p->quoted_check = room >= check + sizeof(__u16) ? p->quoted + check : 0;
 	p->protocol = quoted->protocol;
+	p->part = PART_WHOLE;
 	p->tcp_flags = 0;
 	p->ttl = ip->ttl;
 	return 1;

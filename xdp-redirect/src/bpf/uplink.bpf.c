@@ -157,25 +157,64 @@ static __always_inline int uplink_other(struct xdp_md *ctx, const struct ethhdr 
 	return uplink_not_served(ctx, eth, address);
 }
 
+static __always_inline int uplink_flow(struct xdp_md *ctx, const struct ethhdr *eth, const struct packet4 *p)
+{
+	const __u32 *frontend = frontend_lookup(p);
+
+	if (frontend && *frontend & (FRONTEND_HERE | FRONTEND_DRAINING)) {
+		__u32 meta = FLOW_META(0, HOOK_UPLINK_IN, p->protocol);
+		const struct flow4 *flow = flow_lookup(p, meta, flow_hash(seed, p->saddr, p->daddr, p->ports, meta));
+
+		if (flow && flow_runs_at_edge(flow, p))
+			return pass(COUNT_uplink_pass_flow);
+		/* The established flows of a frontend that was removed; a SYN over a closed one finds no frontend. */
+		if (flow && !is_served(frontend) && !opens_connection(p))
+			return redirect_ipv4(ctx, eth);
+	}
+	return is_served(frontend) ? redirect_ipv4(ctx, eth) : uplink_no_frontend(ctx, eth, p);
+}
+
+/* A later fragment goes where the first one went. One to an address of ours that came before it goes to a worker, which waits. */
+static __noinline int uplink_later(struct xdp_md *ctx, const struct ethhdr *eth, const struct packet4 *p)
+{
+	struct rewrite r;
+	_Bool known = fragment_take(p, FLOW_META(0, HOOK_UPLINK_XDP, p->protocol), &r);
+	__u32 daddr = p->daddr;
+
+	if (known && r.op == FRAGMENT_DROP) {
+		count(COUNT_uplink_drop_vip);
+		return XDP_DROP;
+	}
+	if (known ? r.op == FLOW_WORKER : bpf_map_lookup_elem(&addresses4, &daddr) != 0)
+		return redirect_ipv4(ctx, eth);
+	return pass(COUNT_uplink_pass);
+}
+
+/* What later fragments have to expect. Where a frontend is served and the first one is dropped, there is no socket just now. */
+static __noinline void note_first(const struct packet4 *p, int action)
+{
+	__u8 op = FLOW_WORKER;
+
+	if (action == XDP_PASS)
+		op = FRAGMENT_NOT_OURS;
+	else if (action == XDP_DROP && !is_served(frontend_lookup(p)))
+		op = FRAGMENT_DROP;
+	fragment_note_op(p, FLOW_META(0, HOOK_UPLINK_XDP, p->protocol), op);
+}
+
 static __always_inline int uplink_ipv4(struct xdp_md *ctx, const struct ethhdr *eth, const struct iphdr *ip, const void *end)
 {
 	struct packet4 p = {};
-	const __u32 *frontend;
+	int action;
 
 	if (!parse_ipv4(ip, end, end - (const void *)ip, 0, &p))
 		return uplink_other(ctx, eth, ip, end);
-	frontend = frontend_lookup(&p);
-	if (frontend && *frontend & (FRONTEND_HERE | FRONTEND_DRAINING)) {
-		__u32 meta = FLOW_META(0, HOOK_UPLINK_IN, p.protocol);
-		const struct flow4 *flow = flow_lookup(&p, meta, flow_hash(seed, p.saddr, p.daddr, p.ports, meta));
-
-		if (flow && flow_runs_at_edge(flow, &p))
-			return pass(COUNT_uplink_pass_flow);
-		/* The established flows of a frontend that was removed; a SYN over a closed one finds no frontend. */
-		if (flow && !is_served(frontend) && !opens_connection(&p))
-			return redirect_ipv4(ctx, eth);
-	}
-	return is_served(frontend) ? redirect_ipv4(ctx, eth) : uplink_no_frontend(ctx, eth, &p);
+	if (p.part == PART_LATER)
+		return uplink_later(ctx, eth, &p);
+	action = uplink_flow(ctx, eth, &p);
+	if (p.part)
+		note_first(&p, action);
+	return action;
 }
 
 static __always_inline _Bool is_returned(const struct ethhdr *eth)

@@ -4,6 +4,7 @@ mod attach;
 mod bpffs;
 mod deliver;
 mod edge;
+mod fragments;
 mod hostlink;
 mod icmp;
 mod layout;

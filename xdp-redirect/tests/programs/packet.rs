@@ -47,6 +47,41 @@ pub fn as_fragment(frame: &[u8], offset: u16, more: bool) -> Vec<u8> {
     })
 }
 
+/// The packet in fragments of so many bytes (a multiple of eight) behind the IP header.
+pub fn fragments(frame: &[u8], id: u16, bytes: usize) -> Vec<Vec<u8>> {
+    let header = usize::from(frame[14] & 0xf) * 4;
+    let (head, payload) = frame.split_at(14 + header);
+    let pieces = payload.chunks(bytes).enumerate().map(|(number, piece)| {
+        let is_last = (number + 1) * bytes >= payload.len();
+        change_ip(&[head, piece].concat(), |ip| {
+            ip.identification = id;
+            ip.fragment_offset = IpFragOffset::try_new((number * bytes / 8) as u16).expect("13 bits");
+            ip.more_fragments = !is_last;
+        })
+    });
+    pieces.collect()
+}
+
+/// What a receiver reads of fragments that come in order.
+///
+/// # Panics
+/// Like [`read`].
+pub fn reassembled(fragments: &[Vec<u8>]) -> Seen {
+    let split = |frame: &[u8]| {
+        let (ip, payload) = Ipv4Header::from_slice(&frame[14..]).expect("IPv4");
+        assert_eq!(ip.header_checksum, ip.calc_header_checksum(), "IP checksum");
+        (ip, payload.to_vec())
+    };
+    let first = split(&fragments[0]).0;
+    let mut whole = fragments[0].clone();
+    for fragment in &fragments[1..] {
+        let (ip, payload) = split(fragment);
+        assert_eq!((ip.source, ip.destination, ip.time_to_live), (first.source, first.destination, first.time_to_live));
+        whole.extend(payload);
+    }
+    read(&as_fragment(&whole, 0, false))
+}
+
 pub fn with_ttl(frame: &[u8], ttl: u8) -> Vec<u8> {
     change_ip(frame, |ip| ip.time_to_live = ttl)
 }

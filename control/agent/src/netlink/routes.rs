@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage as Message;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol};
 use rtnetlink::RouteMessageBuilder;
 use rustc_hash::FxHashSet;
 
@@ -46,12 +46,12 @@ impl Routes {
         Ok(Routes { requests: Requests::open()?, rw1_ifindex })
     }
 
-    /// Makes the routes of protocol 82 equal to `wanted`, with `source` as the address that the node's sockets get; others' routes
-    /// are never touched. Reads what is there each time, so it also repairs.
+    /// Makes the routes of protocol 82 equal to `wanted`, with `source` as the address that the node's sockets get, and `mtu` as the bytes
+    /// of the largest packet that they send (`None`: what `rw1` takes); others' routes are never touched. Reads what is there each time, so it also repairs.
     ///
     /// # Errors
     /// The kernel's tables cannot be read. What it refuses for single routes is in [`Reconciled::conflicts`].
-    pub async fn reconcile(&mut self, wanted: &FxHashSet<Ipv4Net>, source: Ipv4Addr) -> Result<Reconciled, NetlinkError> {
+    pub async fn reconcile(&mut self, wanted: &FxHashSet<Ipv4Net>, source: Ipv4Addr, mtu: Option<u32>) -> Result<Reconciled, NetlinkError> {
         let node: HashSet<Ipv4Addr> = local_addresses(&mut self.requests).await?.iter().map(|local| local.address).collect();
         let is_local = |net: &&Ipv4Net| net.prefix_len() == 32 && node.contains(&net.addr());
         let mut local: Vec<Ipv4Addr> = wanted.iter().filter(is_local).map(Ipv4Net::addr).collect();
@@ -62,7 +62,7 @@ impl Routes {
         let mut missing: FxHashSet<Ipv4Net> = wanted.iter().filter(|net| !is_local(net) && overlaps(net).is_none()).copied().collect();
         let mut surplus = Vec::new();
         for route in ours(&mut self.requests).await? {
-            if !self.fits(&route, source) || !missing.remove(&destination(&route)) {
+            if !self.fits(&route, source, mtu) || !missing.remove(&destination(&route)) {
                 surplus.push(route);
             }
         }
@@ -84,7 +84,7 @@ impl Routes {
                 Err(error) => result.conflicts.push(RouteConflict { net, reason: error.to_string() }),
             }
         }
-        let requests = missing.iter().map(|&net| (Message::NewRoute(self.route(net, source)), NLM_F_CREATE | NLM_F_EXCL)).collect();
+        let requests = missing.iter().map(|&net| (Message::NewRoute(self.route(net, source, mtu)), NLM_F_CREATE | NLM_F_EXCL)).collect();
         let added = self.requests.batch(requests, |number| format!("add the route {} dev {RW1}", missing[number])).await?;
         for (added, &net) in added.into_iter().zip(&missing) {
             match added {
@@ -99,18 +99,25 @@ impl Routes {
         Ok(result)
     }
 
-    fn route(&self, net: Ipv4Net, source: Ipv4Addr) -> RouteMessage {
-        RouteMessageBuilder::<Ipv4Addr>::new()
+    fn route(&self, net: Ipv4Net, source: Ipv4Addr, mtu: Option<u32>) -> RouteMessage {
+        let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(net.network(), net.prefix_len())
             .gateway(HOSTLINK_GATEWAY)
             .output_interface(self.rw1_ifindex)
             .pref_source(source)
             .protocol(RouteProtocol::from(ROUTE_PROTOCOL))
             .onlink()
-            .build()
+            .build();
+        route.attributes.extend(mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
+        route
     }
 
-    fn fits(&self, route: &RouteMessage, source: Ipv4Addr) -> bool {
+    fn fits(&self, route: &RouteMessage, source: Ipv4Addr, mtu: Option<u32>) -> bool {
+        let mtus = route.attributes.iter().filter_map(|attribute| match attribute {
+            RouteAttribute::Metrics(metrics) => Some(metrics),
+            _ => None,
+        });
+        let mtus = mtus.flatten().filter_map(|metric| if let RouteMetric::Mtu(mtu) = metric { Some(*mtu) } else { None });
         let has = |wanted: RouteAttribute| route.attributes.contains(&wanted);
         route.header.table == RouteHeader::RT_TABLE_MAIN
             && route.header.flags.contains(RouteFlags::Onlink)
@@ -118,6 +125,7 @@ impl Routes {
             && has(RouteAttribute::Oif(self.rw1_ifindex))
             && has(RouteAttribute::Gateway(RouteAddress::Inet(HOSTLINK_GATEWAY)))
             && has(RouteAttribute::PrefSource(RouteAddress::Inet(source)))
+            && mtus.eq(mtu)
     }
 }
 

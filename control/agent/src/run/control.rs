@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use ipnet::Ipv4Net;
-use ringway_engine::tables::FibResult;
+use ringway_engine::tables::{DeviceKind, FibResult};
 use ringway_model::{Change, Compiler, NodePortAddresses};
 use rustc_hash::FxHashSet;
 use xdp_redirect::{LoadOptions, Programs};
@@ -66,6 +66,7 @@ pub struct Control {
     pub routes: Routes,
     /// Whose routes were asked for last.
     pub routed: FxHashSet<Ipv4Net>,
+    pub routed_mtu: Option<u32>,
     pub route_conflicts: Vec<RouteConflict>,
     pub hops: Hops,
     pub announcer: Announcer,
@@ -148,7 +149,8 @@ impl Control {
         let reworked = update.devices.is_some() && self.rework().await;
         let generation = self.publish().await;
         stopped::end_flows(&self.parts.flows, self.packets.dataplane.publisher(), generation, applied.stopped);
-        if change.addresses_changed || update.fib.is_some() && self.misses_routes() {
+        let is_narrowed = update.devices.is_some() && self.route_mtu() != self.routed_mtu;
+        if change.addresses_changed || is_narrowed || update.fib.is_some() && self.misses_routes() {
             self.add_routes().await;
         }
         if change.macs_changed || reworked {
@@ -236,6 +238,15 @@ impl Control {
         !self.routed.iter().all(is_there)
     }
 
+    /// The MTU of the narrowest way that leads from `rw1` to backends, if that is narrower than `rw1`: `edge` sends the node's packets straight
+    /// out of pods' devices, overlays and uplinks, where nobody would divide those that are too large for them, or say so.
+    fn route_mtu(&self) -> Option<u32> {
+        let devices = &self.tables.snapshot().devices;
+        let leads_there = |kind| matches!(kind, DeviceKind::Pod | DeviceKind::Overlay { .. } | DeviceKind::Uplink(_));
+        let narrowest = devices.by_index.values().filter(|device| leads_there(device.kind)).map(|device| device.mtu).min()?;
+        (narrowest < self.node.hostlink.mtu).then_some(narrowest)
+    }
+
     async fn add_routes(&mut self) {
         let wanted = self.tables.routed();
         let cidrs = |nets: &FxHashSet<Ipv4Net>| nets.iter().filter(|net| net.prefix_len() < 32).copied().collect::<BTreeSet<_>>();
@@ -250,8 +261,10 @@ impl Control {
     async fn reconcile_routes(&mut self, wanted: FxHashSet<Ipv4Net>) {
         // Without an address of its own the node cannot be a client.
         let Some(source) = self.tables.node().address else { return };
-        match self.routes.reconcile(&wanted, source).await {
+        let mtu = self.route_mtu();
+        match self.routes.reconcile(&wanted, source, mtu).await {
             Ok(reconciled) => {
+                self.routed_mtu = mtu;
                 let refused = reconciled.conflicts.iter().map(|conflict| conflict.net).filter(|net| net.prefix_len() < 32);
                 self.tables.refuse_cidrs(refused.collect());
                 self.route_conflicts = reconciled.conflicts;

@@ -127,6 +127,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
         workers_missing: None,
         routes: Routes::new(hostlink.rw1_ifindex)?,
         routed: Default::default(),
+        routed_mtu: None,
         route_conflicts: Vec::new(),
         hops: Hops::new()?,
         announcer: Announcer::new(stations),

@@ -44,7 +44,7 @@ fn a_thousand_come_stay_move_and_go() {
         let before = others();
 
         let began = std::time::Instant::now();
-        let result = routes.reconcile(&vips(0..1000), SOURCE).await.unwrap();
+        let result = routes.reconcile(&vips(0..1000), SOURCE, None).await.unwrap();
         println!("1 000 routes added in {:?}", began.elapsed());
         assert_eq!(result, Reconciled { added: 1000, ..Reconciled::default() });
         assert_eq!(ours(), 1000);
@@ -55,23 +55,30 @@ fn a_thousand_come_stay_move_and_go() {
         // A new process takes over what it finds.
         let rw1 = crate::namespace::ifindex("rw1");
         let mut routes = Routes::new(rw1).unwrap();
-        assert_eq!(routes.reconcile(&vips(0..1000), SOURCE).await.unwrap(), Reconciled::default());
+        assert_eq!(routes.reconcile(&vips(0..1000), SOURCE, None).await.unwrap(), Reconciled::default());
 
-        let result = routes.reconcile(&vips(500..1200), SOURCE).await.unwrap();
+        let result = routes.reconcile(&vips(500..1200), SOURCE, None).await.unwrap();
         assert_eq!(result, Reconciled { added: 200, removed: 500, ..Reconciled::default() });
 
         ip("addr add 10.1.0.5/24 dev d0");
         let other = Ipv4Addr::new(10, 1, 0, 5);
-        let result = routes.reconcile(&vips(500..1200), other).await.unwrap();
+        let result = routes.reconcile(&vips(500..1200), other, None).await.unwrap();
         assert_eq!(result, Reconciled { added: 700, removed: 700, ..Reconciled::default() });
         assert!(ip("route get 10.96.2.0").contains("src 10.1.0.5"));
         ip("addr del 10.1.0.5/24 dev d0");
         assert_eq!(ours(), 0, "the kernel removes routes by a source that is gone");
-        let result = routes.reconcile(&vips(500..1200), SOURCE).await.unwrap();
+        let result = routes.reconcile(&vips(500..1200), SOURCE, None).await.unwrap();
         assert_eq!(result.added, 700);
 
+        let narrow = Some(1_400);
+        let result = routes.reconcile(&vips(500..1200), SOURCE, narrow).await.unwrap();
+        assert_eq!(result, Reconciled { added: 700, removed: 700, ..Reconciled::default() });
+        assert!(ip("route show 10.96.2.0").trim().ends_with("mtu 1400"), "{}", ip("route show 10.96.2.0"));
+        assert_eq!(routes.reconcile(&vips(500..1200), SOURCE, narrow).await.unwrap(), Reconciled::default());
+        assert_eq!(routes.reconcile(&vips(500..1200), SOURCE, None).await.unwrap().added, 700);
+
         assert_eq!(others(), before);
-        assert_eq!(routes.reconcile(&vips(0..0), SOURCE).await.unwrap().removed, 700);
+        assert_eq!(routes.reconcile(&vips(0..0), SOURCE, None).await.unwrap().removed, 700);
         assert_eq!(others(), before);
     });
 }
@@ -83,7 +90,7 @@ fn addresses_of_the_node_and_routes_of_others_are_left_alone() {
         let before = others();
         let taken = Ipv4Addr::new(10, 201, 0, 1);
         let wanted = [SOURCE, taken, vip(1), vip(2)].into_iter().map(Ipv4Net::from).collect();
-        let result = routes.reconcile(&wanted, SOURCE).await.unwrap();
+        let result = routes.reconcile(&wanted, SOURCE, None).await.unwrap();
         assert_eq!((result.added, result.removed, &result.local[..]), (2, 0, &[SOURCE][..]));
         assert_eq!(result.conflicts.len(), 1);
         assert_eq!(result.conflicts[0].net, taken.into());
@@ -92,15 +99,15 @@ fn addresses_of_the_node_and_routes_of_others_are_left_alone() {
 
         // A VIP that becomes an address of the node (kube-vip, keepalived) loses its route.
         ip("addr add 10.96.0.1/32 dev d0");
-        let result = routes.reconcile(&wanted, SOURCE).await.unwrap();
+        let result = routes.reconcile(&wanted, SOURCE, None).await.unwrap();
         assert_eq!((result.removed, &result.local[..]), (1, &[SOURCE, vip(1)][..]));
         ip("addr del 10.96.0.1/32 dev d0");
-        assert_eq!(routes.reconcile(&wanted, SOURCE).await.unwrap().added, 1);
+        assert_eq!(routes.reconcile(&wanted, SOURCE, None).await.unwrap().added, 1);
 
         // Our protocol, but not as it should be: by hand, or of an older version.
         ip("route add 10.96.9.9 dev d0 proto 82 table 116");
         ip("route replace 10.96.0.2 dev d0 proto 82");
-        let result = routes.reconcile(&wanted, SOURCE).await.unwrap();
+        let result = routes.reconcile(&wanted, SOURCE, None).await.unwrap();
         assert_eq!((result.added, result.removed), (1, 2));
         assert_eq!(others(), before);
     });
@@ -114,14 +121,14 @@ fn ranges_are_routed_unless_they_are_others() {
         let before = others();
         let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
         let wanted = [net("10.96.0.0/16"), net("10.200.0.0/16"), net("10.1.0.0/16"), net("0.0.0.0/0"), vip(7).into()].into_iter().collect();
-        let result = routes.reconcile(&wanted, SOURCE).await.unwrap();
+        let result = routes.reconcile(&wanted, SOURCE, None).await.unwrap();
         assert_eq!((result.added, result.removed), (2, 0));
         let mut refused: Vec<Ipv4Net> = result.conflicts.iter().map(|conflict| conflict.net).collect();
         refused.sort_unstable();
         assert_eq!(refused, [net("0.0.0.0/0"), net("10.1.0.0/16"), net("10.200.0.0/16")], "{:?}", result.conflicts);
         assert!(ip("route get 10.96.200.1").contains("dev rw1 src 10.1.0.1"));
         let wanted = [net("10.96.0.0/17")].into_iter().collect();
-        let result = routes.reconcile(&wanted, SOURCE).await.unwrap();
+        let result = routes.reconcile(&wanted, SOURCE, None).await.unwrap();
         assert_eq!((result.added, result.removed), (1, 2));
         assert_eq!(others(), before);
     });
@@ -131,7 +138,7 @@ fn ranges_are_routed_unless_they_are_others() {
 fn a_source_that_is_no_address_of_the_node_is_told_for_each() {
     Namespace::new().run(async || {
         let mut routes = node().await;
-        let result = routes.reconcile(&vips(0..3), Ipv4Addr::new(192, 0, 2, 1)).await.unwrap();
+        let result = routes.reconcile(&vips(0..3), Ipv4Addr::new(192, 0, 2, 1), None).await.unwrap();
         assert_eq!((result.added, result.conflicts.len()), (0, 3));
         assert!(result.conflicts[0].reason.contains("Invalid prefsrc"), "{}", result.conflicts[0].reason);
     });
@@ -142,7 +149,7 @@ fn cleanup_removes_ours_only() {
     Namespace::new().run(async || {
         let mut routes = node().await;
         let before = others();
-        routes.reconcile(&vips(0..10), SOURCE).await.unwrap();
+        routes.reconcile(&vips(0..10), SOURCE, None).await.unwrap();
         let removed = cleanup().await.unwrap();
         assert_eq!(removed, ["10 routes of protocol 82", "neighbor 169.254.82.2 on rw1", "veth pair rw0/rw1"]);
         assert_eq!(others(), before);

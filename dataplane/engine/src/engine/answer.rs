@@ -9,7 +9,7 @@ use crate::place::Taken;
 use crate::refuse::{self, IcmpError};
 use crate::tables::{Snapshot, is_alias};
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::{self, Ipv4Flow, Ping, TCP};
+use crate::wire::{self, DONT_FRAGMENT, Ipv4Flow, Part, Ping, TCP, read_u16};
 
 /// Where and when a packet was met, and what it is.
 pub(super) struct Met<'a> {
@@ -38,21 +38,24 @@ impl Engine {
     /// Tells the sender of a packet why it goes no further. `untold` is counted if it may not be told: it was told much already.
     #[cold]
     pub(super) fn complain(&mut self, met: &Met<'_>, packet: &mut Packet<'_>, error: IcmpError, untold: DropReason) -> Verdict {
-        if is_to_many(packet) || !self.icmp_errors.admit(met.flow.tuple.saddr, met.now) {
+        // RFC 1122 §3.2.2: nor about fragments other than the first.
+        if is_to_many(packet) || met.flow.part == Part::Later || !self.icmp_errors.admit(met.flow.tuple.saddr, met.now) {
             return Verdict::Drop(untold);
         }
         let len = refuse::icmp_error(packet.bytes, met.flow, error);
         self.answer(met, packet, len, untold)
     }
 
-    /// Tells a sender that forbids fragmentation that its packet is larger than the next hop's MTU, in bytes. Without a limit, as Linux does
-    /// (`icmpv4_mask_allow`): each sender has to know, and an answer is smaller than what it is about. Some senders of datagrams send
-    /// fragments then, which are not translated, but the datagram would be lost either way; the others (QUIC) send smaller ones.
+    /// Tells a sender that forbids fragmentation that its packet is larger than the next hop's MTU, in bytes; the others' are divided. Without a limit, as Linux does
+    /// (`icmpv4_mask_allow`): each sender has to know, and an answer is smaller than what it is about. Some senders of datagrams
+    /// send fragments then, the others (QUIC) smaller ones.
     #[cold]
-    pub(super) fn tell_mtu(&mut self, met: &Met<'_>, packet: &mut Packet<'_>, mtu: u32) -> Verdict {
-        // RFC 791: the second of the flags in front of the fragment offset.
-        let has_df = packet.bytes.get(met.flow.l3 + 6).is_some_and(|byte| byte & 0x40 != 0);
-        if !has_df || is_to_many(packet) {
+    pub(super) fn meet_mtu(&mut self, met: &Met<'_>, packet: &mut Packet<'_>, mtu: u32) -> Verdict {
+        let has_df = read_u16(packet.bytes, met.flow.l3 + 6).is_some_and(|flags| flags & DONT_FRAGMENT != 0);
+        if !has_df && !is_to_many(packet) {
+            return Verdict::Divide { mtu };
+        }
+        if is_to_many(packet) || met.flow.part == Part::Later {
             return Verdict::Drop(DropReason::TooBig);
         }
         let len = refuse::icmp_error(packet.bytes, met.flow, IcmpError::FragmentationNeeded { mtu });

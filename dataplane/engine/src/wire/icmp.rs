@@ -1,6 +1,6 @@
 //! ICMP (RFC 792): errors, whose quoted packet tells which flow they are about, and pings.
 
-use super::ipv4::{HEADER_BYTES, TCP, UDP};
+use super::ipv4::{FRAGMENT_OFFSET_MASK, HEADER_BYTES, TCP, UDP};
 use super::{Parsed, read_u16, read_word};
 use crate::flow::Tuple;
 
@@ -11,8 +11,6 @@ const ECHO: u8 = 8;
 const DESTINATION_UNREACHABLE: u8 = 3;
 const TIME_EXCEEDED: u8 = 11;
 const PARAMETER_PROBLEM: u8 = 12;
-/// Of the field of flags and offset.
-const FRAGMENT_OFFSET_MASK: u16 = 0x1fff;
 
 /// Offsets and values of an ICMP error about a TCP segment or UDP datagram, as much of it as is quoted; all offsets lie within the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

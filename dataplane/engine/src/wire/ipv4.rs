@@ -7,25 +7,45 @@ use crate::flow::Tuple;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 
-pub(super) const HEADER_BYTES: usize = 20;
+/// Without options.
+pub(crate) const HEADER_BYTES: usize = 20;
 const TCP_HEADER_BYTES: usize = 20;
 const UDP_HEADER_BYTES: usize = 8;
-/// More-fragments bit and fragment offset.
-const FRAGMENT_MASK: u16 = 0x3fff;
+/// Of the field of flags and fragment offset (RFC 791 §3.1).
+pub(crate) const DONT_FRAGMENT: u16 = 0x4000;
+pub(crate) const MORE_FRAGMENTS: u16 = 0x2000;
+pub(crate) const FRAGMENT_OFFSET_MASK: u16 = 0x1fff;
 
-/// Offsets and values of a TCP or UDP packet; all offsets lie within the frame.
+/// Which part of its datagram a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Whole,
+    /// The first fragment, with the L4 header.
+    First,
+    /// A fragment without it: only the first one tells to which flow it belongs.
+    Later,
+}
+
+/// Offsets and values of a TCP or UDP packet or of a fragment of one; all offsets lie within the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv4Flow {
     /// Offset of the IP header.
     pub l3: usize,
-    /// Offset of the TCP or UDP header.
+    /// Offset of the TCP or UDP header; of what stands in its place in a later fragment.
     pub l4: usize,
     /// Offset of the byte behind the packet: what follows is padding.
     pub end: usize,
     pub protocol: u8,
     pub ttl: u8,
-    /// Flags of the TCP header, 0 for UDP.
+    /// Flags of the TCP header, 0 for UDP and in a later fragment.
     pub tcp_flags: u8,
+    pub part: Part,
+    /// Identification (RFC 791 §3.1), the same in all fragments of a datagram.
+    pub id: u16,
+    /// Where in its datagram it is, in units of eight bytes, and whether more follow.
+    pub offset: u16,
+    pub has_more: bool,
+    /// Without ports in a later fragment.
     pub tuple: Tuple,
 }
 
@@ -61,29 +81,58 @@ pub(super) fn parse(frame: &[u8], l3: usize) -> Parsed {
     }
     let (protocol, fragment) = (header[9], u16::from_be_bytes([header[6], header[7]]));
     let (l4, end) = (l3 + header_bytes, l3 + total_bytes);
-    if fragment & FRAGMENT_MASK != 0 {
-        return Parsed::Other;
-    }
+    let (has_more, offset) = (fragment & MORE_FRAGMENTS != 0, fragment & FRAGMENT_OFFSET_MASK);
+    let part = match (has_more, offset) {
+        (false, 0) => Part::Whole,
+        (true, 0) => Part::First,
+        _ => Part::Later,
+    };
     match protocol {
         TCP | UDP => {}
-        icmp::ICMP => return icmp::parse(frame, l3, l4, end),
+        icmp::ICMP if part == Part::Whole => return icmp::parse(frame, l3, l4, end),
         _ => return Parsed::Other,
     }
-    let Some(tcp_flags) = l4_flags(&frame[l4..end], protocol) else { return Parsed::Malformed };
-    let (Some(saddr), Some(daddr), Some(ports)) = (read_word(frame, l3 + 12), read_word(frame, l3 + 16), read_word(frame, l4)) else {
+    let (Some(saddr), Some(daddr)) = (read_word(frame, l3 + 12), read_word(frame, l3 + 16)) else { return Parsed::Malformed };
+    let mut flow = Ipv4Flow {
+        l3,
+        l4,
+        end,
+        protocol,
+        ttl: header[8],
+        tcp_flags: 0,
+        part,
+        id: u16::from_be_bytes([header[4], header[5]]),
+        offset,
+        has_more,
+        tuple: Tuple { saddr, daddr, ports: 0 },
+    };
+    if part == Part::Later {
+        // One that overwrites the header of the first would lead past whoever judged that (RFC 1858 §4, RFC 3128).
+        return if usize::from(offset) * 8 < header_bytes_of(protocol) { Parsed::Overlap } else { Parsed::Later(flow) };
+    }
+    let (Some(tcp_flags), Some(ports)) = (l4_flags(&frame[l4..end], protocol, part), read_word(frame, l4)) else {
         return Parsed::Malformed;
     };
-    Parsed::Flow(Ipv4Flow { l3, l4, end, protocol, ttl: header[8], tcp_flags, tuple: Tuple { saddr, daddr, ports } })
+    flow.tcp_flags = tcp_flags;
+    flow.tuple.ports = ports;
+    Parsed::Flow(flow)
 }
 
-/// TCP flags (0 for UDP) of a segment whose lengths are right.
+/// Bytes of the L4 header without options.
+fn header_bytes_of(protocol: u8) -> usize {
+    if protocol == TCP { TCP_HEADER_BYTES } else { UDP_HEADER_BYTES }
+}
+
+/// TCP flags (0 for UDP) of a segment whose lengths are right. The first fragment has to hold the whole header.
 #[inline(always)]
-fn l4_flags(segment: &[u8], protocol: u8) -> Option<u8> {
+fn l4_flags(segment: &[u8], protocol: u8, part: Part) -> Option<u8> {
     if protocol == TCP {
         let data_offset = usize::from(segment.get(12)? >> 4) * 4;
         (segment.len() >= TCP_HEADER_BYTES && (TCP_HEADER_BYTES..=segment.len()).contains(&data_offset)).then(|| segment[13])
     } else {
         let length = usize::from(read_u16(segment, 4)?);
-        (UDP_HEADER_BYTES..=segment.len()).contains(&length).then_some(0)
+        // Of a fragment it is the length of the whole datagram.
+        let fits = length <= segment.len() || part == Part::First;
+        (segment.len() >= UDP_HEADER_BYTES && length >= UDP_HEADER_BYTES && fits).then_some(0)
     }
 }

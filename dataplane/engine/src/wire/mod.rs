@@ -6,7 +6,8 @@ mod icmp;
 mod ipv4;
 
 pub use icmp::{ICMP, Ping, Quote, swap_ports};
-pub use ipv4::{Ipv4Flow, TCP, UDP};
+pub(crate) use ipv4::{DONT_FRAGMENT, FRAGMENT_OFFSET_MASK, HEADER_BYTES, MORE_FRAGMENTS};
+pub use ipv4::{Ipv4Flow, Part, TCP, UDP};
 
 /// Ethernet header without tags.
 pub const ETHERNET_BYTES: usize = 14;
@@ -20,15 +21,19 @@ const VLAN_TAGS_MAX: usize = 2;
 /// What a frame is to the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// A whole TCP segment or UDP datagram over IPv4.
+    /// A TCP segment or UDP datagram over IPv4, or the first fragment of one.
     Flow(Ipv4Flow),
+    /// A later fragment.
+    Later(Ipv4Flow),
+    /// A later fragment that lies on the L4 header of the first one.
+    Overlap,
     /// An ICMP error about one.
     Quote(Quote),
     /// An ICMP echo request.
     Ping(Ping),
     /// ARP; offset of its header.
     Arp(usize),
-    /// Well-formed as far as we look, and none of the above (a fragment, another ICMP message, IPv6, …).
+    /// Well-formed as far as we look, and none of the above (another ICMP message or a fragment of one, IPv6, …).
     Other,
     /// A header is truncated or lies about its length.
     Malformed,
@@ -58,13 +63,18 @@ fn find_l3(frame: &[u8]) -> Option<(u16, usize)> {
     Some((read_u16(frame, offset)?, offset + 2))
 }
 
+/// Where the header of an IPv4 packet is, however malformed else.
+pub(crate) fn ipv4_offset(frame: &[u8]) -> Option<usize> {
+    match find_l3(frame)? {
+        (ETHERTYPE_IPV4, l3) => Some(l3),
+        _ => None,
+    }
+}
+
 /// Destination of an IPv4 packet, however malformed else.
 #[cold]
 pub(crate) fn ipv4_destination(frame: &[u8]) -> Option<u32> {
-    match find_l3(frame)? {
-        (ETHERTYPE_IPV4, l3) => read_word(frame, l3 + 16),
-        _ => None,
-    }
+    read_word(frame, ipv4_offset(frame)? + 16)
 }
 
 /// A big-endian `u16`, as values on the wire are.

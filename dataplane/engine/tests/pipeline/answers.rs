@@ -256,7 +256,8 @@ fn a_packet_that_is_too_large_is_told_of() {
     assert_eq!(bed.engine.counts().refused, 100, "whoever asks has to know");
     datagram[20] = 0;
     for frame in [segment(1461, 0), datagram] {
-        assert_eq!(bed.receive(&frame).verdict, Verdict::Drop(DropReason::TooBig));
+        let out = bed.receive(&frame);
+        assert_eq!((out.verdict, &out.frame), (Verdict::Divide { mtu: 1500 }, &frame), "untouched");
     }
 }
 

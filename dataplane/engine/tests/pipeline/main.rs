@@ -5,6 +5,7 @@ mod affinity;
 mod answers;
 mod bed;
 mod classes;
+mod fragments;
 mod frames;
 mod limits;
 mod properties;
