@@ -5,6 +5,7 @@
 
 pub mod kubernetes;
 pub mod lab;
+pub mod sctp;
 
 use anyhow::{Context, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

@@ -83,12 +83,12 @@ impl Filter {
         self.touched.insert(key);
     }
 
-    /// A frontend is no more. What was established over TCP goes on (contract §2), so it drains if the maps hold it; UDP flows end.
+    /// A frontend is no more. What was established goes on (contract §2), so it drains if the maps hold it; UDP flows end.
     pub fn retire(&mut self, key: FrontendKey) {
-        const TCP: u8 = 6;
+        const UDP: u8 = 17;
         let place = FilterKey::Frontend(key);
         let drains = match self.held.get(&place) {
-            Some(FilterValue::Frontend(held)) if key.protocol == TCP => Some(FrontendUse { here: false, draining: true, ..*held }),
+            Some(FilterValue::Frontend(held)) if key.protocol != UDP => Some(FrontendUse { here: false, draining: true, ..*held }),
             _ => None,
         };
         self.want(place, drains.map(FilterValue::Frontend));

@@ -67,7 +67,6 @@ impl fmt::Display for ServiceName {
 pub enum Protocol {
     Tcp,
     Udp,
-    /// Understood, but not in the tables yet.
     Sctp,
 }
 
@@ -79,11 +78,6 @@ impl Protocol {
             Protocol::Udp => 17,
             Protocol::Sctp => 132,
         }
-    }
-
-    /// Whether the tables can carry it.
-    pub fn is_served(self) -> bool {
-        self != Protocol::Sctp
     }
 }
 

@@ -7,7 +7,7 @@ use crate::flow::Tuple;
 use crate::hops::address;
 use crate::tables::{Backend, BackendSet, Frontend, FrontendKey, Snapshot, Target, is_alias};
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::{Ipv4Flow, TCP};
+use crate::wire::{Ipv4Flow, UDP};
 
 /// The frontend that the packet is sent to. An alias is one for the node's own sockets alone.
 pub fn find_frontend<'a>(snapshot: &'a Snapshot, client: Client, flow: &Ipv4Flow) -> Option<&'a Frontend> {
@@ -43,7 +43,7 @@ pub fn refuse_impossible(flow: &Ipv4Flow) -> Result<(), Verdict> {
     if is_impossible(flow.tuple) {
         return Err(Verdict::Drop(DropReason::LandAttack));
     }
-    if flow.protocol == TCP && flow.tcp_flags & RST != 0 {
+    if flow.protocol != UDP && flow.tcp_flags & RST != 0 {
         return Err(Verdict::Drop(DropReason::NoFlow));
     }
     Ok(())

@@ -50,6 +50,13 @@ pub fn apply_udp(check: u16, diff: u16) -> u16 {
     }
 }
 
+/// SCTP's checksum (CRC32c, RFC 9260 appendix A) of a packet of so many bytes after its first four changed. A sum that was wrong stays wrong:
+/// it is not for us to vouch for the rest.
+pub fn apply_crc32c(check: u32, old: [u8; 4], new: [u8; 4], bytes: usize) -> u32 {
+    // The sum of two packets of one length is linear in their difference, and what follows it here is zeros.
+    check ^ crc32c::crc32c_combine(crc32c::crc32c(&old) ^ crc32c::crc32c(&new), 0, bytes.saturating_sub(4))
+}
+
 /// Folded sum of the IPv4 pseudo header (RFC 9293 §3.1). `length` in bytes, of L4 header and payload.
 #[inline]
 pub fn pseudo_header(saddr: u32, daddr: u32, protocol: u8, length: u16) -> u16 {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::checksum;
 use crate::flow::FlowSlot;
-use crate::wire::{Ipv4Flow, Part, Quote, UDP, swap_ports};
+use crate::wire::{Ipv4Flow, Part, Quote, SCTP, UDP, swap_ports};
 
 /// Writes the slot's addresses and ports into the packet and updates its checksums. A later fragment has neither ports nor an L4
 /// checksum; the first one's covers it with what changes there.
@@ -18,6 +18,9 @@ pub fn rewrite(frame: &mut [u8], flow: &Ipv4Flow, slot: &FlowSlot) {
     if flow.part == Part::Later {
         return;
     }
+    if flow.protocol == SCTP {
+        return rewrite_sctp_ports(frame, flow, slot.new_ports.load(Relaxed));
+    }
     let at = flow.check_offset();
     let check = read_check(frame, at);
     let check = if flow.protocol == UDP {
@@ -27,6 +30,16 @@ pub fn rewrite(frame: &mut [u8], flow: &Ipv4Flow, slot: &FlowSlot) {
     };
     frame[at..at + 2].copy_from_slice(&check.to_ne_bytes());
     frame[flow.l4..flow.l4 + 4].copy_from_slice(&slot.new_ports.load(Relaxed).to_ne_bytes());
+}
+
+/// SCTP's checksum does not cover addresses (RFC 9260 §6.8).
+#[cold]
+fn rewrite_sctp_ports(frame: &mut [u8], flow: &Ipv4Flow, ports: u32) {
+    let at = flow.check_offset();
+    let check = u32::from_le_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]);
+    let (old, new) = (flow.tuple.ports.to_ne_bytes(), ports.to_ne_bytes());
+    frame[at..at + 4].copy_from_slice(&checksum::apply_crc32c(check, old, new, flow.end - flow.l4).to_le_bytes());
+    frame[flow.l4..flow.l4 + 4].copy_from_slice(&new);
 }
 
 /// Translates an ICMP error about a packet of the flow. `slot` is the entry of packets that answer the quoted one, so the quoted packet
@@ -75,9 +88,12 @@ pub fn decrement_ttl(frame: &mut [u8], l3: usize) {
 }
 
 /// Completes an L4 checksum that a software device left unfinished (`CHECKSUM_PARTIAL`): the field then holds the plain
-/// sum of the pseudo header. A packet whose finished checksum happens to be that number comes out the same.
+/// sum of the pseudo header, in SCTP 0. A packet whose finished checksum happens to be that number comes out the same.
 #[inline]
 pub fn complete_checksum(frame: &mut [u8], flow: &Ipv4Flow) {
+    if flow.protocol == SCTP {
+        return complete_crc32c(frame, flow);
+    }
     let at = flow.check_offset();
     let pseudo = checksum::pseudo_header(flow.tuple.saddr, flow.tuple.daddr, flow.protocol, (flow.end - flow.l4) as u16);
     if read_check(frame, at) != pseudo {
@@ -89,6 +105,15 @@ pub fn complete_checksum(frame: &mut [u8], flow: &Ipv4Flow) {
         check = 0xffff;
     }
     frame[at..at + 2].copy_from_slice(&check.to_ne_bytes());
+}
+
+#[cold]
+fn complete_crc32c(frame: &mut [u8], flow: &Ipv4Flow) {
+    let at = flow.check_offset();
+    if frame[at..at + 4] == [0; 4] {
+        let check = crc32c::crc32c(&frame[flow.l4..flow.end]);
+        frame[at..at + 4].copy_from_slice(&check.to_le_bytes());
+    }
 }
 
 #[inline(always)]

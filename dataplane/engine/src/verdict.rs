@@ -54,7 +54,7 @@ drop_reasons! {
     RefusalLimited "refusal_limited" "A refusal or the reply to a ping was due, but its source had too many already.",
     PolicyLocal "policy_local" "The traffic policy is Local and every backend is on another node.",
     SourceRange "source_range" "The source is not in the service's loadBalancerSourceRanges.",
-    NoFlow "no_flow" "A TCP reset of a flow that we do not know: nothing to reset.",
+    NoFlow "no_flow" "A TCP reset or an SCTP abort of a flow that we do not know: nothing to end.",
     FlowTableFull "flow_table_full" "No bucket of the flow has a slot to use (full, or resting after a removal), or the limit of flows is reached.",
     FlowContended "flow_contended" "Another worker was creating the same flow, and too many packets waited for that already.",
     FragmentAlone "fragment_alone" "A fragment whose first one was dropped or did not come, or too many waited for theirs already.",

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, IoSlice, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ struct Arguments {
 enum Protocol {
     Tcp,
     Udp,
+    Sctp,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -140,6 +142,7 @@ fn load(protocol: Protocol, target: SocketAddr, loops: u32, for_ms: Option<u64>,
                     seen.note(match protocol {
                         Protocol::Tcp => ask_tcp(target, 0),
                         Protocol::Udp => ask_udp(target, 0, 4),
+                        Protocol::Sctp => ask_sctp(target),
                     });
                 }
                 // A poisoned lock: another loop panicked, and the scope will say so.
@@ -165,6 +168,14 @@ fn ask_udp(target: SocketAddr, source_port: u16, bytes: usize) -> Result<String>
     let mut answer = vec![0; 65536];
     let len = socket.recv(&mut answer).with_context(|| format!("no answer from {target}"))?;
     Ok(String::from_utf8_lossy(&answer[..len]).into_owned())
+}
+
+fn ask_sctp(target: SocketAddr) -> Result<String> {
+    /// A raw socket has no port of its own.
+    static PORT: AtomicU16 = AtomicU16::new(0);
+    let port = 1024 | (std::process::id() as u16).wrapping_mul(97).wrapping_add(PORT.fetch_add(1, Relaxed));
+    let SocketAddr::V4(target) = target else { bail!("{target} is no IPv4 address") };
+    ringway_tests::sctp::ask(target, port, b"ping", ANSWER_TIMEOUT)
 }
 
 fn ask_tcp(target: SocketAddr, source_port: u16) -> Result<String> {

@@ -1,10 +1,10 @@
-//! The server in each pod of the lab: `lab-server NAME PORT`, TCP and UDP.
+//! The server in each pod of the lab: `lab-server NAME PORT`, TCP, UDP and SCTP.
 //!
 //! It says who it is and whom it sees, in two languages on one TCP port:
 //! - HTTP/1.1: `GET /` → `NAME CLIENT:PORT`; `GET /bulk/BYTES` → that many bytes; `POST /sink` → length and SHA-256 of the body.
 //! - anything else: each line is answered by `NAME CLIENT:PORT LINE`.
 //!
-//! UDP: each datagram is answered by `NAME CLIENT:PORT `, then the datagram.
+//! UDP: each datagram is answered by `NAME CLIENT:PORT `, then the datagram. SCTP likewise, over a raw socket.
 #![forbid(unsafe_code)]
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -27,6 +27,8 @@ async fn main() -> Result<()> {
     let name: Arc<str> = name.into();
     let tcp = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await.with_context(|| format!("cannot listen on TCP port {port}"))?;
     let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).await.with_context(|| format!("cannot bind UDP port {port}"))?;
+    let sctp_name = Arc::clone(&name);
+    std::thread::spawn(move || ringway_tests::sctp::serve(&sctp_name, port));
     println!("ready");
     tokio::spawn(answer_datagrams(udp, Arc::clone(&name)));
     loop {

@@ -95,6 +95,14 @@ impl Service {
         self.port("UDP", port, target, None)
     }
 
+    pub fn sctp(self, port: u16, target: u16) -> Service {
+        self.port("SCTP", port, target, None)
+    }
+
+    pub fn sctp_node_port(self, port: u16, target: u16, node_port: u16) -> Service {
+        self.port("SCTP", port, target, Some(node_port))
+    }
+
     pub fn tcp_node_port(self, port: u16, target: u16, node_port: u16) -> Service {
         self.port("TCP", port, target, Some(node_port))
     }

@@ -26,6 +26,7 @@ mod removals;
 mod restart;
 mod rollout;
 mod scale;
+mod sctp;
 mod service_cidrs;
 mod services;
 mod topologies;

@@ -31,6 +31,57 @@ static __always_inline int upcall(struct __sk_buff *skb, enum hook hook, __u64 h
 	return bpf_redirect(rw1_ifindex, 0);
 }
 
+/* Of a later fragment, for the L4 checksum is the first one's; and of SCTP, whose checksum does not cover them. */
+static __always_inline long write_addresses(struct __sk_buff *skb, __u32 l3, const struct rewrite *r)
+{
+	return bpf_l3_csum_replace(skb, l3 + offsetof(struct iphdr, check), 0, r->addr_diff, 0) |
+	       bpf_skb_store_bytes(skb, l3 + offsetof(struct iphdr, saddr), &r->new, offsetof(typeof(r->new), ports), 0);
+}
+
+/* a * b modulo the polynomial of CRC32c, all with the lowest power in the highest bit. Not static, so that the verifier looks at it
+ * once, and without branches, so that it sees one path. */
+__noinline __u32 crc32c_multiply(__u32 a, __u32 b)
+{
+	__u32 product = 0;
+
+	for (int i = 0; i < 32; i++) {
+		product ^= b & -(a >> 31);
+		a <<= 1;
+		b = b >> 1 ^ (0x82f63b78 & -(b & 1));
+	}
+	return product;
+}
+
+/* x to the power of 8 << index. */
+static const __u32 crc32c_powers[16] = {
+	0x00800000, 0x00008000, 0x82f63b78, 0x6ea2d55c, 0x18b8ea18, 0x510ac59a, 0xb82be955, 0xb8fdb1e7,
+	0x88e56f72, 0x74c360a4, 0xe4172b16, 0x0d65762a, 0x35d73a62, 0x28461564, 0xbf455269, 0xe2ea32dc,
+};
+
+/* What SCTP's checksum (RFC 9260 appendix A) changes by when the first four of `bytes` do: it is linear in the difference, which is
+ * followed by zeros. */
+__noinline __u32 crc32c_diff(__u32 difference, __u32 bytes)
+{
+	const __u32 one = 1u << 31;
+
+	for (int i = 0; i < 16; i++)
+		difference = crc32c_multiply(one ^ ((crc32c_powers[i] ^ one) & -(bytes >> i & 1)), difference);
+	return difference;
+}
+
+/* Ports and checksum of SCTP. One of 0 is left to the device, which completes it behind us (CHECKSUM_PARTIAL). */
+static __noinline long write_sctp_ports(struct __sk_buff *skb, __u32 l4, const struct packet4 *p, __u32 ports)
+{
+	__u32 checksum, at = l4 + offsetof(struct sctp_header, checksum);
+	long error = bpf_skb_load_bytes(skb, at, &checksum, sizeof(checksum));
+
+	if (!error && checksum) {
+		checksum ^= crc32c_diff(p->ports ^ ports, p->payload);
+		error = bpf_skb_store_bytes(skb, at, &checksum, sizeof(checksum), 0);
+	}
+	return error | bpf_skb_store_bytes(skb, l4, &ports, sizeof(ports), 0);
+}
+
 /* Addresses, ports and checksums. The helpers know about unfinished checksums, packets still to be segmented and
  * shared headers; writing directly would copy the header of every packet that is only looked at. */
 static __always_inline long write_tuple(struct __sk_buff *skb, __u32 l3, const struct packet4 *p, const struct rewrite *r)
@@ -41,6 +92,8 @@ static __always_inline long write_tuple(struct __sk_buff *skb, __u32 l3, const s
 	__u64 flags = p->protocol == IPPROTO_TCP ? 0 : BPF_F_MARK_MANGLED_0;
 	long error = 0;
 
+	if (p->protocol == IPPROTO_SCTP)
+		return write_addresses(skb, l3, r) | (r->new.ports == p->ports ? 0 : write_sctp_ports(skb, l4, p, r->new.ports));
 	if (r->new.saddr != p->saddr || r->new.daddr != p->daddr) {
 		error |= bpf_l4_csum_replace(skb, sum, 0, r->addr_diff, flags | BPF_F_PSEUDO_HDR);
 		error |= bpf_l3_csum_replace(skb, l3 + offsetof(struct iphdr, check), 0, r->addr_diff, 0);
@@ -52,13 +105,6 @@ static __always_inline long write_tuple(struct __sk_buff *skb, __u32 l3, const s
 		return error | bpf_skb_store_bytes(skb, addresses, &r->new, sizeof(r->new), 0);
 	error |= bpf_skb_store_bytes(skb, addresses, &r->new, offsetof(typeof(r->new), ports), 0);
 	return error | bpf_skb_store_bytes(skb, l4, &r->new.ports, sizeof(r->new.ports), 0);
-}
-
-/* Of a later fragment: the L4 checksum, which covers them, is the first one's. */
-static __always_inline long write_addresses(struct __sk_buff *skb, __u32 l3, const struct rewrite *r)
-{
-	return bpf_l3_csum_replace(skb, l3 + offsetof(struct iphdr, check), 0, r->addr_diff, 0) |
-	       bpf_skb_store_bytes(skb, l3 + offsetof(struct iphdr, saddr), &r->new, offsetof(typeof(r->new), ports), 0);
 }
 
 /* RFC 1624 equation 3. */
@@ -131,7 +177,7 @@ static __always_inline long decrement_ttl(struct __sk_buff *skb, __u32 l3, const
 	       bpf_skb_store_bytes(skb, l3 + offsetof(struct iphdr, ttl), &ttl, sizeof(ttl), 0);
 }
 
-static __always_inline int execute(struct __sk_buff *skb, enum hook hook, __u32 l3, const struct packet4 *p,
+static __noinline int execute(struct __sk_buff *skb, enum hook hook, __u32 l3, const struct packet4 *p,
 				   const struct rewrite *r)
 {
 	/* The kernel does not route this one, we do. At rw1 the kernel did already. */
@@ -273,8 +319,14 @@ static __always_inline long add_ethernet(struct __sk_buff *skb, __u32 *l3)
 	return bpf_skb_change_head(skb, sizeof(header), 0) ?: bpf_skb_store_bytes(skb, 0, &header, sizeof(header), 0);
 }
 
+/* All fragments go to one worker. */
+static __always_inline __u64 datagram_hash(const struct packet4 *p, __u32 meta)
+{
+	return flow_hash(seed, p->saddr, p->daddr, p->id, meta);
+}
+
 /* A later fragment goes where the first one went. One that came before it goes up and comes back after a while. */
-static __always_inline int later(struct __sk_buff *skb, enum hook hook, __u32 l3, const struct packet4 *p, __u32 meta, __u64 hash,
+static __always_inline int later(struct __sk_buff *skb, enum hook hook, __u32 l3, const struct packet4 *p, __u32 meta,
 				 _Bool from_worker)
 {
 	struct rewrite r;
@@ -286,7 +338,7 @@ static __always_inline int later(struct __sk_buff *skb, enum hook hook, __u32 l3
 		return execute(skb, hook, l3, p, &r);
 	/* Outwards nothing changes its order, for all that was on the way in was put in order there. */
 	if (!from_worker && hook != HOOK_POD_OUT && hook != HOOK_UPLINK_OUT)
-		return upcall(skb, hook, hash);
+		return upcall(skb, hook, datagram_hash(p, meta));
 	if (hook == HOOK_UPLINK_IN && is_vip(p->daddr))
 		return edge_drop(COUNT_edge_drop_fragment);
 	return edge_next(hook, EDGE_MISS);
@@ -309,16 +361,17 @@ static __always_inline int edge(struct __sk_buff *skb, enum hook hook, __u32 zon
 	if (!parse_skb(skb, &l3, &p, ethernet))
 		return other(skb, hook, from_worker);
 	meta = FLOW_META(zone, hook, p.protocol);
-	hash = flow_hash(seed, p.saddr, p.daddr, p.part == PART_LATER ? p.id : p.ports, meta);
-	flow = p.part == PART_LATER ? 0 : flow_lookup(&p, meta, hash);
-	if (p.part == PART_FIRST) /* all fragments go to one worker */
-		hash = flow_hash(seed, p.saddr, p.daddr, p.id, meta);
-	if (!flow && p.part != PART_LATER)
+	if (p.part == PART_LATER)
+		return !ethernet && add_ethernet(skb, &l3) ? edge_drop(COUNT_edge_drop_rewrite) :
+							     later(skb, hook, l3, &p, meta, from_worker);
+	hash = flow_hash(seed, p.saddr, p.daddr, p.ports, meta);
+	flow = flow_lookup(&p, meta, hash);
+	if (p.part)
+		hash = datagram_hash(&p, meta);
+	if (!flow)
 		return miss(skb, hook, &p, meta, hash, from_worker);
 	if (!ethernet && add_ethernet(skb, &l3))
 		return edge_drop(COUNT_edge_drop_rewrite);
-	if (!flow)
-		return later(skb, hook, l3, &p, meta, hash, from_worker);
 	if (p.part && !flow_runs_at_edge(flow, &p))
 		fragment_note_op(&p, meta, FLOW_WORKER);
 	if (!flow_runs_at_edge(flow, &p))

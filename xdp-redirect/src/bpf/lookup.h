@@ -115,7 +115,7 @@ static __always_inline _Bool is_vip(__u32 daddr)
  * are. */
 static __always_inline _Bool may_begin_flow(const struct packet4 *p)
 {
-	return p->protocol != IPPROTO_TCP || opens_connection(p);
+	return p->protocol == IPPROTO_UDP || opens_connection(p);
 }
 
 #endif

@@ -14,10 +14,10 @@ struct packet4 {
 	__u32 saddr, daddr, ports; /* in network byte order, the source port first */
 	__u32 l4_offset;           /* this and those below from the start of the IP header */
 	__u16 quoted;              /* of an ICMP error: the quoted IP header; 0 of all other packets */
-	__u16 quoted_l4, quoted_check; /* its ports, and its L4 checksum or 0 if that is cut off */
+	__u16 quoted_l4, quoted_check; /* its ports, and its L4 checksum or 0 if that is cut off, or SCTP's */
 	__u16 id;       /* the same in all fragments of a datagram */
 	__u16 fragment; /* IP_MORE_FRAGMENTS and IP_FRAGMENT_OFFSET, host byte order */
-	__u16 payload;  /* of a fragment: bytes behind the IP header */
+	__u16 payload;  /* of a fragment, or SCTP: bytes behind the IP header */
 	__u8 part;      /* enum part */
 	__u8 protocol;
 	__u8 tcp_flags;
@@ -25,13 +25,38 @@ struct packet4 {
 };
 
 /* Which part of its datagram a packet is: a later fragment has neither ports nor flags. */
-enum part { PART_WHOLE, PART_FIRST, PART_LATER };
+enum part { PART_WHOLE = 0, PART_FIRST = 1, PART_LATER = 2 };
+/* RFC 9260. */
+struct sctp_header {
+	__u32 ports, tag, checksum;
+	__u8 chunk_type; /* of the first chunk, if there is one */
+};
+#define SCTP_HEADER_BYTES 12
+enum { SCTP_INIT = 1, SCTP_INIT_ACK = 2, SCTP_ABORT = 6, SCTP_SHUTDOWN = 7, SCTP_SHUTDOWN_ACK = 8 };
+
+/* What the type of the first chunk says of the association, as TCP's flags would. */
+static __always_inline __u8 sctp_flags(__u8 chunk_type)
+{
+	switch (chunk_type) {
+	case SCTP_INIT:
+		return TCP_SYN;
+	case SCTP_INIT_ACK:
+		return TCP_SYN | TCP_ACK;
+	case SCTP_ABORT:
+		return TCP_RST;
+	case SCTP_SHUTDOWN:
+	case SCTP_SHUTDOWN_ACK:
+		return TCP_FIN | TCP_ACK;
+	}
+	return TCP_ACK;
+}
+
 #define IP_MORE_FRAGMENTS 0x2000u
 #define IP_FRAGMENT_OFFSET 0x1fffu /* in units of eight bytes */
 
 /* Reads the IPv4 and L4 headers at `ip`. `bytes` is what the packet has from there on, headers and payload. `big_tcp`:
  * super-packets of more than 64 KiB may occur, whose header says a length of 0.
- * False for everything that is neither a whole, well-formed TCP or UDP header nor a fragment behind one: such a packet is none of
+ * False for everything that is neither a whole, well-formed TCP, UDP or SCTP header nor a fragment behind one: such a packet is none of
  * ours and goes on as it is. */
 static __always_inline _Bool parse_ipv4(const struct iphdr *ip, const void *end, __u32 bytes, _Bool big_tcp,
 					struct packet4 *p)
@@ -67,7 +92,7 @@ static __always_inline _Bool parse_ipv4(const struct iphdr *ip, const void *end,
 		p->tcp_flags = 0;
 		return ip->protocol == IPPROTO_TCP ? offset >= sizeof(struct tcphdr) : ip->protocol == IPPROTO_UDP;
 	}
-	p->part = fragment ? PART_FIRST : PART_WHOLE;
+	p->part = fragment >> 13; /* no branch, which would be two paths to the verifier */
 	if (ip->protocol == IPPROTO_TCP) {
 		const struct tcphdr *tcp = l4;
 
@@ -84,6 +109,19 @@ static __always_inline _Bool parse_ipv4(const struct iphdr *ip, const void *end,
 			return 0;
 		p->ports = *(const __u32 *)udp;
 		p->tcp_flags = 0;
+		return 1;
+	}
+	/* Not in fragments: its checksum covers the whole packet. */
+	if (ip->protocol == IPPROTO_SCTP && !p->part) {
+		const struct sctp_header *sctp = l4;
+
+		if (l4 + SCTP_HEADER_BYTES > end || total < header + SCTP_HEADER_BYTES)
+			return 0;
+		p->ports = sctp->ports;
+		p->payload = total - header;
+		p->tcp_flags = TCP_ACK;
+		if ((const void *)(sctp + 1) <= end && total > header + SCTP_HEADER_BYTES)
+			p->tcp_flags = sctp_flags(sctp->chunk_type);
 		return 1;
 	}
 	return 0;
@@ -116,7 +154,7 @@ static __always_inline _Bool is_ping(const struct iphdr *ip, const void *end, __
 /* From the start of the IP header: all that `parse_quote` may read. */
 #define QUOTE_BYTES_MAX (60 + sizeof(struct icmp_header) + 60 + sizeof(struct tcphdr))
 
-/* Reads an ICMP error (RFC 792) about a TCP segment or UDP datagram; as much of that as is quoted. Redirects are none: they are for the
+/* Reads an ICMP error (RFC 792) about a TCP segment, UDP datagram or SCTP packet; as much of that as is quoted. Redirects are none: they are for the
  * router of the quoted packet's sender. False for everything else. */
 static __always_inline _Bool parse_quote(const struct iphdr *ip, const void *end, __u32 bytes, struct packet4 *p)
 {
@@ -142,7 +180,7 @@ static __always_inline _Bool parse_quote(const struct iphdr *ip, const void *end
 	/* It is for the sender of what it quotes, or somebody made it up. */
 	if (quoted->version != 4 || quoted->ihl < 5 || quoted->frag_off & bpf_htons(0x1fff) || quoted->saddr != ip->daddr)
 		return 0;
-	if (quoted->protocol != IPPROTO_TCP && quoted->protocol != IPPROTO_UDP)
+	if (quoted->protocol != IPPROTO_TCP && quoted->protocol != IPPROTO_UDP && quoted->protocol != IPPROTO_SCTP)
 		return 0;
 	quoted_header = quoted->ihl * 4;
 	ports = (const void *)quoted + quoted_header;
@@ -156,7 +194,7 @@ static __always_inline _Bool parse_quote(const struct iphdr *ip, const void *end
 	p->l4_offset = header;
 	p->quoted = header + sizeof(*icmp);
 	p->quoted_l4 = p->quoted + quoted_header;
-	p->quoted_check = room >= check + sizeof(__u16) ? p->quoted + check : 0;
+	p->quoted_check = room >= check + sizeof(__u16) && quoted->protocol != IPPROTO_SCTP ? p->quoted + check : 0;
 	p->protocol = quoted->protocol;
 	p->part = PART_WHOLE;
 	p->tcp_flags = 0;

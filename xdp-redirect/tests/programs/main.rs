@@ -14,5 +14,6 @@ mod packet;
 mod pins;
 
 mod scratch;
+mod sctp;
 mod tunnel;
 mod uplink;

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use etherparse::{Ethernet2Header, IpFragOffset, Ipv4Header, PacketBuilder, SlicedPacket, TransportSlice};
+use etherparse::{EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header, PacketBuilder, SlicedPacket, TransportSlice};
 
 use crate::scratch::End;
 
@@ -32,6 +32,22 @@ pub fn udp(src: End, dst: End) -> Vec<u8> {
     let mut frame = Vec::new();
     builder.write(&mut frame, b"odd payload").expect("a frame");
     frame
+}
+
+/// An SCTP packet (RFC 9260 §3) with one chunk of this type, whose value has so many bytes.
+pub fn sctp(src: End, dst: End, chunk_type: u8, bytes: usize) -> Vec<u8> {
+    let mut packet = [&src.1.to_be_bytes()[..], &dst.1.to_be_bytes(), &[1, 2, 3, 4, 0, 0, 0, 0, chunk_type, 0]].concat();
+    packet.extend(((bytes + 4) as u16).to_be_bytes());
+    packet.extend((0..bytes).map(|number| number as u8));
+    let check = crc32c::crc32c(&packet).to_le_bytes();
+    packet[8..12].copy_from_slice(&check);
+    let mut frame = Vec::new();
+    Ethernet2Header { source: CLIENT_MAC, destination: NODE_MAC, ether_type: EtherType::IPV4 }.write(&mut frame).expect("Ethernet");
+    Ipv4Header::new(packet.len() as u16, 64, IpNumber::SCTP, src.0.octets(), dst.0.octets())
+        .expect("a short payload")
+        .write(&mut frame)
+        .expect("IPv4");
+    [frame, packet].concat()
 }
 
 /// The same packet with `options` in its IP header (a multiple of four bytes).
@@ -127,12 +143,15 @@ pub struct Seen {
 /// Reads a frame and recomputes its checksums in full.
 ///
 /// # Panics
-/// If it is no TCP or UDP over IPv4, or a checksum is wrong.
+/// If it is no TCP, UDP or SCTP over IPv4, or a checksum is wrong.
 pub fn read(frame: &[u8]) -> Seen {
     let packet = SlicedPacket::from_ethernet(frame).expect("a whole frame");
     let Some(etherparse::NetSlice::Ipv4(ip)) = &packet.net else { panic!("no IPv4 in {packet:?}") };
     let header = ip.header().to_header();
     assert_eq!(header.header_checksum, header.calc_header_checksum(), "IP checksum");
+    if header.protocol == IpNumber::SCTP {
+        return read_sctp(&header, ip.payload().payload);
+    }
     let (sport, dport) = match packet.transport.expect("a transport header") {
         TransportSlice::Tcp(tcp) => {
             let wanted = tcp.to_header().calc_checksum_ipv4(&header, tcp.payload()).expect("a short payload");
@@ -148,6 +167,14 @@ pub fn read(frame: &[u8]) -> Seen {
     };
     let ip = ip.header();
     Seen { src: (ip.source_addr(), sport), dst: (ip.destination_addr(), dport), ttl: ip.ttl() }
+}
+
+fn read_sctp(ip: &Ipv4Header, packet: &[u8]) -> Seen {
+    let mut zeroed = packet.to_vec();
+    zeroed[8..12].fill(0);
+    assert_eq!(packet[8..12], crc32c::crc32c(&zeroed).to_le_bytes(), "SCTP checksum");
+    let port = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+    Seen { src: (ip.source.into(), port(0)), dst: (ip.destination.into(), port(2)), ttl: ip.time_to_live }
 }
 
 /// An ICMP message; of an error, `payload` is the IP packet that it quotes, or the beginning of one.

@@ -192,6 +192,7 @@ fn protocol_name(protocol: u8) -> String {
     match protocol {
         6 => "TCP".into(),
         17 => "UDP".into(),
+        132 => "SCTP".into(),
         other => format!("protocol {other}"),
     }
 }

@@ -293,7 +293,8 @@ impl Compiler {
 }
 
 fn clash(key: &FrontendKey, holder: &ServiceName, service: &ServiceName) -> Problem {
-    let protocol = if key.protocol == Protocol::Tcp.number() { Protocol::Tcp } else { Protocol::Udp };
+    let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|protocol| protocol.number() == key.protocol);
+    let protocol = protocol.map_or_else(|| key.protocol.to_string(), |protocol| protocol.to_string());
     Problem {
         kind: Some("Service".into()),
         namespace: Some(service.namespace.to_string()),

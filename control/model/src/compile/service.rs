@@ -49,7 +49,7 @@ pub(super) fn compile(cluster: &Cluster, service: &ServiceModel, here: Here<'_>,
     for address in v4(&service.load_balancer_ips).chain(v4(&service.external_ips)) {
         compiled.vips.entry(address).or_default().announced = true;
     }
-    for port in service.ports.iter().filter(|port| port.protocol.is_served()) {
+    for port in &service.ports {
         let endpoints = endpoints_of(cluster, service, port, here.location);
         let selected = select(&endpoints, here.location, is_any_policy_local(service));
         compiled.no_local.count(service, &selected);

@@ -175,11 +175,7 @@ fn convert_port(raw: &RawPort, field: &str, service_type: ServiceType, findings:
     } else if service_type == ServiceType::NodePort {
         findings.notice(format!("{field}.nodePort"), "empty: no port of the node is served, for nothing allocates one to a manifest");
     }
-    let protocol = protocol?;
-    if !protocol.is_served() {
-        findings.notice(format!("{field}.protocol"), format!("{protocol} is not served yet"));
-    }
-    Some(ServicePort { name: raw.name.clone().unwrap_or_default(), protocol, port: number?, node_port })
+    Some(ServicePort { name: raw.name.clone().unwrap_or_default(), protocol: protocol?, port: number?, node_port })
 }
 
 fn policy(field: &str, text: Option<&str>, findings: &mut Findings) -> TrafficPolicy {

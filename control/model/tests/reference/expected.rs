@@ -156,9 +156,13 @@ impl World {
         let mut held: BTreeMap<FrontendKey, (Rank, ExpectedFrontend)> = BTreeMap::new();
         for (index, service) in self.ours() {
             let rank = (service.created.is_none(), service.created, index);
-            for port in service.ports.iter().filter(|port| port.proto != Proto::Sctp) {
+            for port in &service.ports {
                 for (kind, address, number) in self.addresses(service, port) {
-                    let protocol = if port.proto == Proto::Tcp { 6 } else { 17 };
+                    let protocol = match port.proto {
+                        Proto::Tcp => 6,
+                        Proto::Udp => 17,
+                        Proto::Sctp => 132,
+                    };
                     let key = FrontendKey { address, port: number, protocol };
                     if held.get(&key).is_none_or(|(holder, _)| rank < *holder) {
                         held.insert(key, (rank, self.frontend(index, service, port, kind)));

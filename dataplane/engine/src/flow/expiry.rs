@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::entry::*;
 use super::table::{FlowTable, SlotIndex};
 
-const TCP: u8 = 6;
+/// Without connections. SCTP has the same states as TCP, as far as they matter here (see `wire::ipv4`).
+const UDP: u8 = 17;
 
 /// A backend that stopped has answered what it got, or its clients have asked again: resolvers wait so long (resolv.conf(5), `timeout`).
 /// Not longer: until then the flow takes up room.
@@ -45,10 +46,10 @@ impl Default for Timeouts {
     }
 }
 
-/// TCP and UDP states as far as flags tell, for time-outs and for people.
+/// States of flows as far as flags tell, for time-outs and for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowState {
-    /// No reply seen; for TCP, the handshake is not complete.
+    /// No reply seen; but for UDP, the handshake is not complete.
     Embryonic,
     Established,
     /// One side has closed.
@@ -60,7 +61,7 @@ pub enum FlowState {
 impl Timeouts {
     /// Ticks after which an idle flow is removed.
     pub fn of(&self, protocol: u8, state: FlowState) -> u32 {
-        match (protocol == TCP, state) {
+        match (protocol != UDP, state) {
             (true, FlowState::Embryonic) => self.tcp_syn,
             (true, FlowState::Established) => self.tcp_established,
             (true, FlowState::CloseWait) => self.tcp_close_wait,
@@ -80,10 +81,10 @@ impl Timeouts {
 impl FlowState {
     /// From the `seen` bits of both directions.
     fn of(protocol: u8, forward: u32, reverse: u32) -> FlowState {
-        if protocol != TCP && forward & SEEN_STOPPED != 0 {
+        if protocol == UDP && forward & SEEN_STOPPED != 0 {
             return FlowState::Closed;
         }
-        if protocol != TCP {
+        if protocol == UDP {
             return if reverse & SEEN_ANY != 0 { FlowState::Established } else { FlowState::Embryonic };
         }
         // The client's ACK answers the backend's SYN: a source that is not the sender's own never gets there, for the backend

@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use crate::affinity::Affinity;
 use crate::maglev::Maglev;
 
-/// What clients address. `protocol` is the IP protocol number (6 TCP, 17 UDP).
+/// What clients address. `protocol` is the IP protocol number (6 TCP, 17 UDP, 132 SCTP).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FrontendKey {
     pub address: Ipv4Addr,

@@ -1,6 +1,6 @@
 //! ICMP (RFC 792): errors, whose quoted packet tells which flow they are about, and pings.
 
-use super::ipv4::{FRAGMENT_OFFSET_MASK, HEADER_BYTES, TCP, UDP};
+use super::ipv4::{FRAGMENT_OFFSET_MASK, HEADER_BYTES, SCTP, TCP, UDP};
 use super::{Parsed, read_u16, read_word};
 use crate::flow::Tuple;
 
@@ -12,7 +12,7 @@ const DESTINATION_UNREACHABLE: u8 = 3;
 const TIME_EXCEEDED: u8 = 11;
 const PARAMETER_PROBLEM: u8 = 12;
 
-/// Offsets and values of an ICMP error about a TCP segment or UDP datagram, as much of it as is quoted; all offsets lie within the frame.
+/// Offsets and values of an ICMP error about a TCP segment, UDP datagram or SCTP packet, as much of it as is quoted; all offsets lie within the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quote {
     /// Offset of the IP header of the error itself.
@@ -26,7 +26,7 @@ pub struct Quote {
     pub quoted_l3: usize,
     /// Offset of the quoted ports.
     pub quoted_l4: usize,
-    /// Offset of the quoted L4 checksum, unless it is cut off: RFC 792 asks for the first 8 bytes only.
+    /// Offset of the quoted L4 checksum, unless it is cut off (RFC 792 asks for the first 8 bytes only) or SCTP's.
     pub quoted_check: Option<usize>,
     /// Of the quoted packet.
     pub protocol: u8,
@@ -80,8 +80,10 @@ fn quote(message: &[u8], l3: usize, icmp: usize) -> Option<Quote> {
     }
     let (protocol, quoted_l4) = (header[9], quoted_l3 + header_bytes);
     let quoted_check = match protocol {
-        TCP => quoted_l4 + 16,
-        UDP => quoted_l4 + 6,
+        TCP => Some(quoted_l4 + 16),
+        UDP => Some(quoted_l4 + 6),
+        // Who gets the error finds its association by ports and tag; of the quoted packet there is seldom enough to check its sum.
+        SCTP => None,
         _ => return None,
     };
     let (saddr, daddr) = (read_word(header, 12)?, read_word(header, 16)?);
@@ -97,7 +99,7 @@ fn quote(message: &[u8], l3: usize, icmp: usize) -> Option<Quote> {
         ttl: message[l3 + 8],
         quoted_l3,
         quoted_l4,
-        quoted_check: read_u16(message, quoted_check).map(|_| quoted_check),
+        quoted_check: quoted_check.filter(|&at| read_u16(message, at).is_some()),
         protocol,
         tuple: Tuple { saddr: daddr, daddr: saddr, ports },
     })

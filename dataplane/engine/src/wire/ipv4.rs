@@ -1,4 +1,4 @@
-//! IPv4 with TCP or UDP (RFC 791, RFC 9293, RFC 768).
+//! IPv4 with TCP, UDP or SCTP (RFC 791, RFC 9293, RFC 768, RFC 9260).
 
 use super::{Parsed, icmp, read_u16, read_word};
 use crate::flow::Tuple;
@@ -6,11 +6,13 @@ use crate::flow::Tuple;
 /// IP protocol numbers.
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
+pub const SCTP: u8 = 132;
 
 /// Without options.
 pub(crate) const HEADER_BYTES: usize = 20;
 const TCP_HEADER_BYTES: usize = 20;
 const UDP_HEADER_BYTES: usize = 8;
+const SCTP_HEADER_BYTES: usize = 12;
 /// Of the field of flags and fragment offset (RFC 791 §3.1).
 pub(crate) const DONT_FRAGMENT: u16 = 0x4000;
 pub(crate) const MORE_FRAGMENTS: u16 = 0x2000;
@@ -26,18 +28,18 @@ pub enum Part {
     Later,
 }
 
-/// Offsets and values of a TCP or UDP packet or of a fragment of one; all offsets lie within the frame.
+/// Offsets and values of a TCP, UDP or SCTP packet or of a fragment of one; all offsets lie within the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv4Flow {
     /// Offset of the IP header.
     pub l3: usize,
-    /// Offset of the TCP or UDP header; of what stands in its place in a later fragment.
+    /// Offset of the L4 header; of what stands in its place in a later fragment.
     pub l4: usize,
     /// Offset of the byte behind the packet: what follows is padding.
     pub end: usize,
     pub protocol: u8,
     pub ttl: u8,
-    /// Flags of the TCP header, 0 for UDP and in a later fragment.
+    /// Flags of the TCP header, and what means the same in SCTP; 0 for UDP and in a later fragment.
     pub tcp_flags: u8,
     pub part: Part,
     /// Identification (RFC 791 §3.1), the same in all fragments of a datagram.
@@ -53,14 +55,19 @@ impl Ipv4Flow {
     /// Offset of the L4 checksum.
     #[inline(always)]
     pub fn check_offset(&self) -> usize {
-        self.l4 + if self.protocol == TCP { 16 } else { 6 }
+        self.l4
+            + match self.protocol {
+                TCP => 16,
+                UDP => 6,
+                _ => 8,
+            }
     }
 
     /// The client opens a connection.
     #[inline(always)]
     pub fn is_syn(&self) -> bool {
         const SYN_ACK: u8 = 0x12;
-        self.protocol == TCP && self.tcp_flags & SYN_ACK == 0x02
+        self.protocol != UDP && self.tcp_flags & SYN_ACK == 0x02
     }
 
     /// Bytes of the IP packet.
@@ -89,6 +96,8 @@ pub(super) fn parse(frame: &[u8], l3: usize) -> Parsed {
     };
     match protocol {
         TCP | UDP => {}
+        // Its checksum covers the whole packet, which a fragment alone cannot tell: it is not for us.
+        SCTP if part == Part::Whole => {}
         icmp::ICMP if part == Part::Whole => return icmp::parse(frame, l3, l4, end),
         _ => return Parsed::Other,
     }
@@ -129,10 +138,28 @@ fn l4_flags(segment: &[u8], protocol: u8, part: Part) -> Option<u8> {
     if protocol == TCP {
         let data_offset = usize::from(segment.get(12)? >> 4) * 4;
         (segment.len() >= TCP_HEADER_BYTES && (TCP_HEADER_BYTES..=segment.len()).contains(&data_offset)).then(|| segment[13])
+    } else if protocol == SCTP {
+        (segment.len() >= SCTP_HEADER_BYTES).then(|| sctp_flags(segment.get(SCTP_HEADER_BYTES).copied()))
     } else {
         let length = usize::from(read_u16(segment, 4)?);
         // Of a fragment it is the length of the whole datagram.
         let fits = length <= segment.len() || part == Part::First;
         (segment.len() >= UDP_HEADER_BYTES && length >= UDP_HEADER_BYTES && fits).then_some(0)
+    }
+}
+
+/// What the type of an SCTP packet's first chunk says of the association (RFC 9260 §3.2), as TCP's flags would; the same in `parse.h`.
+#[cold]
+fn sctp_flags(chunk: Option<u8>) -> u8 {
+    const FIN: u8 = 0x01;
+    const SYN: u8 = 0x02;
+    const RST: u8 = 0x04;
+    const ACK: u8 = 0x10;
+    match chunk {
+        Some(1) => SYN,           // INIT
+        Some(2) => SYN | ACK,     // INIT ACK
+        Some(6) => RST,           // ABORT
+        Some(7 | 8) => FIN | ACK, // SHUTDOWN, SHUTDOWN ACK
+        _ => ACK,
     }
 }

@@ -7,7 +7,7 @@ mod ipv4;
 
 pub use icmp::{ICMP, Ping, Quote, swap_ports};
 pub(crate) use ipv4::{DONT_FRAGMENT, FRAGMENT_OFFSET_MASK, HEADER_BYTES, MORE_FRAGMENTS};
-pub use ipv4::{Ipv4Flow, Part, TCP, UDP};
+pub use ipv4::{Ipv4Flow, Part, SCTP, TCP, UDP};
 
 /// Ethernet header without tags.
 pub const ETHERNET_BYTES: usize = 14;
@@ -21,7 +21,7 @@ const VLAN_TAGS_MAX: usize = 2;
 /// What a frame is to the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// A TCP segment or UDP datagram over IPv4, or the first fragment of one.
+    /// A TCP segment, UDP datagram or SCTP packet over IPv4, or the first fragment of a TCP segment or UDP datagram.
     Flow(Ipv4Flow),
     /// A later fragment.
     Later(Ipv4Flow),

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TransportSlice};
+use etherparse::{IpNumber, NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TransportSlice};
 
 use crate::bed::{ACK, FIN, ROUTER_MAC, RST, SYN, UPLINK_MAC};
 
@@ -24,6 +24,19 @@ pub fn udp(src: Endpoint, dst: Endpoint, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// An SCTP packet (RFC 9260 §3) with one chunk.
+pub fn sctp(src: Endpoint, dst: Endpoint, chunk_type: u8, value: &[u8]) -> Vec<u8> {
+    let mut packet = [&src.1.to_be_bytes()[..], &dst.1.to_be_bytes(), &[1, 2, 3, 4, 0, 0, 0, 0, chunk_type, 0]].concat();
+    packet.extend((value.len() as u16 + 4).to_be_bytes());
+    packet.extend(value);
+    let check = crc32c::crc32c(&packet).to_le_bytes();
+    packet[8..12].copy_from_slice(&check);
+    let builder = PacketBuilder::ethernet2(ROUTER_MAC, UPLINK_MAC).ipv4(src.0.octets(), dst.0.octets(), 64);
+    let mut frame = Vec::new();
+    builder.write_to_vec(&mut frame, IpNumber::SCTP, &packet).expect("memory takes it");
+    frame
+}
+
 /// What a receiver reads from a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -39,6 +52,15 @@ pub fn read(frame: &[u8]) -> Seen {
     let Some(NetSlice::Ipv4(ip)) = &packet.net else { panic!("no IPv4 in {frame:02x?}") };
     let header = ip.header().to_header();
     assert_eq!(header.header_checksum, header.calc_header_checksum(), "IP checksum");
+    if header.protocol == IpNumber::SCTP {
+        let packet = ip.payload().payload;
+        let mut zeroed = packet.to_vec();
+        zeroed[8..12].fill(0);
+        assert_eq!(packet[8..12], crc32c::crc32c(&zeroed).to_le_bytes(), "SCTP checksum");
+        let port = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+        let (src, dst) = ((header.source.into(), port(0)), (header.destination.into(), port(2)));
+        return Seen { src, dst, ttl: header.time_to_live, payload: packet[16..].to_vec() };
+    }
     let (ports, payload) = match packet.transport.as_ref().expect("a transport header") {
         TransportSlice::Tcp(tcp) => {
             let expected = tcp.calc_checksum_ipv4(header.source, header.destination).expect("a checksum");

@@ -11,3 +11,4 @@ mod limits;
 mod properties;
 mod quotes;
 mod refusals;
+mod sctp;
