@@ -212,7 +212,12 @@ fn line(key: &FrontendKey, frontend: &Frontend) -> String {
 }
 
 fn address(key: &FrontendKey) -> String {
-    format!("{}:{}/{}", key.address, key.port, if key.protocol == 6 { "TCP" } else { "UDP" })
+    let protocol = match key.protocol {
+        6 => "TCP",
+        17 => "UDP",
+        _ => "SCTP",
+    };
+    format!("{}:{}/{protocol}", key.address, key.port)
 }
 
 fn target(target: &Target) -> String {
