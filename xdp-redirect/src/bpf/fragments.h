@@ -3,19 +3,6 @@
 #ifndef RINGWAY_FRAGMENTS_H
 #define RINGWAY_FRAGMENTS_H
 
-/* A copy of what an entry does, for the packet's pointers and the entry must not be held over helper calls. */
-struct rewrite {
-	struct { /* as in a header without options */
-		__u32 saddr, daddr, ports;
-	} new;
-	__u32 addr_diff, port_diff;
-	__u32 ifindex;
-	__u8 dmac[6];
-	__u8 op; /* FLOW_*, or one of these: */
-#define FRAGMENT_NOT_OURS 0xfe
-#define FRAGMENT_DROP 0xff
-};
-
 /* What all fragments of a datagram have in common, and where they are met. */
 struct datagram4 {
 	__u32 saddr, daddr, meta;
@@ -23,6 +10,9 @@ struct datagram4 {
 };
 /* In the place of enum hook in what `uplink` notes: `edge` notes more at the same device. */
 #define HOOK_UPLINK_XDP 5
+
+#define FRAGMENT_NOT_OURS 0xfe
+#define FRAGMENT_DROP 0xff
 
 struct fate4 {
 	__u64 seen;         /* by fragment_count: duplicates do not count twice */

@@ -19,6 +19,7 @@
 #include "orders.h"
 #include "parse.h"
 #include "lookup.h"
+#include "rewrite.h"
 #include "fragments.h"
 
 #include "uplink.bpf.c"
