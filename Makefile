@@ -46,9 +46,9 @@ test-apiserver: build-checked ## with the real kube-apiserver and etcd, which th
 	RINGWAY_BUILD=debug $(CARGO) test -p ringway-tests --test apiserver -- --test-threads=1
 
 .PHONY: test-long
-test-long: build ## a million random clusters, many more random packets, lab and soak of the release binary, a minute of each fuzz target (as root, about half an hour)
+test-long: build ## a million random clusters, many more random packets and simulated networks, lab and soak of the release binary, a minute of each fuzz target (as root, about half an hour)
 	PROPTEST_CASES=300000 $(CARGO) test --release -p ringway-model --test reference
-	PROPTEST_CASES=20000 $(CARGO) test --release -p ringway-model -p ringway-engine
+	PROPTEST_CASES=20000 RINGWAY_SEEDS=10000 $(CARGO) test --release -p ringway-model -p ringway-engine
 	$(CARGO) test -p ringway-tests --test lab -- --test-threads=1
 	$(CARGO) test -p ringway-tests --test soak
 	dataplane/engine/fuzz/run.sh 60
