@@ -15,7 +15,7 @@ const COPIED: u8 = 0x80;
 
 /// Calls `put` with the frame of each fragment of the IPv4 packet in `frame`, in order, until that says false; the Ethernet header is that
 /// of the whole. `mtu` is in bytes of an IP packet. A fragment can be divided further. False if `put` said so, or if it is no such packet,
-/// may not be divided, or has no room for anything but its header.
+/// may not be divided, ends behind the largest datagram, or has no room for anything but its header.
 pub fn divide(frame: &[u8], mtu: u32, mut put: impl FnMut(&[u8]) -> bool) -> bool {
     pieces(frame, mtu, &mut put).unwrap_or(false)
 }
@@ -28,7 +28,8 @@ fn pieces(frame: &[u8], mtu: u32, put: &mut impl FnMut(&[u8]) -> bool) -> Option
     let l4 = l3 + header_bytes;
     let payload = frame.get(l4..l3 + total)?;
     let room = (mtu as usize).checked_sub(header_bytes)? / 8 * 8;
-    if flags & DONT_FRAGMENT != 0 || room == 0 || payload.is_empty() || header_bytes < wire::HEADER_BYTES {
+    let end = usize::from(flags & FRAGMENT_OFFSET_MASK) * 8 + payload.len();
+    if flags & DONT_FRAGMENT != 0 || end > usize::from(u16::MAX) || room == 0 || payload.is_empty() || header_bytes < wire::HEADER_BYTES {
         return None;
     }
     let mut out = ArrayVec::<u8, FRAME_BYTES_MAX>::new();

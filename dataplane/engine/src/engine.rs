@@ -30,8 +30,8 @@ use self::answer::Met;
 /// Packets handled together: enough to hide the flow table's cache misses (performance grows little beyond it).
 pub const BATCH_MAX: usize = 64;
 
-/// A flow younger than two seconds that begins anew keeps its backend. Slots rest for a second after a removal, and a key has
-/// eight of them: a client that uses one port for many short connections would run out.
+/// A flow younger than two seconds that begins anew keeps its backend. Slots rest for a second after a removal, and a key has few:
+/// a client that uses one port for many short connections would run out.
 const REOPEN_TICKS: u32 = 2 * TICKS_PER_SECOND;
 
 /// Where a frame was received.
@@ -270,15 +270,22 @@ impl Engine {
             }
             ifindex => Route::Pod { ifindex, dmac: entry.dmac() },
         };
+        let mut divided = None;
         if let Route::Hop(Hop::Uplink { mtu, .. } | Hop::Device { mtu, .. }) = route
             && flow.bytes() > mtu as usize
         {
-            return Err(self.meet_mtu(&Met { snapshot, now, taken, flow }, packet, mtu));
+            self.may_divide(&Met { snapshot, now, taken, flow }, packet, mtu)?;
+            divided = Some(mtu);
         }
+        let entry = self.flows.slot(slot);
         self.flows.touch(slot, flow.tcp_flags, now);
         nat::rewrite(packet.bytes, flow, entry);
         nat::decrement_ttl(packet.bytes, flow.l3);
-        Ok(self.send(snapshot, route, flow.l3, packet))
+        Ok(match (self.send(snapshot, route, flow.l3, packet), divided) {
+            (Verdict::Uplink { uplink }, Some(mtu)) => Verdict::Divide { mtu, uplink: Some(uplink) },
+            (Verdict::Host, Some(mtu)) => Verdict::Divide { mtu, uplink: None },
+            (verdict, _) => verdict,
+        })
     }
 
     /// Writes the Ethernet header for where the packet goes.

@@ -15,12 +15,16 @@ const NOTED_TICKS: u32 = 10 * TICKS_PER_SECOND;
 /// A fragment waits so long, in ticks, for the first one: 17 to 34 ms. Networks that send packets over several paths reorder them by
 /// less than one.
 const PATIENCE_TICKS: u32 = 2;
+/// And so long for one that waits itself; `ringway-io` keeps it no longer.
+const HELD_TICKS: u32 = TICKS_PER_SECOND + 1;
 
 /// What a later fragment of a datagram has to expect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// The first fragment may still come: keep the packet.
     Await,
+    /// The first fragment has come and waits itself, for a neighbor: keep the packet.
+    AwaitHeld,
     /// Executed here, by this entry of the flow table; its key is that of the first fragment.
     Execute {
         slot: SlotIndex,
@@ -88,38 +92,49 @@ impl Fragments {
         self.put(Note { datagram: *datagram, fate, since: now, pieces });
     }
 
-    /// What becomes of a later fragment. If nothing is known of the datagram, its wait begins here; in the end it is given back. With the
-    /// last one that was missing the datagram is forgotten: the next of the same identification may come in another order.
-    pub fn fate(&mut self, datagram: &FlowKey, later: &Ipv4Flow, now: u32) -> Fate {
-        let place = self.notes_of(datagram).iter_mut().find(|note| note.is_some_and(|note| note.datagram == *datagram));
+    /// What becomes of a later fragment. If nothing is known of the datagram, its wait begins here; in the end it is given back.
+    pub fn fate(&mut self, datagram: &FlowKey, now: u32) -> Fate {
         let awaited = Note { datagram: *datagram, fate: Fate::Await, since: now, pieces: Pieces::default() };
-        let Some(place) = place else {
+        let Some(note) = self.find(datagram).and_then(Option::as_mut) else {
             self.put(awaited);
             return Fate::Await;
         };
-        let note = place.get_or_insert(awaited);
         match (note.fate, elapsed(note.since, now)) {
             (_, NOTED_TICKS..) => *note = awaited,
-            (Fate::Await, PATIENCE_TICKS..) => note.fate = Fate::GiveBack,
-            (Fate::Await, _) => {}
-            _ => note.pieces.add(later),
+            (Fate::Await, PATIENCE_TICKS..) | (Fate::AwaitHeld, HELD_TICKS..) => note.fate = Fate::GiveBack,
+            _ => {}
         }
-        let (fate, is_complete) = (note.fate, note.pieces.is_complete());
-        if is_complete {
-            *place = None;
-        }
-        fate
+        note.fate
     }
 
-    /// In the place of the same datagram, or of the one that is longest known.
+    /// A later fragment has met its fate. With the last one that was missing the datagram is forgotten: the next of the same
+    /// identification may come in another order.
+    pub fn passed(&mut self, datagram: &FlowKey, later: &Ipv4Flow) {
+        let Some(place) = self.find(datagram) else { return };
+        if let Some(note) = place {
+            note.pieces.add(later);
+            if note.pieces.is_complete() {
+                *place = None;
+            }
+        }
+    }
+
+    /// In the place of the same datagram, or of the one that is missed least: one of which the first fragment is not known, then the one
+    /// that is longest known.
     fn put(&mut self, note: Note) {
         let notes = self.notes_of(&note.datagram);
         let is_same = |other: &Option<Note>| other.is_some_and(|other| other.datagram == note.datagram);
-        let age = |other: &Option<Note>| other.map_or(u32::MAX, |other| elapsed(other.since, note.since));
-        let place = notes.iter().position(is_same).or_else(|| (0..WAYS).max_by_key(|&way| age(&notes[way])));
+        let rank = |other: &Option<Note>| {
+            other.map_or((true, u32::MAX), |other| (matches!(other.fate, Fate::Await | Fate::GiveBack), elapsed(other.since, note.since)))
+        };
+        let place = notes.iter().position(is_same).or_else(|| (0..WAYS).max_by_key(|&way| rank(&notes[way])));
         if let Some(place) = place {
             notes[place] = Some(note);
         }
+    }
+
+    fn find(&mut self, datagram: &FlowKey) -> Option<&mut Option<Note>> {
+        self.notes_of(datagram).iter_mut().find(|note| note.is_some_and(|note| note.datagram == *datagram))
     }
 
     fn notes_of(&mut self, datagram: &FlowKey) -> &mut [Option<Note>; WAYS] {
@@ -161,29 +176,29 @@ mod tests {
     #[test]
     fn later_fragments_share_the_fate_of_the_first() {
         let mut fragments = Fragments::new(1);
-        let (first, later) = (piece(0, 64, true), piece(8, 64, true));
+        let first = piece(0, 64, true);
         for (id, fate) in [(1, EXECUTE), (2, Fate::GiveBack), (3, Fate::Drop)] {
             fragments.note(&datagram(id), &first, fate, u32::MAX);
-            assert_eq!(fragments.fate(&datagram(id), &later, NOTED_TICKS - 2), fate);
+            assert_eq!(fragments.fate(&datagram(id), NOTED_TICKS - 2), fate);
         }
-        assert_eq!(fragments.fate(&datagram(1), &later, NOTED_TICKS - 1), Fate::Await, "an identification that came round");
+        assert_eq!(fragments.fate(&datagram(1), NOTED_TICKS - 1), Fate::Await, "an identification that came round");
         fragments.note(&datagram(2), &first, EXECUTE, 5);
-        assert_eq!(fragments.fate(&datagram(2), &later, 5), EXECUTE, "another datagram of the same identification");
+        assert_eq!(fragments.fate(&datagram(2), 5), EXECUTE, "another datagram of the same identification");
     }
 
     #[test]
     fn one_that_comes_first_waits_a_while() {
         let mut fragments = Fragments::new(1);
-        let (first, later) = (piece(0, 64, true), piece(8, 64, true));
+        let first = piece(0, 64, true);
         for now in 100..100 + PATIENCE_TICKS {
-            assert_eq!(fragments.fate(&datagram(1), &later, now), Fate::Await);
-            assert_eq!(fragments.fate(&datagram(2), &later, now), Fate::Await);
+            assert_eq!(fragments.fate(&datagram(1), now), Fate::Await);
+            assert_eq!(fragments.fate(&datagram(2), now), Fate::Await);
         }
         fragments.note(&datagram(1), &first, EXECUTE, 101);
-        assert_eq!(fragments.fate(&datagram(1), &later, 102), EXECUTE);
-        assert_eq!(fragments.fate(&datagram(2), &later, 102), Fate::GiveBack);
+        assert_eq!(fragments.fate(&datagram(1), 102), EXECUTE);
+        assert_eq!(fragments.fate(&datagram(2), 102), Fate::GiveBack);
         fragments.note(&datagram(2), &first, EXECUTE, 103);
-        assert_eq!(fragments.fate(&datagram(2), &later, 103), EXECUTE, "better late than never");
+        assert_eq!(fragments.fate(&datagram(2), 103), EXECUTE, "better late than never");
     }
 
     /// Whatever the size of the fragments: with the last one that was missing, and not before.
@@ -194,24 +209,45 @@ mod tests {
             let piece = |number: usize| piece((number * bytes / 8) as u16, bytes, number + 1 < count);
             fragments.note(&datagram(1), &piece(0), EXECUTE, 0);
             for number in (1..count).rev() {
-                assert_eq!(fragments.fate(&datagram(1), &piece(number), 0), EXECUTE, "{bytes} bytes");
+                assert_eq!(fragments.fate(&datagram(1), 0), EXECUTE, "{bytes} bytes");
+                fragments.passed(&datagram(1), &piece(number));
                 if number > 1 {
-                    assert_eq!(fragments.fate(&datagram(1), &piece(number), 0), EXECUTE, "{bytes} bytes, a duplicate");
+                    // A duplicate.
+                    fragments.passed(&datagram(1), &piece(number));
                 }
             }
-            assert_eq!(fragments.fate(&datagram(1), &piece(1), 0), Fate::Await, "{bytes} bytes");
+            assert_eq!(fragments.fate(&datagram(1), 0), Fate::Await, "{bytes} bytes");
         }
+    }
+
+    #[test]
+    fn those_of_a_first_one_that_waits_itself_wait_with_it() {
+        let mut fragments = Fragments::new(1);
+        fragments.note(&datagram(1), &piece(0, 64, true), Fate::AwaitHeld, 100);
+        assert_eq!(fragments.fate(&datagram(1), 100 + TICKS_PER_SECOND), Fate::AwaitHeld);
+        assert_eq!(fragments.fate(&datagram(1), 100 + HELD_TICKS), Fate::GiveBack);
+    }
+
+    #[test]
+    fn fragments_without_a_first_one_push_nobody_out() {
+        let mut fragments = Fragments::new(1);
+        for id in 0..40 {
+            fragments.note(&datagram(id), &piece(0, 64, true), EXECUTE, 0);
+        }
+        for id in 1_000..100_000 {
+            fragments.fate(&datagram(id), 1);
+        }
+        assert!((0..40).all(|id| fragments.fate(&datagram(id), 1) == EXECUTE));
     }
 
     #[test]
     fn under_a_flood_the_oldest_are_forgotten() {
         let mut fragments = Fragments::new(1);
-        let later = piece(8, 64, true);
         for id in 0..100_000 {
             fragments.note(&datagram(id), &piece(0, 64, true), EXECUTE, id / 1000);
-            assert_eq!(fragments.fate(&datagram(id), &later, id / 1000), EXECUTE);
+            assert_eq!(fragments.fate(&datagram(id), id / 1000), EXECUTE);
         }
-        let known = (0..100_000).filter(|&id| fragments.fate(&datagram(id), &later, 100) == EXECUTE).count();
+        let known = (0..100_000).filter(|&id| fragments.fate(&datagram(id), 100) == EXECUTE).count();
         assert!(known < DATAGRAMS, "{known}");
     }
 }

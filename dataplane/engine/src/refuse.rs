@@ -1,6 +1,6 @@
 //! Refusals: the answer to a sender whose packet goes no further, made of the packet itself.
 //!
-//! Where nobody serves it, a TCP segment is answered by a reset (RFC 9293 §3.10.7.1), a UDP datagram by an ICMP "port unreachable". So a
+//! Where nobody serves it, a TCP segment is answered by a reset (RFC 9293 §3.10.7.1), all else by an ICMP "port unreachable". So a
 //! connect fails at once instead of timing out (contract §2, "reject or drop"). A packet that is too large for its next hop, or whose TTL
 //! ends here, is answered as by any router (RFC 1812 §4.2.3.3, §5.3.1). ICMP errors quote the packet as it came, so that the sender finds
 //! its socket, and come from the address that it was sent to: whoever sends to a VIP knows of no other.

@@ -13,9 +13,9 @@ pub enum Verdict {
     Again,
     /// A fragment that came before the first one of its datagram: hand the untouched frame to the engine again in the next round.
     AwaitFirst,
-    /// The packet is larger than the MTU of its next hop, in bytes: [`divide`](crate::divide::divide) the untouched frame, and hand the
-    /// fragments to the engine.
-    Divide { mtu: u32 },
+    /// Transmit, but [`divide`](crate::divide::divide) the packet before, which is larger than the MTU of its next hop, in bytes. On this
+    /// worker's queue of the uplink, or on the hostlink if there is none.
+    Divide { mtu: u32, uplink: Option<u8> },
     /// Release the frame and count the reason.
     Drop(DropReason),
 }
@@ -89,9 +89,9 @@ impl VerdictCounts {
     #[inline]
     pub fn count(&mut self, verdict: Verdict) {
         match verdict {
-            Verdict::Uplink { .. } => self.uplink += 1,
-            Verdict::Host => self.host += 1,
-            Verdict::Hold { .. } | Verdict::Again | Verdict::AwaitFirst | Verdict::Divide { .. } => self.hold += 1,
+            Verdict::Uplink { .. } | Verdict::Divide { uplink: Some(_), .. } => self.uplink += 1,
+            Verdict::Host | Verdict::Divide { uplink: None, .. } => self.host += 1,
+            Verdict::Hold { .. } | Verdict::Again | Verdict::AwaitFirst => self.hold += 1,
             Verdict::Drop(reason) => self.drops[reason as usize] += 1,
         }
     }

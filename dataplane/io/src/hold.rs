@@ -21,6 +21,8 @@ const FRAGMENTS_MAX: usize = HELD_MAX - 4 * PER_NEIGHBOR;
 const PATIENCE_NS: u64 = 1_000_000_000;
 /// Pause between two attempts while no new snapshot came.
 pub(crate) const RETRY_NS: u64 = 50_000_000;
+/// The same where a fragment waits: the first one was a little late.
+const RETRY_FRAGMENTS_NS: u64 = 1_000_000;
 /// The same neighbor is not asked for more often. Two attempts: a neighbor that was known a moment ago and was forgotten is asked
 /// for again long before TCP repeats a SYN, after a second.
 const ASK_AGAIN_NS: u64 = 2 * RETRY_NS;
@@ -45,16 +47,13 @@ pub(crate) struct HoldList {
     asked: ArrayVec<(NeighborRequest, u64), ASKED_MAX>,
     /// Where the next entry of a full `asked` goes.
     asked_next: usize,
-    tried_ns: u64,
+    /// When the next attempt is due.
+    due_ns: u64,
 }
 
 impl HoldList {
     pub fn len(&self) -> usize {
         self.held.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
     }
 
     /// Keeps a frame, or gives it back if too many wait already.
@@ -64,9 +63,8 @@ impl HoldList {
         if waiting >= limit || self.held.is_full() {
             return Err(held.frame);
         }
-        if self.held.is_empty() {
-            self.tried_ns = now_ns;
-        }
+        let due_ns = now_ns + if held.neighbor == FIRST_FRAGMENT { RETRY_FRAGMENTS_NS } else { RETRY_NS };
+        self.due_ns = if self.held.is_empty() { due_ns } else { self.due_ns.min(due_ns) };
         self.held.push(held);
         Ok(())
     }
@@ -74,7 +72,7 @@ impl HoldList {
     /// Keeps a frame for the next round.
     pub fn hold_briefly(&mut self, held: Held, now_ns: u64) -> Result<(), Frame> {
         self.hold(held, now_ns)?;
-        self.tried_ns = 0;
+        self.due_ns = now_ns;
         Ok(())
     }
 
@@ -102,18 +100,17 @@ impl HoldList {
         self.asked_next = 0;
     }
 
-    /// Whether it is time to try the held frames again without a new snapshot.
-    pub fn is_due(&self, now_ns: u64) -> bool {
-        !self.held.is_empty() && now_ns.saturating_sub(self.tried_ns) >= RETRY_NS
+    /// In how many nanoseconds it is time to try the held frames again without a new snapshot, if there are any.
+    pub fn due_in(&self, now_ns: u64) -> Option<u64> {
+        (!self.held.is_empty()).then(|| self.due_ns.saturating_sub(now_ns))
     }
 
     /// Takes all frames for an attempt: first those whose patience is over, by `expired`, then the rest as the return value.
-    pub fn take(&mut self, now_ns: u64, mut expired: impl FnMut(Frame)) -> ArrayVec<Held, HELD_MAX> {
-        self.tried_ns = now_ns;
+    pub fn take(&mut self, now_ns: u64, mut expired: impl FnMut(Held)) -> ArrayVec<Held, HELD_MAX> {
         let mut waiting = ArrayVec::new();
         for held in self.held.drain(..) {
             if now_ns.saturating_sub(held.since_ns) >= PATIENCE_NS {
-                expired(held.frame);
+                expired(held);
             } else {
                 waiting.push(held);
             }
@@ -166,16 +163,16 @@ mod tests {
         let mut list = HoldList::default();
         assert!(list.hold(held(&mut pool, 1, 0), 0).is_ok());
         assert!(list.hold(held(&mut pool, 2, SECOND / 2), SECOND / 2).is_ok());
-        assert!(!list.is_due(RETRY_NS - 1));
-        assert!(list.is_due(RETRY_NS));
+        assert_eq!(list.due_in(RETRY_NS - 1), Some(1));
+        assert_eq!(list.due_in(RETRY_NS), Some(0));
         let mut expired = 0;
-        let waiting = list.take(SECOND, |frame| {
-            pool.give(frame);
+        let waiting = list.take(SECOND, |held| {
+            pool.give(held.frame);
             expired += 1;
         });
         assert_eq!((expired, waiting.len()), (1, 1));
         assert_eq!(waiting[0].since_ns, SECOND / 2);
-        assert!(list.is_empty());
+        assert_eq!(list.len(), 0);
     }
 
     #[test]
@@ -183,23 +180,26 @@ mod tests {
         let (_umem, mut pool) = Umem::new(1, 2048).expect("memory");
         let mut list = HoldList::default();
         assert!(list.hold(held(&mut pool, 1, 0), 0).is_ok());
-        let waiting = list.take(RETRY_NS, |frame| pool.give(frame));
+        let waiting = list.take(RETRY_NS, |held| pool.give(held.frame));
         for held in waiting {
             assert!(list.hold(held, RETRY_NS).is_ok());
         }
-        assert!(!list.is_due(RETRY_NS + 1));
-        assert!(list.is_due(2 * RETRY_NS));
+        assert_eq!(list.due_in(RETRY_NS + 1), Some(RETRY_NS - 1));
+        assert_eq!(list.due_in(2 * RETRY_NS), Some(0));
     }
 
     #[test]
     fn a_frame_held_briefly_is_due_in_the_next_round() {
-        let (_umem, mut pool) = Umem::new(2, 2048).expect("memory");
+        let (_umem, mut pool) = Umem::new(4, 2048).expect("memory");
         let mut list = HoldList::default();
         assert!(list.hold(held(&mut pool, 1, SECOND), SECOND).is_ok());
-        assert!(!list.is_due(SECOND + 1));
+        assert_ne!(list.due_in(SECOND + 1), Some(0));
+        let fragment = Held { neighbor: FIRST_FRAGMENT, ..held(&mut pool, 3, SECOND) };
+        assert!(list.hold(fragment, SECOND).is_ok());
+        assert_eq!(list.due_in(SECOND), Some(RETRY_FRAGMENTS_NS));
         assert!(list.hold_briefly(Held { neighbor: NO_NEIGHBOR, ..held(&mut pool, 2, SECOND) }, SECOND).is_ok());
-        assert!(list.is_due(SECOND + 1));
-        for held in list.take(SECOND + 1, |frame| pool.give(frame)) {
+        assert_eq!(list.due_in(SECOND + 1), Some(0));
+        for held in list.take(SECOND + 1, |held| pool.give(held.frame)) {
             pool.give(held.frame);
         }
     }

@@ -130,10 +130,7 @@ impl<S: Socket> Shell<S> {
             self.stats.bytes += bytes;
             let verdicts = self.decide(engine, snapshot, clock, &mut frames, |_| port);
             for (frame, verdict) in frames.into_iter().zip(verdicts) {
-                match verdict {
-                    (Verdict::Divide { mtu }, len) => self.divide(engine, snapshot, clock, (frame, len, port), mtu),
-                    _ => self.carry_out(frame, verdict, port, clock.ns, clock),
-                }
+                self.carry_out(frame, verdict, port, clock.ns, clock);
             }
             served += count;
         }
@@ -142,12 +139,12 @@ impl<S: Socket> Shell<S> {
 
     /// Hands the held frames to the engine again.
     pub fn resubmit<E: PacketEngine>(&mut self, engine: &mut E, snapshot: &Snapshot, clock: Clock) {
-        let mut expired = 0;
-        let waiting = self.hold.take(clock.ns, |frame| {
-            self.pool.give(frame);
-            expired += 1;
+        let (pool, drops) = (&mut self.pool, &mut self.stats.verdicts.drops);
+        let waiting = self.hold.take(clock.ns, |held| {
+            pool.give(held.frame);
+            let reason = if held.neighbor == FIRST_FRAGMENT { DropReason::FragmentAlone } else { DropReason::NeighborUnresolved };
+            drops[reason as usize] += 1;
         });
-        self.stats.verdicts.drops[DropReason::NeighborUnresolved as usize] += expired;
         if waiting.is_empty() {
             return;
         }
@@ -160,16 +157,13 @@ impl<S: Socket> Shell<S> {
         }
         let verdicts = self.decide(engine, snapshot, clock, &mut frames, |i| origins[i].0);
         for ((frame, verdict), (port, since_ns)) in frames.into_iter().zip(verdicts).zip(origins) {
-            match verdict {
-                (Verdict::Divide { mtu }, len) => self.divide(engine, snapshot, clock, (frame, len, port), mtu),
-                _ => self.carry_out(frame, verdict, port, since_ns, clock),
-            }
+            self.carry_out(frame, verdict, port, since_ns, clock);
         }
     }
 
-    /// Whether frames are held, and whether it is time to try them again without a new snapshot.
-    pub fn holds(&self, clock: Clock) -> (bool, bool) {
-        (!self.hold.is_empty(), self.hold.is_due(clock.ns))
+    /// In how many nanoseconds the held frames are to be tried again without a new snapshot, if there are any.
+    pub fn holds(&self, clock: Clock) -> Option<u64> {
+        self.hold.due_in(clock.ns)
     }
 
     /// One verdict per frame, and the length that each packet has now.
@@ -200,12 +194,11 @@ impl<S: Socket> Shell<S> {
         match verdict {
             Verdict::Uplink { uplink } => {
                 self.umem.set_len(&mut frame, len);
-                let to = self.uplink_tx.get(usize::from(uplink)).copied().flatten();
-                self.transmit(frame, to);
+                self.transmit(frame, self.port_to(Some(uplink)));
             }
             Verdict::Host => {
                 self.umem.set_len(&mut frame, len);
-                self.transmit(frame, self.host_tx);
+                self.transmit(frame, self.port_to(None));
             }
             Verdict::Hold { ifindex, address } => {
                 let neighbor = neighbor(ifindex, address);
@@ -220,15 +213,20 @@ impl<S: Socket> Shell<S> {
                 }
             }
             Verdict::AwaitFirst => {
-                if let Err(frame) = self.hold.hold_briefly(Held { frame, port, neighbor: FIRST_FRAGMENT, since_ns }, clock.ns) {
+                if let Err(frame) = self.hold.hold(Held { frame, port, neighbor: FIRST_FRAGMENT, since_ns }, clock.ns) {
                     self.drop_frame(frame, DropReason::FragmentAlone);
                 }
             }
-            // Of a fragment that was divided already: the MTU became smaller meanwhile.
-            Verdict::Divide { .. } => self.drop_frame(frame, DropReason::TooBig),
+            Verdict::Divide { mtu, uplink } => self.divide(frame, len, mtu, self.port_to(uplink)),
             // Counted by the engine.
             Verdict::Drop(_) => self.pool.give(frame),
         }
+    }
+
+    /// Which of `ports` transmits to the uplink, or to the hostlink if there is none.
+    #[inline]
+    fn port_to(&self, uplink: Option<u8>) -> Option<usize> {
+        uplink.map_or(self.host_tx, |uplink| self.uplink_tx.get(usize::from(uplink)).copied().flatten())
     }
 
     #[inline]
@@ -372,7 +370,7 @@ impl<S: Socket> Shell<S> {
 
     /// Drops the held frames, at the end.
     pub fn release_held(&mut self) {
-        let frames = self.hold.take(u64::MAX, |frame| self.pool.give(frame));
+        let frames = self.hold.take(u64::MAX, |held| self.pool.give(held.frame));
         debug_assert!(frames.is_empty(), "nobody's patience outlasts time");
     }
 

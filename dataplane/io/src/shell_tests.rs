@@ -85,7 +85,7 @@ impl Bench {
         let clock = Clock { ns: self.now_ns };
         let snapshot = self.shared.snapshot.load_full();
         self.shell.replenish();
-        if self.shell.holds(clock).1 {
+        if self.shell.holds(clock) == Some(0) {
             self.shell.resubmit(&mut self.engine, &snapshot, clock);
         }
         self.shell.serve(&mut self.engine, &snapshot, clock);
@@ -121,7 +121,7 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
         Just(Verdict::Host),
         Just(Verdict::Again),
         Just(Verdict::AwaitFirst),
-        (60..2_000u32).prop_map(|mtu| Verdict::Divide { mtu }),
+        (60..2_000u32, prop_oneof![Just(None), Just(Some(0)), Just(Some(3))]).prop_map(|(mtu, uplink)| Verdict::Divide { mtu, uplink }),
         any::<u8>().prop_map(|octet| hold(octet % 24)),
         Just(Verdict::Drop(DropReason::NoRoute)),
     ]

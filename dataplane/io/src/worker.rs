@@ -14,8 +14,6 @@ use crate::socket::Socket;
 
 /// A sleeping worker wakes this often to sweep.
 const SLEEP_MS: libc::c_int = 100;
-/// With held frames, to try them again.
-const SLEEP_HOLDING_MS: libc::c_int = 50;
 /// With frames in a tx ring that the kernel did not take: link down, or a full device.
 const SLEEP_PENDING_MS: libc::c_int = 1;
 /// A sweep goes round the worker's share of the flow table in this time, in steps of at least `SWEEP_STEP_NS`.
@@ -105,8 +103,7 @@ impl<E: PacketEngine, S: Socket> Worker<E, S> {
             self.all.notices.signal();
         }
         shell.replenish();
-        let (holds, due) = shell.holds(clock);
-        if due || (holds && changed) {
+        if shell.holds(clock).is_some_and(|due_in_ns| due_in_ns == 0 || changed) {
             shell.resubmit(engine, snapshot, clock);
         }
         let served = shell.serve(engine, snapshot, clock);
@@ -150,11 +147,11 @@ impl<E: PacketEngine, S: Socket> Worker<E, S> {
     /// Until a packet, the control half, or the time-out. The kernel looks at the rings after it has queued us, so what arrives
     /// between the last round and the call is not missed.
     fn sleep(&mut self, clock: Clock, round: Round) {
-        let (holds, _) = self.shell.holds(clock);
-        let timeout_ms = match round {
-            Round::Pending => SLEEP_PENDING_MS,
-            _ if holds => SLEEP_HOLDING_MS,
-            _ => SLEEP_MS,
+        let timeout_ms = match (round, self.shell.holds(clock)) {
+            (Round::Pending, _) => SLEEP_PENDING_MS,
+            // Until they are to be tried again.
+            (_, Some(due_in_ns)) => (due_in_ns.div_ceil(1_000_000) as libc::c_int).clamp(1, SLEEP_MS),
+            (_, None) => SLEEP_MS,
         };
         // What the last round set free is of use in the fill ring, not in the pool.
         self.shell.replenish();

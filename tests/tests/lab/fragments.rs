@@ -8,8 +8,8 @@ use ringway_tests::lab::{Capture, Namespace, Net, PodLink, RingwayOptions, SERVE
 
 use crate::{CLUSTER_IP_80, VIP_80, serving, web};
 
-/// Two fragments, and as many as a datagram can have, nearly: the answer is longer than the question.
-const SIZES: [usize; 2] = [2_000, 60_000];
+/// Two fragments, three, and nearly as many as a datagram can have: the answer is longer than the question.
+const SIZES: [usize; 3] = [2_000, 4_000, 60_000];
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The answer is the question behind the server's name and its client's address.

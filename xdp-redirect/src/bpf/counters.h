@@ -6,7 +6,7 @@
 
 /* One block per hook, in the order of enum hook. */
 #define EDGE_COUNTERS(X, hook)                                                                          \
-	X(hook##_other)      /* not TCP or UDP over IPv4, malformed: goes on */                         \
+	X(hook##_other)      /* not TCP, UDP or SCTP over IPv4, malformed: goes on */                   \
 	X(hook##_miss)       /* no flow, no frontend: goes on */                                        \
 	X(hook##_hit)        /* rewritten in place */                                                   \
 	X(hook##_upcall)     /* to a worker */                                                          \

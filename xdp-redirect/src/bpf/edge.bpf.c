@@ -91,8 +91,10 @@ static __always_inline int miss(struct __sk_buff *skb, enum hook hook, const str
 		ours = is_served(frontend_lookup(p)) || (may_begin_flow(p) && is_to_closed_port(p));
 	else if (hook == HOOK_NODE_OUT && !p->quoted)
 		ours = is_served(frontend_lookup(p)) || is_to_closed_port(p);
-	if (p->part)
-		fragment_note_op(p, meta, ours ? FLOW_WORKER : FRAGMENT_NOT_OURS);
+	if (p->part && ours)
+		fragment_note_op(p, meta, FLOW_WORKER);
+	else if (p->part)
+		fragment_note_not_ours(p, meta);
 	if (ours)
 		return from_worker ? edge_next(hook, EDGE_LOOP_GUARD) : upcall(skb, hook, hash);
 	if (hook == HOOK_NODE_OUT)
@@ -179,21 +181,25 @@ static __always_inline __u64 datagram_hash(const struct packet4 *p, __u32 meta)
 	return flow_hash(seed, p->saddr, p->daddr, p->id, meta);
 }
 
-/* A later fragment goes where the first one went. One that came before it goes up and comes back after a while. */
+/* A later fragment goes where the first one went. One to an address of ours that came before it goes up and comes back after a while;
+ * to others there is nothing that we would wait for. */
 static __always_inline int later(struct __sk_buff *skb, enum hook hook, __u32 l3, const struct packet4 *p, __u32 meta,
 				 _Bool from_worker)
 {
+	const struct address4 *address;
 	struct rewrite r;
-	_Bool known = fragment_take(p, meta, &r);
+	_Bool known = fragment_take(p, meta, &r), waits;
 
 	if (known && r.op == FRAGMENT_NOT_OURS)
 		return hook == HOOK_NODE_OUT ? edge_drop(COUNT_node_out_drop_miss) : edge_next(hook, EDGE_MISS);
 	if (known && r.op != FLOW_WORKER)
 		return execute(skb, hook, l3, p, &r);
+	address = address_lookup(p);
 	/* Outwards nothing changes its order, for all that was on the way in was put in order there. */
-	if (!from_worker && hook != HOOK_POD_OUT && hook != HOOK_UPLINK_OUT)
+	waits = hook == HOOK_NODE_OUT || (address && hook != HOOK_POD_OUT && hook != HOOK_UPLINK_OUT);
+	if (!from_worker && (known || waits))
 		return upcall(skb, hook, datagram_hash(p, meta));
-	if (hook == HOOK_UPLINK_IN && is_vip(p->daddr))
+	if (hook == HOOK_UPLINK_IN && address && address->flags & ADDRESS_VIP)
 		return edge_drop(COUNT_edge_drop_fragment);
 	return edge_next(hook, EDGE_MISS);
 }

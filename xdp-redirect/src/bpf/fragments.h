@@ -71,6 +71,17 @@ static __always_inline void fragment_note_op(const struct packet4 *p, __u32 meta
 	fragment_note(p, meta, &r);
 }
 
+/* A first fragment that goes on. Where its address is none of ours nothing needs to be known: so do those that follow. */
+static __noinline void fragment_note_not_ours(const struct packet4 *p, __u32 meta)
+{
+	struct datagram4 key = {.saddr = p->saddr, .daddr = p->daddr, .meta = meta, .id = p->id};
+
+	if (address_lookup(p))
+		fragment_note_op(p, meta, FRAGMENT_NOT_OURS);
+	else
+		bpf_map_delete_elem(&fragments4, &key);
+}
+
 /* What becomes of a later fragment; false if the first one did not come. With the last one that was missing the datagram is
  * forgotten: the next of the same identification may come in another order. */
 static __noinline _Bool fragment_take(const struct packet4 *p, __u32 meta, struct rewrite *r)

@@ -95,20 +95,17 @@ static __always_inline _Bool is_served(const __u32 *frontend)
 	return frontend && !(*frontend & FRONTEND_DRAINING);
 }
 
+static __always_inline const struct address4 *address_lookup(const struct packet4 *p)
+{
+	return bpf_map_lookup_elem(&addresses4, &p->daddr);
+}
+
 /* A packet that no frontend takes, to an address of which every port is ours. */
 static __always_inline _Bool is_to_closed_port(const struct packet4 *p)
 {
-	const struct address4 *address = bpf_map_lookup_elem(&addresses4, &p->daddr);
+	const struct address4 *address = address_lookup(p);
 
 	return address && address->flags & ADDRESS_CLOSED;
-}
-
-/* What no frontend takes is dropped there: the kernel has no route to it but the way on into the network. */
-static __always_inline _Bool is_vip(__u32 daddr)
-{
-	const struct address4 *address = bpf_map_lookup_elem(&addresses4, &daddr);
-
-	return address && address->flags & ADDRESS_VIP;
 }
 
 /* The others, which are most of what is not ours, are not asked about at closed ports: the kernel routes them to rw1, where all

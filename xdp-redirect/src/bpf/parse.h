@@ -70,7 +70,7 @@ static __always_inline _Bool parse_ipv4(const struct iphdr *ip, const void *end,
 	total = bpf_ntohs(ip->tot_len);
 	if (total == 0 && big_tcp)
 		total = bytes;
-	if (total > bytes)
+	if (total > bytes || total < header)
 		return 0;
 
 	l4 = (const void *)ip + header;

@@ -121,7 +121,7 @@ static __always_inline int uplink_snat(struct xdp_md *ctx, const struct ethhdr *
 /* What no frontend takes. */
 static __always_inline int uplink_no_frontend(struct xdp_md *ctx, const struct ethhdr *eth, const struct packet4 *p)
 {
-	const struct address4 *address = bpf_map_lookup_elem(&addresses4, &p->daddr);
+	const struct address4 *address = address_lookup(p);
 
 	if (!address)
 		return pass(COUNT_uplink_pass);
@@ -132,7 +132,7 @@ static __always_inline int uplink_no_frontend(struct xdp_md *ctx, const struct e
 	return uplink_not_served(ctx, eth, address);
 }
 
-/* An ICMP error about a flow, or none of ours: neither TCP nor UDP, a fragment, or malformed. */
+/* An ICMP error about a flow, or none of ours: another protocol, a fragment of it or of SCTP, or malformed. */
 static __always_inline int uplink_other(struct xdp_md *ctx, const struct ethhdr *eth, const struct iphdr *ip, const void *end)
 {
 	const struct address4 *address;
@@ -179,13 +179,12 @@ static __noinline int uplink_later(struct xdp_md *ctx, const struct ethhdr *eth,
 {
 	struct rewrite r;
 	_Bool known = fragment_take(p, FLOW_META(0, HOOK_UPLINK_XDP, p->protocol), &r);
-	__u32 daddr = p->daddr;
 
 	if (known && r.op == FRAGMENT_DROP) {
 		count(COUNT_uplink_drop_vip);
 		return XDP_DROP;
 	}
-	if (known ? r.op == FLOW_WORKER : bpf_map_lookup_elem(&addresses4, &daddr) != 0)
+	if (known ? r.op == FLOW_WORKER : address_lookup(p) != 0)
 		return redirect_ipv4(ctx, eth);
 	return pass(COUNT_uplink_pass);
 }
@@ -193,13 +192,14 @@ static __noinline int uplink_later(struct xdp_md *ctx, const struct ethhdr *eth,
 /* What later fragments have to expect. Where a frontend is served and the first one is dropped, there is no socket just now. */
 static __noinline void note_first(const struct packet4 *p, int action)
 {
-	__u8 op = FLOW_WORKER;
+	__u32 meta = FLOW_META(0, HOOK_UPLINK_XDP, p->protocol);
 
 	if (action == XDP_PASS)
-		op = FRAGMENT_NOT_OURS;
+		fragment_note_not_ours(p, meta);
 	else if (action == XDP_DROP && !is_served(frontend_lookup(p)))
-		op = FRAGMENT_DROP;
-	fragment_note_op(p, FLOW_META(0, HOOK_UPLINK_XDP, p->protocol), op);
+		fragment_note_op(p, meta, FRAGMENT_DROP);
+	else
+		fragment_note_op(p, meta, FLOW_WORKER);
 }
 
 static __always_inline int uplink_ipv4(struct xdp_md *ctx, const struct ethhdr *eth, const struct iphdr *ip, const void *end)

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol};
 use rtnetlink::RouteMessageBuilder;
@@ -28,6 +28,8 @@ pub struct RouteConflict {
 pub struct Reconciled {
     pub added: usize,
     pub removed: usize,
+    /// Given another MTU.
+    pub resized: usize,
     /// Wanted, but addresses of this node: they have no route.
     pub local: Vec<Ipv4Addr>,
     pub conflicts: Vec<RouteConflict>,
@@ -60,10 +62,13 @@ impl Routes {
         let overlaps = |net: &Ipv4Net| node.iter().find(|address| net.prefix_len() < 32 && net.contains(*address)).copied();
 
         let mut missing: FxHashSet<Ipv4Net> = wanted.iter().filter(|net| !is_local(net) && overlaps(net).is_none()).copied().collect();
-        let mut surplus = Vec::new();
+        let (mut surplus, mut resized) = (Vec::new(), Vec::new());
         for route in ours(&mut self.requests).await? {
-            if !self.fits(&route, source, mtu) || !missing.remove(&destination(&route)) {
+            let net = destination(&route);
+            if !self.fits(&route, source) || !missing.remove(&net) {
                 surplus.push(route);
+            } else if !has_mtu(&route, mtu) {
+                resized.push(net);
             }
         }
         let mut missing: Vec<Ipv4Net> = missing.into_iter().collect();
@@ -81,6 +86,15 @@ impl Routes {
                 Ok(()) => result.removed += 1,
                 // The kernel was faster: it removes routes whose source address goes.
                 Err(error) if error.errno() == Some(libc::ESRCH) => result.removed += 1,
+                Err(error) => result.conflicts.push(RouteConflict { net, reason: error.to_string() }),
+            }
+        }
+        // In place, so that no packet goes another way meanwhile. It is ours that is replaced: two of one destination and priority cannot be.
+        let requests = resized.iter().map(|&net| (Message::NewRoute(self.route(net, source, mtu)), NLM_F_REPLACE)).collect();
+        let replaced = self.requests.batch(requests, |number| format!("change the MTU of the route {}", resized[number])).await?;
+        for (replaced, &net) in replaced.into_iter().zip(&resized) {
+            match replaced {
+                Ok(()) => result.resized += 1,
                 Err(error) => result.conflicts.push(RouteConflict { net, reason: error.to_string() }),
             }
         }
@@ -112,12 +126,8 @@ impl Routes {
         route
     }
 
-    fn fits(&self, route: &RouteMessage, source: Ipv4Addr, mtu: Option<u32>) -> bool {
-        let mtus = route.attributes.iter().filter_map(|attribute| match attribute {
-            RouteAttribute::Metrics(metrics) => Some(metrics),
-            _ => None,
-        });
-        let mtus = mtus.flatten().filter_map(|metric| if let RouteMetric::Mtu(mtu) = metric { Some(*mtu) } else { None });
+    /// Whether the route is as we make them, but for its MTU.
+    fn fits(&self, route: &RouteMessage, source: Ipv4Addr) -> bool {
         let has = |wanted: RouteAttribute| route.attributes.contains(&wanted);
         route.header.table == RouteHeader::RT_TABLE_MAIN
             && route.header.flags.contains(RouteFlags::Onlink)
@@ -125,8 +135,15 @@ impl Routes {
             && has(RouteAttribute::Oif(self.rw1_ifindex))
             && has(RouteAttribute::Gateway(RouteAddress::Inet(HOSTLINK_GATEWAY)))
             && has(RouteAttribute::PrefSource(RouteAddress::Inet(source)))
-            && mtus.eq(mtu)
     }
+}
+
+fn has_mtu(route: &RouteMessage, mtu: Option<u32>) -> bool {
+    let metrics = route.attributes.iter().filter_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => Some(metrics),
+        _ => None,
+    });
+    metrics.flatten().filter_map(|metric| if let RouteMetric::Mtu(mtu) = metric { Some(*mtu) } else { None }).eq(mtu)
 }
 
 /// All IPv4 routes of our protocol, whatever their table.

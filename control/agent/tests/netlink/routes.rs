@@ -72,10 +72,12 @@ fn a_thousand_come_stay_move_and_go() {
 
         let narrow = Some(1_400);
         let result = routes.reconcile(&vips(500..1200), SOURCE, narrow).await.unwrap();
-        assert_eq!(result, Reconciled { added: 700, removed: 700, ..Reconciled::default() });
+        assert_eq!(result, Reconciled { resized: 700, ..Reconciled::default() });
+        assert_eq!(ours(), 700, "in place");
         assert!(ip("route show 10.96.2.0").trim().ends_with("mtu 1400"), "{}", ip("route show 10.96.2.0"));
         assert_eq!(routes.reconcile(&vips(500..1200), SOURCE, narrow).await.unwrap(), Reconciled::default());
-        assert_eq!(routes.reconcile(&vips(500..1200), SOURCE, None).await.unwrap().added, 700);
+        assert_eq!(routes.reconcile(&vips(500..1200), SOURCE, None).await.unwrap().resized, 700);
+        assert!(!ip("route show 10.96.2.0").contains("mtu"));
 
         assert_eq!(others(), before);
         assert_eq!(routes.reconcile(&vips(0..0), SOURCE, None).await.unwrap().removed, 700);

@@ -46,20 +46,20 @@ impl Engine {
         self.answer(met, packet, len, untold)
     }
 
-    /// Tells a sender that forbids fragmentation that its packet is larger than the next hop's MTU, in bytes; the others' are divided. Without a limit, as Linux does
-    /// (`icmpv4_mask_allow`): each sender has to know, and an answer is smaller than what it is about. Some senders of datagrams
-    /// send fragments then, the others (QUIC) smaller ones.
+    /// Of a packet that is larger than the next hop's MTU, in bytes: it may be divided, or the error is the verdict. Whoever forbids that is
+    /// told. Without a limit, as Linux does (`icmpv4_mask_allow`): each sender has to know, and an answer is smaller than what it is about.
+    /// Some senders of datagrams send fragments then, the others (QUIC) smaller ones.
     #[cold]
-    pub(super) fn meet_mtu(&mut self, met: &Met<'_>, packet: &mut Packet<'_>, mtu: u32) -> Verdict {
+    pub(super) fn may_divide(&mut self, met: &Met<'_>, packet: &mut Packet<'_>, mtu: u32) -> Result<(), Verdict> {
         let has_df = read_u16(packet.bytes, met.flow.l3 + 6).is_some_and(|flags| flags & DONT_FRAGMENT != 0);
-        if !has_df && !is_to_many(packet) {
-            return Verdict::Divide { mtu };
+        if is_to_many(packet) || has_df && met.flow.part == Part::Later {
+            return Err(Verdict::Drop(DropReason::TooBig));
         }
-        if is_to_many(packet) || met.flow.part == Part::Later {
-            return Verdict::Drop(DropReason::TooBig);
+        if !has_df {
+            return Ok(());
         }
         let len = refuse::icmp_error(packet.bytes, met.flow, IcmpError::FragmentationNeeded { mtu });
-        self.answer(met, packet, len, DropReason::TooBig)
+        Err(self.answer(met, packet, len, DropReason::TooBig))
     }
 
     /// Answers a ping to an address of a service.

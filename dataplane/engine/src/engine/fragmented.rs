@@ -19,12 +19,14 @@ impl Engine {
     /// Forwards the first fragment, and notes for those that follow what became of it.
     #[cold]
     pub(super) fn forward_first(&mut self, snapshot: &Snapshot, now: u32, staged: &Staged, packet: &mut Packet<'_>) -> Verdict {
+        let refused = self.counts.refused;
         let verdict = self.forward(snapshot, now, staged, packet).unwrap_or_else(|early| early);
         let fate = match verdict {
             // It will be forwarded once more.
-            Verdict::Hold { .. } | Verdict::Again | Verdict::AwaitFirst | Verdict::Divide { .. } => return verdict,
+            Verdict::Hold { .. } | Verdict::Again | Verdict::AwaitFirst => Fate::AwaitHeld,
             Verdict::Drop(_) => Fate::Drop,
-            Verdict::Uplink { .. } | Verdict::Host => {
+            _ if self.counts.refused != refused => Fate::Drop,
+            Verdict::Uplink { .. } | Verdict::Host | Verdict::Divide { .. } => {
                 let slot = self.flows.lookup(&staged.key, staged.hash).filter(|&slot| self.is_executed_here(slot, staged.taken.hook));
                 slot.map_or(Fate::GiveBack, |slot| Fate::Execute { slot, key: staged.key })
             }
@@ -43,8 +45,9 @@ impl Engine {
         flow: &Ipv4Flow,
         packet: &mut Packet<'_>,
     ) -> Result<Verdict, Verdict> {
-        match self.fragments.fate(&datagram(taken, flow), flow, now) {
-            Fate::Await => Err(Verdict::AwaitFirst),
+        let datagram = datagram(taken, flow);
+        let verdict = match self.fragments.fate(&datagram, now) {
+            Fate::Await | Fate::AwaitHeld => Err(Verdict::AwaitFirst),
             Fate::Drop => Err(Verdict::Drop(DropReason::FragmentAlone)),
             // Not `leave`: `edge` may have seen the first one.
             Fate::GiveBack => Ok(give_back(packet, taken)),
@@ -53,7 +56,11 @@ impl Engine {
                 self.execute(snapshot, now, taken, flow, slot, packet)
             }
             Fate::Execute { .. } => Err(Verdict::Drop(DropReason::FragmentAlone)),
+        };
+        if !matches!(verdict, Err(Verdict::AwaitFirst | Verdict::Hold { .. })) {
+            self.fragments.passed(&datagram, flow);
         }
+        verdict
     }
 
     /// As `execute` has it.

@@ -124,8 +124,10 @@ impl FlowTable {
     /// established one. True if there was one.
     fn shed(&self, worker: usize, hash: u64, now: u32) -> bool {
         let (a, b) = self.buckets(hash);
-        let victim = (a..a + BUCKET_ENTRIES)
-            .chain(b..b + BUCKET_ENTRIES)
+        let victim = [a, b]
+            .into_iter()
+            .chain(self.overflow_buckets(hash))
+            .flat_map(|bucket| bucket..bucket + BUCKET_ENTRIES)
             .filter(|&slot| self.ownership.is_live(slot))
             .filter_map(|slot| {
                 let forward = self.forward_of(slot as SlotIndex);

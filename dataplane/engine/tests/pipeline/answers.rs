@@ -257,7 +257,7 @@ fn a_packet_that_is_too_large_is_told_of() {
     datagram[20] = 0;
     for frame in [segment(1461, 0), datagram] {
         let out = bed.receive(&frame);
-        assert_eq!((out.verdict, &out.frame), (Verdict::Divide { mtu: 1500 }, &frame), "untouched");
+        assert_eq!((out.verdict, out.frame.len()), (Verdict::Divide { mtu: 1500, uplink: Some(0) }, frame.len()));
     }
 }
 

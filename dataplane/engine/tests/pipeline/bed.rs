@@ -124,7 +124,7 @@ impl Bed {
         let mut bytes = frame.to_vec();
         let len = bytes.len();
         // The room behind a packet holds what was there before it.
-        bytes.resize(2048 - 256, 0xa5);
+        bytes.resize(4096 - 256, 0xa5);
         let mut packets = [Packet { origin, bytes: &mut bytes, len }];
         let mut verdicts: ArrayVec<Verdict, BATCH_MAX> = ArrayVec::new();
         self.engine.process(&self.snapshot, self.now, &mut packets, &mut verdicts);

@@ -7,7 +7,7 @@ use ringway_engine::flow::Hook;
 use ringway_engine::order::{Order, order_mac};
 use ringway_engine::tables::PodDelivery;
 use ringway_engine::verdict::{DropReason, Verdict};
-use ringway_engine::wire::{TCP, UDP};
+use ringway_engine::wire::{SCTP, TCP, UDP};
 
 use crate::bed::*;
 use crate::frames::*;
@@ -15,6 +15,10 @@ use crate::frames::*;
 const CLIENT_END: Endpoint = (CLIENT, 40_000);
 const WEB: Endpoint = (VIP, 80);
 const ETHERNET_BYTES: usize = 14;
+
+fn ipv4(text: &str) -> std::net::Ipv4Addr {
+    text.parse().expect("an address")
+}
 
 /// The packet of a frame in fragments, cut at these offsets (in bytes, multiples of eight).
 fn cut(frame: &[u8], id: u16, at: &[usize]) -> Vec<Vec<u8>> {
@@ -167,7 +171,7 @@ fn those_of_a_packet_that_is_dropped_are_dropped() {
     expired[ETHERNET_BYTES + 8] = 1;
     let fragments = cut(&expired, 6, &[64]);
     assert_eq!(read_icmp(&bed.receive(&fragments[0]).frame).kind, (11, 0));
-    assert_eq!(bed.receive(&fragments[1]).verdict, Verdict::Drop(DropReason::TtlExpired));
+    assert_eq!(bed.receive(&fragments[1]).verdict, Verdict::Drop(DropReason::FragmentAlone));
 }
 
 #[test]
@@ -208,15 +212,52 @@ fn divided(frame: &[u8], mtu: u32) -> Option<Vec<Vec<u8>>> {
 
 #[test]
 fn what_is_larger_than_its_next_hop_takes_is_divided() {
-    let mut bed = served((REMOTE, 8080), PodDelivery::Edge);
-    let mut request = udp(CLIENT_END, WEB, &[7; 1_600]);
+    const DIVIDE: Verdict = Verdict::Divide { mtu: 1_500, uplink: Some(0) };
+    for (what, mut request) in [
+        ("UDP", udp(CLIENT_END, WEB, &[7; 1_600])),
+        ("TCP", tcp(CLIENT_END, WEB, SYN, &[7; 1_600])),
+        ("SCTP", sctp(CLIENT_END, WEB, 1, &[7; 1_600])),
+    ] {
+        let mut bed = served((REMOTE, 8080), PodDelivery::Edge);
+        bed.serve(80, SCTP, &[(REMOTE, 8080)]);
+        request[20] = 0;
+        let out = bed.receive(&request);
+        assert_eq!((out.verdict, macs(&out.frame)), (DIVIDE, (NODE2_MAC, UPLINK_MAC)), "{what}");
+        let pieces = divided(&out.frame, 1_500).expect("it may be divided");
+        let there = read_all(&pieces);
+        assert_eq!((pieces.len(), there.src.0, there.dst, there.payload), (2, NODE, (REMOTE, 8080), vec![7; 1_600]), "{what}");
+    }
+    // Fragments too, whichever comes first: the whole is forgotten when all have gone.
+    let mut request = udp(CLIENT_END, WEB, &[7; 3_300]);
     request[20] = 0;
-    assert_eq!(bed.receive(&request).verdict, Verdict::Divide { mtu: 1_500 });
-    let pieces = divided(&request, 1_500).expect("it may be divided");
-    let arrived: Vec<_> = receive_all(&mut bed, &pieces).into_iter().map(|out| out.frame).collect();
-    assert_eq!(arrived.len(), 2);
-    let there = read_all(&arrived);
-    assert_eq!((there.src.0, there.dst, there.payload), (NODE, (REMOTE, 8080), vec![7; 1_600]));
+    for order in [[0, 1], [1, 0]] {
+        let mut bed = served((REMOTE, 8080), PodDelivery::Edge);
+        let fragments = cut(&request, 9, &[1_600]);
+        let outcomes = receive_all(&mut bed, &order.map(|number: usize| fragments[number].clone()));
+        assert!(outcomes.iter().all(|out| out.verdict == DIVIDE), "{outcomes:?}");
+        let pieces: Vec<_> = outcomes.iter().flat_map(|out| divided(&out.frame, 1_500).expect("it may be divided")).collect();
+        assert_eq!(read_all(&pieces).payload, vec![7; 3_300]);
+    }
+}
+
+#[test]
+fn fragments_wait_with_a_first_one_that_waits_for_a_neighbor() {
+    let mut bed = served((ipv4("10.0.0.77"), 8080), PodDelivery::Edge);
+    let fragments = cut(&udp(CLIENT_END, WEB, &[7; 300]), 5, &[64]);
+    for _ in 0..10 {
+        assert!(matches!(bed.receive(&fragments[0]).verdict, Verdict::Hold { .. }));
+        assert_eq!(bed.receive(&fragments[1]).verdict, Verdict::AwaitFirst);
+        bed.now += 3;
+    }
+}
+
+#[test]
+fn those_of_a_refused_packet_go_nowhere() {
+    let mut bed = served((REMOTE, 8080), PodDelivery::Edge);
+    bed.serve(82, UDP, &[]);
+    let fragments = cut(&udp(CLIENT_END, (VIP, 82), &[7; 300]), 5, &[64]);
+    assert_eq!(read_icmp(&bed.receive(&fragments[0]).frame).kind, (3, 3));
+    assert_eq!(bed.receive(&fragments[1]).verdict, Verdict::Drop(DropReason::FragmentAlone));
 }
 
 #[test]
@@ -237,6 +278,9 @@ fn what_may_not_be_divided_is_not() {
         "nobody takes more"
     );
     assert_eq!(divided(&[0; 60], 60), None);
+    let mut of_death = request.clone();
+    of_death[20..22].copy_from_slice(&0x1fff_u16.to_be_bytes());
+    assert_eq!(divided(&of_death, 60), None, "it ends behind the largest datagram");
     for len in 0..request.len() {
         assert_eq!(divided(&request[..len], 60), None, "cut off");
     }

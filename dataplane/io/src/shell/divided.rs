@@ -3,26 +3,16 @@
 use arrayvec::ArrayVec;
 use ringway_engine::divide::divide;
 use ringway_engine::engine::BATCH_MAX;
-use ringway_engine::tables::Snapshot;
 use ringway_engine::verdict::DropReason;
 
-use super::{Clock, Shell};
-use crate::config::Port;
-use crate::packet_engine::PacketEngine;
+use super::Shell;
 use crate::socket::Socket;
 use crate::umem::Frame;
 
 impl<S: Socket> Shell<S> {
-    /// Divides the packet of a frame, of `len` bytes and received on `port`, into fragments of at most `mtu` bytes, and has those decided.
+    /// Transmits the packet of a frame, of `len` bytes, in fragments of at most `mtu` bytes: all, or none if there are not enough frames.
     #[cold]
-    pub(super) fn divide<E: PacketEngine>(
-        &mut self,
-        engine: &mut E,
-        snapshot: &Snapshot,
-        clock: Clock,
-        (mut frame, len, port): (Frame, usize, Port),
-        mtu: u32,
-    ) {
+    pub(super) fn divide(&mut self, mut frame: Frame, len: usize, mtu: u32, to: Option<usize>) {
         let mut frames = ArrayVec::<Frame, BATCH_MAX>::new();
         let (umem, pool) = (&self.umem, &mut self.pool);
         let bytes = umem.room_mut(&mut frame).0;
@@ -35,9 +25,8 @@ impl<S: Socket> Shell<S> {
             return self.drop_frame(frame, DropReason::TooBig);
         }
         self.pool.give(frame);
-        let verdicts = self.decide(engine, snapshot, clock, &mut frames, |_| port);
-        for (frame, verdict) in frames.into_iter().zip(verdicts) {
-            self.carry_out(frame, verdict, port, clock.ns, clock);
+        for frame in frames {
+            self.transmit(frame, to);
         }
     }
 }
