@@ -30,8 +30,11 @@ pub struct Frame {
 impl Capture {
     /// Starts tcpdump with a filter of its own language (`""` = all) and waits until it listens.
     pub fn start(namespace: &Namespace, device: &str, filter: &str, dir: &Path) -> Result<Capture> {
-        let label = format!("tcpdump-{device}");
-        let file = dir.join(format!("{}-{device}.pcap", namespace.role()));
+        // A file of its own: another capture of this device may be running, and two that write into one file spoil it.
+        let names = std::iter::once(device.to_owned()).chain((2..).map(|number| format!("{device}-{number}")));
+        let mut files = names.map(|name| (dir.join(format!("{}-{name}.pcap", namespace.role())), name));
+        let (file, name) = files.find(|(file, _)| !file.exists()).context("no name left for a capture")?;
+        let label = format!("tcpdump-{name}");
         let path = file.to_string_lossy().into_owned();
         let mut words =
             vec!["tcpdump", "-Z", "root", "-n", "-U", "--immediate-mode", "-s", "1600", "-B", "8192", "-i", device, "-w", &path];
