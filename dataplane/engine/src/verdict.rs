@@ -64,7 +64,7 @@ drop_reasons! {
     NoRoute "no_route" "The FIB has no route to the next hop, or one that prohibits it.",
     NeighborUnresolved "neighbor_unresolved" "The next hop did not answer, or too many packets wait for it already.",
     TtlExpired "ttl_expired" "The TTL ended here, and the sender was told so often enough.",
-    TooBig "too_big" "The packet is larger than the MTU of its next hop, and neither divided nor answered: an ICMP error, or sent to many.",
+    TooBig "too_big" "The packet is larger than the MTU of its next hop, and neither divided nor answered: an ICMP error, sent to many, or too few frames are free for its fragments.",
     ArpConflict "arp_conflict" "A station on the wire claims an announced address.",
     TxRingFull "tx_ring_full" "The transmit ring has no room.",
     NoFrames "no_frames" "No free frame to receive into.",

@@ -32,7 +32,7 @@ static __always_inline int upcall(struct __sk_buff *skb, enum hook hook, __u64 h
 }
 
 static __noinline int execute(struct __sk_buff *skb, enum hook hook, __u32 l3, const struct packet4 *p,
-				   const struct rewrite *r)
+			      const struct rewrite *r)
 {
 	/* The kernel does not route this one, we do. At rw1 the kernel did already. */
 	_Bool routed = r->op == FLOW_NEIGH && hook != HOOK_NODE_OUT;

@@ -49,7 +49,8 @@ impl Routes {
     }
 
     /// Makes the routes of protocol 82 equal to `wanted`, with `source` as the address that the node's sockets get, and `mtu` as the bytes
-    /// of the largest packet that they send (`None`: what `rw1` takes); others' routes are never touched. Reads what is there each time, so it also repairs.
+    /// of the largest packet that they send (`None`: what `rw1` takes); others' routes are never touched. Reads what is there each time, so it
+    /// also repairs.
     ///
     /// # Errors
     /// The kernel's tables cannot be read. What it refuses for single routes is in [`Reconciled::conflicts`].

@@ -66,6 +66,7 @@ pub struct Control {
     pub routes: Routes,
     /// Whose routes were asked for last.
     pub routed: FxHashSet<Ipv4Net>,
+    /// And with which MTU.
     pub routed_mtu: Option<u32>,
     pub route_conflicts: Vec<RouteConflict>,
     pub hops: Hops,
@@ -149,8 +150,8 @@ impl Control {
         let reworked = update.devices.is_some() && self.rework().await;
         let generation = self.publish().await;
         stopped::end_flows(&self.parts.flows, self.packets.dataplane.publisher(), generation, applied.stopped);
-        let is_narrowed = update.devices.is_some() && self.route_mtu() != self.routed_mtu;
-        if change.addresses_changed || is_narrowed || update.fib.is_some() && self.misses_routes() {
+        let is_resized = update.devices.is_some() && self.route_mtu() != self.routed_mtu;
+        if change.addresses_changed || is_resized || update.fib.is_some() && self.misses_routes() {
             self.add_routes().await;
         }
         if change.macs_changed || reworked {

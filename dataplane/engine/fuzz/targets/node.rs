@@ -1,5 +1,4 @@
 //! The node on paper of the pipeline tests, anew for each input but in the same memory: a flow table's is never given back.
-#![allow(dead_code)]
 
 #[path = "../../tests/pipeline/bed.rs"]
 pub mod bed;

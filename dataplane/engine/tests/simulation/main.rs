@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 #[path = "../pipeline/bed.rs"]
-#[allow(dead_code)]
+#[expect(dead_code, reason = "the simulation uses a part of it")]
 mod bed;
 mod host;
 mod network;
