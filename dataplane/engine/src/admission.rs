@@ -1,24 +1,25 @@
 //! Who may begin a flow, at which frontend and with which backends.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::bind::Client;
+use crate::family::Family;
 use crate::flow::Tuple;
-use crate::hops::address;
 use crate::tables::{Backend, BackendSet, Frontend, FrontendKey, Snapshot, Target, is_alias};
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::{Ipv4Flow, UDP};
+use crate::wire::{IpFlow, UDP};
 
 /// The frontend that the packet is sent to. An alias is one for the node's own sockets alone.
-pub fn find_frontend<'a>(snapshot: &'a Snapshot, client: Client, flow: &Ipv4Flow) -> Option<&'a Frontend> {
+pub fn find_frontend<'a, F: Family>(snapshot: &'a Snapshot, client: Client, flow: &IpFlow<F>) -> Option<&'a Frontend> {
     let (address, port) = flow.tuple.dst();
+    let address = address.into();
     let frontend = snapshot.frontends.lookup(&FrontendKey { address, port, protocol: flow.protocol })?;
     (client == Client::Node || !is_alias(address)).then_some(frontend)
 }
 
 /// The backends among which one is selected for this client, or why there are none.
-pub fn reachable<'a>(frontend: &'a Frontend, client: Client, flow: &Ipv4Flow) -> Result<&'a BackendSet, Verdict> {
-    let source = address(flow.tuple.saddr);
+pub fn reachable<'a, F: Family>(frontend: &'a Frontend, client: Client, flow: &IpFlow<F>) -> Result<&'a BackendSet, Verdict> {
+    let source: IpAddr = F::to_ip(flow.tuple.saddr).into();
     if let Some(ranges) = &frontend.source_ranges
         && !ranges.iter().any(|range| range.contains(&source))
     {
@@ -33,12 +34,12 @@ pub fn reachable<'a>(frontend: &'a Frontend, client: Client, flow: &Ipv4Flow) ->
 }
 
 /// The backend of this address and port, if it is one of the set.
-pub fn find(set: &BackendSet, (address, port): (Ipv4Addr, u16)) -> Option<Backend> {
+pub fn find(set: &BackendSet, (address, port): (IpAddr, u16)) -> Option<Backend> {
     set.backends.iter().find(|backend| (backend.address, backend.port) == (address, port)).copied()
 }
 
 /// Packets that cannot begin a flow, whatever they claim.
-pub fn refuse_impossible(flow: &Ipv4Flow) -> Result<(), Verdict> {
+pub fn refuse_impossible<F: Family>(flow: &IpFlow<F>) -> Result<(), Verdict> {
     const RST: u8 = 0x04;
     if is_impossible(flow.tuple) {
         return Err(Verdict::Drop(DropReason::LandAttack));
@@ -49,8 +50,17 @@ pub fn refuse_impossible(flow: &Ipv4Flow) -> Result<(), Verdict> {
     Ok(())
 }
 
-/// The source is one that no station has, or the destination itself.
-pub fn is_impossible(tuple: Tuple) -> bool {
-    let source = address(tuple.saddr);
-    tuple.saddr == tuple.daddr || source.is_multicast() || source.is_broadcast() || source.is_loopback() || source.octets()[0] == 0
+/// The source is one that no station has, or that means nothing behind another link, or the destination itself.
+pub fn is_impossible<F: Family>(tuple: Tuple<F>) -> bool {
+    tuple.saddr == tuple.daddr
+        || match F::to_ip(tuple.saddr).into() {
+            IpAddr::V4(source) => source.is_multicast() || source.is_broadcast() || source.is_loopback() || source.octets()[0] == 0,
+            IpAddr::V6(source) => {
+                source.is_multicast()
+                    || source.is_loopback()
+                    || source.is_unspecified()
+                    || source.is_unicast_link_local()
+                    || source.to_ipv4_mapped().is_some()
+            }
+        }
 }

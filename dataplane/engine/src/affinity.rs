@@ -5,29 +5,31 @@
 //! gate of its key and takes the slot by a compare-and-swap; so of two first connections of a client, the second one finds what the first
 //! one chose.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU32, AtomicU64, fence};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, fence};
 
+use crate::family::{Family, V6};
 use crate::flow::{Gates, TICK_SHIFT, elapsed};
 use crate::tables::ServicePortName;
 
-/// One client at one service port, 32 bytes. Only atomics: all workers read it at any time.
+/// One client at one service port, 64 bytes; the layout is that of `struct affinity` in `maps.h`. Only atomics: all workers read it at any time.
 #[derive(Debug, Default)]
-#[repr(C, align(32))]
+#[repr(C, align(64))]
 pub struct AffinitySlot {
     /// A keyed hash of service port and client; [`EMPTY`], [`TAKEN`].
     key: AtomicU64,
-    /// Address and port, see [`pack`].
-    backend: AtomicU64,
+    /// The backend's address, of IPv4 as an IPv4-mapped one, in memory order.
+    address: [AtomicU64; 2],
     /// Tick of the last new flow.
     last: AtomicU32,
     /// Ticks after which it ends, as of the last new flow: to find what is over when room is needed.
     timeout: AtomicU32,
-    reserved: AtomicU64,
+    /// The backend's.
+    port: AtomicU16,
 }
 
-const _: () = assert!(std::mem::size_of::<AffinitySlot>() == 32);
+const _: () = assert!(std::mem::size_of::<AffinitySlot>() == 64);
 
 const EMPTY: u64 = 0;
 /// Somebody writes the slot.
@@ -71,7 +73,7 @@ pub struct AffinityTable {
     evicted: AtomicU64,
 }
 
-type BackendKey = (Ipv4Addr, u16);
+type BackendKey = (IpAddr, u16);
 
 impl AffinityTable {
     /// A table in plain memory for tests and benches; the memory lives as long as the process.
@@ -113,8 +115,8 @@ impl AffinityTable {
         self.evicted.load(Relaxed)
     }
 
-    /// The backend that the client (an address as it stands in a packet) has now; this begins its time-out anew.
-    pub fn renew(&self, affinity: Affinity, client: u32, now: u32) -> Option<BackendKey> {
+    /// The backend that the client has now; this begins its time-out anew.
+    pub fn renew(&self, affinity: Affinity, client: IpAddr, now: u32) -> Option<BackendKey> {
         let key = self.key(affinity, client);
         let slot = self.find(key)?;
         slot.read(key, affinity, now).inspect(|_| slot.touch(affinity, now))
@@ -127,7 +129,7 @@ impl AffinityTable {
     pub fn settle(
         &self,
         affinity: Affinity,
-        client: u32,
+        client: IpAddr,
         now: u32,
         may_reach: impl Fn(BackendKey) -> bool,
         choose: impl FnOnce() -> Option<BackendKey>,
@@ -143,19 +145,20 @@ impl AffinityTable {
         }
         let Some(backend) = choose() else { return Ok(None) };
         if let Some(slot) = self.take(key, now) {
-            slot.fill(key, pack(backend), affinity, now);
+            slot.fill(key, backend, affinity, now);
         }
         Ok(Some(backend))
     }
 
-    fn key(&self, affinity: Affinity, client: u32) -> u64 {
-        // The finalizer of SplitMix64, twice: with an unknown seed nobody can aim at a bucket, or at another client's key.
+    fn key(&self, affinity: Affinity, client: IpAddr) -> u64 {
+        // The finalizer of SplitMix64, three times: with an unknown seed nobody can aim at a bucket, or at another client's key.
         let mix = |word: u64| {
             let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             word ^ (word >> 31)
         };
-        mix(mix(affinity.service ^ self.seed).wrapping_add(u64::from(client))).max(TAKEN + 1)
+        let [a, b] = words(client);
+        mix(mix(mix(affinity.service ^ self.seed).wrapping_add(a)).wrapping_add(b)).max(TAKEN + 1)
     }
 
     fn buckets(&self, key: u64) -> [&[AffinitySlot]; 2] {
@@ -198,11 +201,11 @@ impl AffinityTable {
 impl AffinitySlot {
     /// The backend, if the slot still holds the key and was used within the time-out.
     fn read(&self, key: u64, affinity: Affinity, now: u32) -> Option<BackendKey> {
-        let (last, backend) = (self.last.load(Relaxed), self.backend.load(Relaxed));
+        let (last, address, port) = (self.last.load(Relaxed), V6::load(&self.address), self.port.load(Relaxed));
         // Pairs with the fence in `fill`: if we read what another key's worker wrote, we see that the slot is taken.
         fence(Acquire);
         let is_ours = self.key.load(Relaxed) == key;
-        (is_ours && elapsed(last, now) < affinity.timeout).then(|| unpack(backend))
+        (is_ours && elapsed(last, now) < affinity.timeout).then(|| (V6::to_ip(address).to_canonical(), port))
     }
 
     /// Written only if it changes. Should the slot have another client by now, that one lives a moment longer.
@@ -216,9 +219,10 @@ impl AffinitySlot {
     }
 
     /// Of a slot that the caller has taken.
-    fn fill(&self, key: u64, backend: u64, affinity: Affinity, now: u32) {
+    fn fill(&self, key: u64, (address, port): BackendKey, affinity: Affinity, now: u32) {
         fence(Release);
-        self.backend.store(backend, Relaxed);
+        V6::store(&self.address, words(address));
+        self.port.store(port, Relaxed);
         self.last.store(now, Relaxed);
         self.timeout.store(affinity.timeout, Relaxed);
         self.key.store(key, Release);
@@ -233,12 +237,12 @@ impl AffinitySlot {
     }
 }
 
-fn pack((address, port): BackendKey) -> u64 {
-    u64::from(u32::from(address)) << 16 | u64::from(port)
-}
-
-fn unpack(word: u64) -> BackendKey {
-    (Ipv4Addr::from((word >> 16) as u32), word as u16)
+/// An address as the table has it.
+fn words(address: IpAddr) -> [u64; 2] {
+    V6::from_ip(match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! ARP replies for announced addresses (RFC 826; RFC 5227 for probes and conflicts).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use rustc_hash::FxHashSet;
 
@@ -25,14 +25,14 @@ pub enum ArpAction {
 }
 
 /// Answers a request in place. `l3` is the offset of the ARP header; tags in front of it are kept. `mac` is the uplink's.
-pub fn answer(frame: &mut [u8], l3: usize, announced: &FxHashSet<Ipv4Addr>, mac: [u8; 6]) -> ArpAction {
+pub fn answer(frame: &mut [u8], l3: usize, announced: &FxHashSet<IpAddr>, mac: [u8; 6]) -> ArpAction {
     let Some(arp) = frame.get(l3..l3 + ARP_BYTES) else { return ArpAction::Drop(DropReason::Malformed) };
     let sender = Ipv4Addr::new(arp[14], arp[15], arp[16], arp[17]);
     let target = Ipv4Addr::new(arp[24], arp[25], arp[26], arp[27]);
-    if arp[..6] != ETHERNET_IPV4 || !announced.contains(&target) {
+    if arp[..6] != ETHERNET_IPV4 || !announced.contains(&target.into()) {
         return ArpAction::NotOurs;
     }
-    if announced.contains(&sender) {
+    if announced.contains(&sender.into()) {
         // Gratuitous ARP or a station with our address: an answer to it would confirm its claim.
         return ArpAction::Drop(DropReason::ArpConflict);
     }
@@ -86,7 +86,7 @@ mod tests {
         frame
     }
 
-    fn announced() -> FxHashSet<Ipv4Addr> {
+    fn announced() -> FxHashSet<IpAddr> {
         FxHashSet::from_iter([VIP])
     }
 

@@ -4,6 +4,8 @@
 //! swapped sum, so neither side swaps anything. The kernel's `csum_partial` does the same, and [`diff`] gives what
 //! `bpf_l4_csum_replace` and `bpf_l3_csum_replace` take as `to` with `from` 0 and size 0.
 
+use crate::family::Family;
+
 /// Adds the carries back in until 16 bits remain.
 #[inline]
 pub fn fold(sum: u64) -> u16 {
@@ -57,16 +59,18 @@ pub fn apply_crc32c(check: u32, old: [u8; 4], new: [u8; 4], bytes: usize) -> u32
     check ^ crc32c::crc32c_combine(crc32c::crc32c(&old) ^ crc32c::crc32c(&new), 0, bytes.saturating_sub(4))
 }
 
-/// Folded sum of the IPv4 pseudo header (RFC 9293 §3.1). `length` in bytes, of L4 header and payload.
+/// Folded sum of a pseudo header (RFC 9293 §3.1, RFC 8200 §8.1): the words of its addresses, and the length, in bytes, of L4 header and
+/// payload.
 #[inline]
-pub fn pseudo_header(saddr: u32, daddr: u32, protocol: u8, length: u16) -> u16 {
-    fold(u64::from(saddr) + u64::from(daddr) + u64::from(u16::from(protocol).to_be()) + u64::from(length.to_be()))
+pub fn pseudo_header(addresses: &[u32], protocol: u8, bytes: u32) -> u16 {
+    let addresses: u64 = addresses.iter().map(|&word| u64::from(word)).sum();
+    fold(addresses + u64::from(u16::from(protocol).to_be()) + u64::from(bytes.to_be()))
 }
 
-/// The checksum field of a TCP (6) or UDP (17) segment whose checksum field is zero, over pseudo header and segment.
-pub fn l4(saddr: u32, daddr: u32, protocol: u8, segment: &[u8]) -> u16 {
-    let length = segment.len() as u16;
-    let check = !fold(u64::from(pseudo_header(saddr, daddr, protocol, length)) + u64::from(sum(segment)));
+/// The checksum field of a segment or ICMPv6 message whose checksum field is zero, over pseudo header and segment.
+pub fn l4<F: Family>(saddr: F::Address, daddr: F::Address, protocol: u8, segment: &[u8]) -> u16 {
+    let pseudo = F::pseudo_header(saddr, daddr, protocol, segment.len() as u32);
+    let check = !fold(u64::from(pseudo) + u64::from(sum(segment)));
     if protocol == 17 { udp_nonzero(check) } else { check }
 }
 
@@ -80,6 +84,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::family::{V4, V6};
 
     /// Word by word in host order, with the carry added at once: RFC 1071 §1 to the letter.
     fn naive(bytes: &[u8]) -> u16 {
@@ -139,15 +144,25 @@ mod tests {
             // The checksum field stands at an even offset; where does not matter for the sum.
             let protocol = if udp { 17 } else { 6 };
             let segment = |ports: u32| [&ports.to_ne_bytes()[..], &[0, 0], &payload[..]].concat();
-            let before = l4(old[0], old[1], protocol, &segment(old[2]));
-            let after = l4(new[0], new[1], protocol, &segment(new[2]));
+            let before = l4::<V4>(old[0], old[1], protocol, &segment(old[2]));
+            let after = l4::<V4>(new[0], new[1], protocol, &segment(new[2]));
             let (addr_diff, port_diff) = (diff(&old[..2], &new[..2]), diff(&old[2..], &new[2..]));
             let apply = if udp { apply_udp } else { apply };
             prop_assert_eq!(apply(apply(before, addr_diff), port_diff), after);
             // A receiver sums everything up to 0xffff.
             let mut whole = segment(new[2]);
             whole[4..6].copy_from_slice(&after.to_ne_bytes());
-            prop_assert_eq!(fold(u64::from(pseudo_header(new[0], new[1], protocol, whole.len() as u16)) + u64::from(sum(&whole))), 0xffff);
+            prop_assert_eq!(fold(u64::from(V4::pseudo_header(new[0], new[1], protocol, whole.len() as u32)) + u64::from(sum(&whole))), 0xffff);
+        }
+
+        #[test]
+        fn the_sum_over_ipv6_is_that_of_its_bytes(addresses in any::<[u8; 32]>(), new in any::<[u8; 32]>(), payload in prop::collection::vec(any::<u8>(), 8..64)) {
+            let address = |bytes: &[u8], at| V6::read(bytes, at).expect("16 bytes");
+            let pseudo = |a: &[u8; 32]| [&a[..], &(payload.len() as u32).to_be_bytes(), &[0, 0, 0, 17], &payload].concat();
+            let check = |a: &[u8; 32]| l4::<V6>(address(a, 0), address(a, 16), 17, &payload);
+            prop_assert_eq!(check(&addresses), udp_nonzero(!naive(&pseudo(&addresses))));
+            let diff = V6::diff([address(&addresses, 0), address(&addresses, 16)], [address(&new, 0), address(&new, 16)]);
+            prop_assert_eq!(apply_udp(check(&addresses), diff), check(&new));
         }
     }
 }

@@ -3,6 +3,7 @@
 use arrayvec::ArrayVec;
 
 use crate::checksum;
+use crate::family::{Family, V4};
 use crate::wire::{self, DONT_FRAGMENT, FRAGMENT_OFFSET_MASK, MORE_FRAGMENTS, read_u16};
 
 /// The largest frame that is divided: no frame of a worker is larger.
@@ -29,7 +30,7 @@ fn pieces(frame: &[u8], mtu: u32, put: &mut impl FnMut(&[u8]) -> bool) -> Option
     let payload = frame.get(l4..l3 + total)?;
     let room = (mtu as usize).checked_sub(header_bytes)? / 8 * 8;
     let end = usize::from(flags & FRAGMENT_OFFSET_MASK) * 8 + payload.len();
-    if flags & DONT_FRAGMENT != 0 || end > usize::from(u16::MAX) || room == 0 || payload.is_empty() || header_bytes < wire::HEADER_BYTES {
+    if flags & DONT_FRAGMENT != 0 || end > usize::from(u16::MAX) || room == 0 || payload.is_empty() || header_bytes < V4::HEADER_BYTES {
         return None;
     }
     let mut out = ArrayVec::<u8, FRAME_BYTES_MAX>::new();
@@ -40,7 +41,7 @@ fn pieces(frame: &[u8], mtu: u32, put: &mut impl FnMut(&[u8]) -> bool) -> Option
         out.try_extend_from_slice(piece).ok()?;
         let header = &mut out[l3..l4];
         if number == 1 {
-            keep_copied_options(&mut header[wire::HEADER_BYTES..]);
+            keep_copied_options(&mut header[V4::HEADER_BYTES..]);
         }
         let offset = (flags & FRAGMENT_OFFSET_MASK) + (number * room / 8) as u16;
         let more = if number < last { MORE_FRAGMENTS } else { flags & MORE_FRAGMENTS };

@@ -1,10 +1,11 @@
-//! What becomes of fragments (RFC 791 §3.2): of each fragmented datagram, what its first fragment met.
+//! What becomes of fragments (RFC 791 §3.2, RFC 8200 §4.5): of each fragmented datagram, what its first fragment met.
 //!
 //! Only the first fragment has ports. Those that follow go where it went; one that comes before it waits for it, for a bounded time. Nothing
 //! is put together here: whoever gets the fragments does that.
 
+use crate::family::Family;
 use crate::flow::{FlowKey, SlotIndex, TICKS_PER_SECOND, elapsed};
-use crate::wire::Ipv4Flow;
+use crate::wire::IpFlow;
 
 /// Datagrams that a worker knows. A power of two. Their fragments leave a sender back to back, so few are under way at a time.
 const DATAGRAMS: usize = 1024;
@@ -20,7 +21,7 @@ const HELD_TICKS: u32 = TICKS_PER_SECOND + 1;
 
 /// What a later fragment of a datagram has to expect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Fate<F: Family> {
     /// The first fragment may still come: keep the packet.
     Await,
     /// The first fragment has come and waits itself, for a neighbor: keep the packet.
@@ -28,7 +29,7 @@ pub enum Fate {
     /// Executed here, by this entry of the flow table; its key is that of the first fragment.
     Execute {
         slot: SlotIndex,
-        key: FlowKey,
+        key: FlowKey<F>,
     },
     /// Not executed here.
     GiveBack,
@@ -36,9 +37,9 @@ pub enum Fate {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Note {
-    datagram: FlowKey,
-    fate: Fate,
+struct Note<F: Family> {
+    datagram: FlowKey<F>,
+    fate: Fate<F>,
     since: u32,
     pieces: Pieces,
 }
@@ -55,8 +56,8 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn add(&mut self, flow: &Ipv4Flow) {
-        let (offset, bytes) = (u32::from(flow.offset) * 8, (flow.end - flow.l4) as u32);
+    fn add<F: Family>(&mut self, flow: &IpFlow<F>) {
+        let (offset, bytes) = (u32::from(flow.offset) * 8, (flow.end - flow.body) as u32);
         if flow.has_more {
             // They are mostly of one size: this is its place among them.
             let bit = 1 << (offset.checked_div(bytes).unwrap_or(0) % u64::BITS);
@@ -75,25 +76,25 @@ impl Pieces {
 
 /// The datagrams of one worker.
 #[derive(Debug)]
-pub struct Fragments {
-    notes: Box<[[Option<Note>; WAYS]]>,
+pub struct Fragments<F: Family> {
+    notes: Box<[[Option<Note<F>>; WAYS]]>,
     seed: u64,
 }
 
-impl Fragments {
-    pub fn new(seed: u64) -> Fragments {
+impl<F: Family> Fragments<F> {
+    pub fn new(seed: u64) -> Fragments<F> {
         Fragments { notes: vec![[None; WAYS]; DATAGRAMS / WAYS].into_boxed_slice(), seed }
     }
 
     /// Notes what became of a datagram's first fragment. The key has the identification in place of the ports.
-    pub fn note(&mut self, datagram: &FlowKey, first: &Ipv4Flow, fate: Fate, now: u32) {
+    pub fn note(&mut self, datagram: &FlowKey<F>, first: &IpFlow<F>, fate: Fate<F>, now: u32) {
         let mut pieces = Pieces::default();
         pieces.add(first);
         self.put(Note { datagram: *datagram, fate, since: now, pieces });
     }
 
     /// What becomes of a later fragment. If nothing is known of the datagram, its wait begins here; in the end it is given back.
-    pub fn fate(&mut self, datagram: &FlowKey, now: u32) -> Fate {
+    pub fn fate(&mut self, datagram: &FlowKey<F>, now: u32) -> Fate<F> {
         let awaited = Note { datagram: *datagram, fate: Fate::Await, since: now, pieces: Pieces::default() };
         let Some(note) = self.find(datagram).and_then(Option::as_mut) else {
             self.put(awaited);
@@ -109,7 +110,7 @@ impl Fragments {
 
     /// A later fragment has met its fate. With the last one that was missing the datagram is forgotten: the next of the same
     /// identification may come in another order.
-    pub fn passed(&mut self, datagram: &FlowKey, later: &Ipv4Flow) {
+    pub fn passed(&mut self, datagram: &FlowKey<F>, later: &IpFlow<F>) {
         let Some(place) = self.find(datagram) else { return };
         if let Some(note) = place {
             note.pieces.add(later);
@@ -121,10 +122,10 @@ impl Fragments {
 
     /// In the place of the same datagram, or of the one that is missed least: one of which the first fragment is not known, then the one
     /// that is longest known.
-    fn put(&mut self, note: Note) {
+    fn put(&mut self, note: Note<F>) {
         let notes = self.notes_of(&note.datagram);
-        let is_same = |other: &Option<Note>| other.is_some_and(|other| other.datagram == note.datagram);
-        let rank = |other: &Option<Note>| {
+        let is_same = |other: &Option<Note<F>>| other.is_some_and(|other| other.datagram == note.datagram);
+        let rank = |other: &Option<Note<F>>| {
             other.map_or((true, u32::MAX), |other| (matches!(other.fate, Fate::Await | Fate::GiveBack), elapsed(other.since, note.since)))
         };
         let place = notes.iter().position(is_same).or_else(|| (0..WAYS).max_by_key(|&way| rank(&notes[way])));
@@ -133,11 +134,11 @@ impl Fragments {
         }
     }
 
-    fn find(&mut self, datagram: &FlowKey) -> Option<&mut Option<Note>> {
+    fn find(&mut self, datagram: &FlowKey<F>) -> Option<&mut Option<Note<F>>> {
         self.notes_of(datagram).iter_mut().find(|note| note.is_some_and(|note| note.datagram == *datagram))
     }
 
-    fn notes_of(&mut self, datagram: &FlowKey) -> &mut [Option<Note>; WAYS] {
+    fn notes_of(&mut self, datagram: &FlowKey<F>) -> &mut [Option<Note<F>>; WAYS] {
         let hash = crate::flow::flow_hash(self.seed, datagram) as usize;
         &mut self.notes[hash % (DATAGRAMS / WAYS)]
     }
@@ -146,6 +147,7 @@ impl Fragments {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::family::V4;
     use crate::flow::Tuple;
     use crate::wire::{Part, UDP};
 
@@ -154,11 +156,12 @@ mod tests {
     }
 
     /// A fragment of so many bytes at an offset of so many units of eight.
-    fn piece(offset: u16, bytes: usize, has_more: bool) -> Ipv4Flow {
+    fn piece(offset: u16, bytes: usize, has_more: bool) -> IpFlow {
         let tuple = Tuple { saddr: 1, daddr: 2, ports: 0 };
-        Ipv4Flow {
+        IpFlow {
             l3: 14,
             l4: 34,
+            body: 34,
             end: 34 + bytes,
             protocol: UDP,
             ttl: 64,
@@ -171,7 +174,7 @@ mod tests {
         }
     }
 
-    const EXECUTE: Fate = Fate::Execute { slot: 7, key: FlowKey { saddr: 1, daddr: 2, ports: 9, meta: 17 } };
+    const EXECUTE: Fate<V4> = Fate::Execute { slot: 7, key: FlowKey { saddr: 1, daddr: 2, ports: 9, meta: 17 } };
 
     #[test]
     fn later_fragments_share_the_fate_of_the_first() {

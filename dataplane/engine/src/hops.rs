@@ -1,7 +1,6 @@
 //! From a destination to the device and MAC that lead there: FIB, neighbors, devices; with a small cache per worker.
 
-use std::net::Ipv4Addr;
-
+use crate::family::Family;
 use crate::tables::{DeviceKind, FibResult, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
@@ -16,19 +15,19 @@ pub enum Hop {
 
 /// What a lookup takes into account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HopKey {
-    pub saddr: u32,
-    pub daddr: u32,
+pub struct HopKey<F: Family> {
+    pub saddr: F::Address,
+    pub daddr: F::Address,
     /// The device at which the packet was received.
     pub iif: u32,
 }
 
 /// Resolves where a routed packet goes; `Err` is its verdict.
-pub fn resolve(snapshot: &Snapshot, key: HopKey) -> Result<Hop, Verdict> {
-    let dst = address(key.daddr);
+pub fn resolve<F: Family>(snapshot: &Snapshot, key: HopKey<F>) -> Result<Hop, Verdict> {
+    let (src, dst) = (F::to_ip(key.saddr).into(), F::to_ip(key.daddr).into());
     // The destination spreads flows over the ways of a multipath route: one cached answer per destination suffices.
-    let spread = u64::from(key.daddr).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let FibResult::Via { ifindex, address, route_mtu } = snapshot.fib.lookup(self::address(key.saddr), dst, Some(key.iif), spread) else {
+    let spread = F::mix(0, key.daddr, key.daddr);
+    let FibResult::Via { ifindex, address, route_mtu } = snapshot.fib.lookup(src, dst, Some(key.iif), spread) else {
         return Err(Verdict::Drop(DropReason::NoRoute));
     };
     let device = snapshot.devices.get(ifindex).ok_or(Verdict::Drop(DropReason::NoRoute))?;
@@ -42,25 +41,19 @@ pub fn resolve(snapshot: &Snapshot, key: HopKey) -> Result<Hop, Verdict> {
     }
 }
 
-/// The address behind a word of a flow key.
-#[inline(always)]
-pub fn address(word: u32) -> Ipv4Addr {
-    Ipv4Addr::from(word.to_ne_bytes())
-}
-
-/// 1 024 entries of 48 bytes stay in the second-level cache; a miss costs one FIB lookup.
+/// 1 024 entries of 48 bytes (IPv6: 72) stay in the second-level cache; a miss costs one FIB lookup.
 const CACHE_ENTRIES: usize = 1024;
 
 /// Direct-mapped cache of resolved hops. A new generation makes every entry stale at once.
 #[derive(Debug)]
-pub struct HopCache {
+pub struct HopCache<F: Family> {
     generation: u64,
-    entries: Box<[(u64, HopKey, Hop)]>,
+    entries: Box<[(u64, HopKey<F>, Hop)]>,
 }
 
-impl HopCache {
-    pub fn new() -> HopCache {
-        let never = (0, HopKey { saddr: 0, daddr: 0, iif: 0 }, Hop::Device { ifindex: 0, mtu: 0 });
+impl<F: Family> HopCache<F> {
+    pub fn new() -> HopCache<F> {
+        let never = (0, HopKey { saddr: F::Address::default(), daddr: F::Address::default(), iif: 0 }, Hop::Device { ifindex: 0, mtu: 0 });
         HopCache { generation: 1, entries: vec![never; CACHE_ENTRIES].into_boxed_slice() }
     }
 
@@ -71,9 +64,9 @@ impl HopCache {
     }
 
     #[inline]
-    pub fn resolve(&mut self, snapshot: &Snapshot, key: HopKey) -> Result<Hop, Verdict> {
-        let mixed = (key.daddr ^ key.saddr.rotate_left(16) ^ key.iif).wrapping_mul(0x9e37_79b1);
-        let entry = &mut self.entries[(mixed >> 22) as usize % CACHE_ENTRIES];
+    pub fn resolve(&mut self, snapshot: &Snapshot, key: HopKey<F>) -> Result<Hop, Verdict> {
+        let mixed = F::mix(key.iif.into(), key.saddr, key.daddr).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let entry = &mut self.entries[(mixed >> 54) as usize % CACHE_ENTRIES];
         if entry.0 == self.generation && entry.1 == key {
             return Ok(entry.2);
         }
@@ -83,8 +76,8 @@ impl HopCache {
     }
 }
 
-impl Default for HopCache {
-    fn default() -> HopCache {
+impl<F: Family> Default for HopCache<F> {
+    fn default() -> HopCache<F> {
         HopCache::new()
     }
 }

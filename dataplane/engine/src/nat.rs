@@ -4,17 +4,17 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::checksum;
+use crate::family::Family;
 use crate::flow::FlowSlot;
-use crate::wire::{Ipv4Flow, Part, Quote, SCTP, UDP, swap_ports};
+use crate::wire::{IpFlow, Part, Quote, SCTP, UDP, swap_ports};
 
 /// Writes the slot's addresses and ports into the packet and updates its checksums. A later fragment has neither ports nor an L4
 /// checksum; the first one's covers it with what changes there.
 #[inline]
-pub fn rewrite(frame: &mut [u8], flow: &Ipv4Flow, slot: &FlowSlot) {
+pub fn rewrite<F: Family>(frame: &mut [u8], flow: &IpFlow<F>, slot: &FlowSlot<F>) {
     let (addr_diff, port_diff) = (slot.addr_diff.load(Relaxed), slot.port_diff.load(Relaxed));
-    apply_check(frame, flow.l3 + 10, addr_diff);
-    frame[flow.l3 + 12..flow.l3 + 16].copy_from_slice(&slot.new_saddr.load(Relaxed).to_ne_bytes());
-    frame[flow.l3 + 16..flow.l3 + 20].copy_from_slice(&slot.new_daddr.load(Relaxed).to_ne_bytes());
+    apply_header_check::<F>(frame, flow.l3, addr_diff);
+    write_addresses::<F>(frame, flow.l3, F::load(&slot.new_saddr), F::load(&slot.new_daddr));
     if flow.part == Part::Later {
         return;
     }
@@ -34,7 +34,7 @@ pub fn rewrite(frame: &mut [u8], flow: &Ipv4Flow, slot: &FlowSlot) {
 
 /// SCTP's checksum does not cover addresses (RFC 9260 §6.8).
 #[cold]
-fn rewrite_sctp_ports(frame: &mut [u8], flow: &Ipv4Flow, ports: u32) {
+fn rewrite_sctp_ports<F: Family>(frame: &mut [u8], flow: &IpFlow<F>, ports: u32) {
     let at = flow.check_offset();
     let check = u32::from_le_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]);
     let (old, new) = (flow.tuple.ports.to_ne_bytes(), ports.to_ne_bytes());
@@ -46,10 +46,9 @@ fn rewrite_sctp_ports(frame: &mut [u8], flow: &Ipv4Flow, ports: u32) {
 /// becomes one that its new receiver has sent; the error itself goes where such an answer goes, and if that gets another source, the
 /// error gets it too: its receiver knows nobody else (`nf_nat_icmp_reply_translation` does the same).
 #[cold]
-pub fn rewrite_quote(frame: &mut [u8], quote: &Quote, slot: &FlowSlot) {
+pub fn rewrite_quote<F: Family>(frame: &mut [u8], quote: &Quote<F>, slot: &FlowSlot<F>) {
     let (addr_diff, port_diff) = (slot.addr_diff.load(Relaxed), slot.port_diff.load(Relaxed));
-    let (new_saddr, new_daddr) = (slot.new_saddr.load(Relaxed), slot.new_daddr.load(Relaxed));
-    let quoted = quote.quoted_l3;
+    let (new_saddr, new_daddr) = (F::load(&slot.new_saddr), F::load(&slot.new_daddr));
     let mut icmp_diff = port_diff;
     if let Some(at) = quote.quoted_check {
         let old = read_check(frame, at);
@@ -59,26 +58,56 @@ pub fn rewrite_quote(frame: &mut [u8], quote: &Quote, slot: &FlowSlot) {
             checksum::apply(checksum::apply(old, addr_diff), port_diff)
         };
         frame[at..at + 2].copy_from_slice(&new.to_ne_bytes());
-        icmp_diff = checksum::fold(u64::from(icmp_diff) + u64::from(checksum::diff(&[old.into()], &[new.into()])));
+        icmp_diff = add(icmp_diff, checksum::diff(&[old.into()], &[new.into()]));
     }
-    // The quoted IP header sums up to the same as before.
-    apply_check(frame, quoted + 10, addr_diff);
-    frame[quoted + 12..quoted + 16].copy_from_slice(&new_daddr.to_ne_bytes());
-    frame[quoted + 16..quoted + 20].copy_from_slice(&new_saddr.to_ne_bytes());
+    if F::IS_V6 {
+        icmp_diff = add(icmp_diff, addr_diff);
+    } else {
+        // The quoted IP header sums up to the same as before.
+        apply_header_check::<F>(frame, quote.quoted_l3, addr_diff);
+    }
+    write_addresses::<F>(frame, quote.quoted_l3, new_daddr, new_saddr);
     frame[quote.quoted_l4..quote.quoted_l4 + 4].copy_from_slice(&swap_ports(slot.new_ports.load(Relaxed)).to_ne_bytes());
-    apply_check(frame, quote.icmp + 2, icmp_diff);
 
-    let word = |at: usize| u32::from_ne_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]);
-    let sender = word(quote.l3 + 12);
+    let sender = F::read(frame, quote.l3 + F::ADDRESSES).unwrap_or_default();
     let sender_now = if new_saddr == quote.tuple.saddr { sender } else { new_saddr };
-    apply_check(frame, quote.l3 + 10, checksum::diff(&[sender, quote.tuple.daddr], &[sender_now, new_daddr]));
-    frame[quote.l3 + 12..quote.l3 + 16].copy_from_slice(&sender_now.to_ne_bytes());
-    frame[quote.l3 + 16..quote.l3 + 20].copy_from_slice(&new_daddr.to_ne_bytes());
+    let outer_diff = F::diff([sender, quote.tuple.daddr], [sender_now, new_daddr]);
+    if F::IS_V6 {
+        // Its checksum covers the pseudo header (RFC 4443 §2.3).
+        icmp_diff = add(icmp_diff, outer_diff);
+    }
+    apply_header_check::<F>(frame, quote.l3, outer_diff);
+    write_addresses::<F>(frame, quote.l3, sender_now, new_daddr);
+    apply_check(frame, quote.icmp + 2, icmp_diff);
 }
 
-/// Decrements the TTL, which must be at least 1, and updates the header's checksum.
+/// The change by both.
+fn add(a: u16, b: u16) -> u16 {
+    checksum::fold(u64::from(a) + u64::from(b))
+}
+
+/// Into the IP header at `l3`.
+#[inline(always)]
+fn write_addresses<F: Family>(frame: &mut [u8], l3: usize, saddr: F::Address, daddr: F::Address) {
+    F::write(frame, l3 + F::ADDRESSES, saddr);
+    F::write(frame, l3 + F::ADDRESSES + F::ADDRESS_BYTES, daddr);
+}
+
+/// Of the IP header at `l3`; that of IPv6 has no checksum.
+#[inline(always)]
+fn apply_header_check<F: Family>(frame: &mut [u8], l3: usize, diff: u16) {
+    if !F::IS_V6 {
+        apply_check(frame, l3 + 10, diff);
+    }
+}
+
+/// Decrements TTL or hop limit, which must be at least 1, and updates the header's checksum.
 #[inline]
-pub fn decrement_ttl(frame: &mut [u8], l3: usize) {
+pub fn decrement_ttl<F: Family>(frame: &mut [u8], l3: usize) {
+    if F::IS_V6 {
+        frame[l3 + 7] -= 1;
+        return;
+    }
     // TTL and protocol share a 16-bit word of the header: the word's change is the checksum's.
     let old = read_check(frame, l3 + 8);
     frame[l3 + 8] -= 1;
@@ -90,12 +119,12 @@ pub fn decrement_ttl(frame: &mut [u8], l3: usize) {
 /// Completes an L4 checksum that a software device left unfinished (`CHECKSUM_PARTIAL`): the field then holds the plain
 /// sum of the pseudo header, in SCTP 0. A packet whose finished checksum happens to be that number comes out the same.
 #[inline]
-pub fn complete_checksum(frame: &mut [u8], flow: &Ipv4Flow) {
+pub fn complete_checksum<F: Family>(frame: &mut [u8], flow: &IpFlow<F>) {
     if flow.protocol == SCTP {
         return complete_crc32c(frame, flow);
     }
     let at = flow.check_offset();
-    let pseudo = checksum::pseudo_header(flow.tuple.saddr, flow.tuple.daddr, flow.protocol, (flow.end - flow.l4) as u16);
+    let pseudo = F::pseudo_header(flow.tuple.saddr, flow.tuple.daddr, flow.protocol, (flow.end - flow.l4) as u32);
     if read_check(frame, at) != pseudo {
         return;
     }
@@ -108,7 +137,7 @@ pub fn complete_checksum(frame: &mut [u8], flow: &Ipv4Flow) {
 }
 
 #[cold]
-fn complete_crc32c(frame: &mut [u8], flow: &Ipv4Flow) {
+fn complete_crc32c<F: Family>(frame: &mut [u8], flow: &IpFlow<F>) {
     let at = flow.check_offset();
     if frame[at..at + 4] == [0; 4] {
         let check = crc32c::crc32c(&frame[flow.l4..flow.end]);

@@ -6,19 +6,20 @@
 //! its socket, and come from the address that it was sent to: whoever sends to a VIP knows of no other.
 
 use crate::checksum;
+use crate::family::Family;
 use crate::flow::TICKS_PER_SECOND;
-use crate::wire::{ICMP, Ipv4Flow, Ping, TCP};
+use crate::wire::{IpFlow, Ping, TCP};
 
-const IP_BYTES: usize = 20;
 const TCP_BYTES: usize = 20;
 const ICMP_BYTES: usize = 8;
-/// RFC 1812 §4.3.2.3: as much of the packet as fits into 576 bytes.
+/// RFC 1812 §4.3.2.3, RFC 4443 §2.4 (c): as much of the packet as fits into 576 bytes, or into the least MTU of IPv6.
 const ICMP_PACKET_BYTES_MAX: usize = 576;
+const ICMPV6_PACKET_BYTES_MAX: usize = 1280;
 /// RFC 792: the IP header and 8 bytes are the least that a sender needs to find its socket.
 const QUOTED_L4_BYTES_MIN: usize = 8;
-/// What Linux takes for packets of its own (net.ipv4.ip_default_ttl).
+/// What Linux takes for packets of its own (net.ipv4.ip_default_ttl, net.ipv6.conf.*.hop_limit).
 const TTL: u8 = 64;
-/// RFC 1812 §4.3.2.5: errors have the precedence of network control, as Linux sets it.
+/// RFC 1812 §4.3.2.5: errors have the precedence of network control, as Linux sets it. Not in IPv6.
 const TOS_CONTROL: u8 = 0xc0;
 const DONT_FRAGMENT: u16 = 0x4000;
 
@@ -27,12 +28,12 @@ const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
-/// What an ICMP error says (RFC 792).
+/// What an ICMP error says (RFC 792, RFC 4443).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IcmpError {
     PortUnreachable,
-    /// With the MTU of the next hop, in bytes (RFC 1191 §4).
-    FragmentationNeeded {
+    /// "Fragmentation needed" or "packet too big", with the MTU of the next hop, in bytes (RFC 1191 §4).
+    TooBig {
         mtu: u32,
     },
     TimeExceeded,
@@ -40,14 +41,17 @@ pub enum IcmpError {
 
 impl IcmpError {
     /// Type, code, an empty checksum, and the rest of the header.
-    fn header(self) -> [u8; ICMP_BYTES] {
-        let (kind, code, mtu) = match self {
-            IcmpError::PortUnreachable => (3, 3, 0),
-            IcmpError::FragmentationNeeded { mtu } => (3, 4, u16::try_from(mtu).unwrap_or(u16::MAX)),
-            IcmpError::TimeExceeded => (11, 0, 0),
+    fn header(self, is_v6: bool) -> [u8; ICMP_BYTES] {
+        let (kind, code, rest) = match (self, is_v6) {
+            (IcmpError::PortUnreachable, false) => (3, 3, 0),
+            (IcmpError::TooBig { mtu }, false) => (3, 4, mtu.min(u16::MAX.into())),
+            (IcmpError::TimeExceeded, false) => (11, 0, 0),
+            (IcmpError::PortUnreachable, true) => (1, 4, 0),
+            (IcmpError::TooBig { mtu }, true) => (2, 0, mtu),
+            (IcmpError::TimeExceeded, true) => (3, 0, 0),
         };
-        let [high, low] = mtu.to_be_bytes();
-        [kind, code, 0, 0, 0, 0, high, low]
+        let [a, b, c, d] = rest.to_be_bytes();
+        [kind, code, 0, 0, a, b, c, d]
     }
 }
 
@@ -55,7 +59,7 @@ impl IcmpError {
 /// byte behind it; `None`: it is a reset itself, or its header is cut.
 ///
 /// RFC 9293 §3.10.7.1: "CLOSED state".
-pub fn reset(frame: &mut [u8], flow: &Ipv4Flow) -> Option<usize> {
+pub fn reset<F: Family>(frame: &mut [u8], flow: &IpFlow<F>) -> Option<usize> {
     if flow.tcp_flags & RST != 0 {
         return None;
     }
@@ -78,62 +82,76 @@ pub fn reset(frame: &mut [u8], flow: &Ipv4Flow) -> Option<usize> {
     segment[8..12].copy_from_slice(&ack.to_be_bytes());
     segment[12] = (TCP_BYTES as u8 / 4) << 4;
     segment[13] = flags;
-    let check = checksum::l4(flow.tuple.daddr, flow.tuple.saddr, TCP, segment);
+    let check = checksum::l4::<F>(flow.tuple.daddr, flow.tuple.saddr, TCP, segment);
     segment[16..18].copy_from_slice(&check.to_ne_bytes());
     Some(l4 + TCP_BYTES)
 }
 
 /// Turns the packet at the beginning of `frame` into the ICMP error about it, Ethernet header excepted. Returns the offset of the byte
 /// behind it, `None` if there is no room: `frame` should be longer than the packet, as the error is longer than what it quotes.
-pub fn icmp_error(frame: &mut [u8], flow: &Ipv4Flow, error: IcmpError) -> Option<usize> {
-    let quote_at = flow.l3 + IP_BYTES + ICMP_BYTES;
+pub fn icmp_error<F: Family>(frame: &mut [u8], flow: &IpFlow<F>, error: IcmpError) -> Option<usize> {
+    let headers_bytes = F::HEADER_BYTES + ICMP_BYTES;
+    let quote_at = flow.l3 + headers_bytes;
     let room = frame.len().checked_sub(quote_at)?;
-    let quoted = flow.bytes().min(ICMP_PACKET_BYTES_MAX - IP_BYTES - ICMP_BYTES).min(room);
+    let bytes_max = if F::IS_V6 { ICMPV6_PACKET_BYTES_MAX } else { ICMP_PACKET_BYTES_MAX };
+    let quoted = flow.bytes().min(bytes_max - headers_bytes).min(room);
     if quoted < flow.l4 - flow.l3 + QUOTED_L4_BYTES_MIN {
         return None;
     }
     frame.copy_within(flow.l3..flow.l3 + quoted, quote_at);
-    let l4 = write_ip(frame, flow, ICMP, ICMP_BYTES + quoted, TOS_CONTROL, 0)?;
+    let l4 = write_ip(frame, flow, F::ICMP, ICMP_BYTES + quoted, TOS_CONTROL, 0)?;
     let message = frame.get_mut(l4..l4 + ICMP_BYTES + quoted)?;
-    message[..ICMP_BYTES].copy_from_slice(&error.header());
-    let check = !checksum::sum(message);
+    message[..ICMP_BYTES].copy_from_slice(&error.header(F::IS_V6));
+    let check = if F::IS_V6 { checksum::l4::<F>(flow.tuple.daddr, flow.tuple.saddr, F::ICMP, message) } else { !checksum::sum(message) };
     message[2..4].copy_from_slice(&check.to_ne_bytes());
     Some(l4 + message.len())
 }
 
-/// Turns the echo request at the beginning of `frame` into its reply (RFC 792), Ethernet header excepted. Returns the offset of the byte
-/// behind it, `None` if the offsets are not those of the frame.
-pub fn pong(frame: &mut [u8], ping: &Ping) -> Option<usize> {
+/// Turns the echo request at the beginning of `frame` into its reply (RFC 792, RFC 4443 §4.2), Ethernet header excepted. Returns the offset
+/// of the byte behind it, `None` if the offsets are not those of the frame.
+pub fn pong<F: Family>(frame: &mut [u8], ping: &Ping<F>) -> Option<usize> {
     let message = frame.get_mut(ping.l3..ping.end)?;
-    let (header, icmp) = message.split_at_mut_checked(IP_BYTES)?;
-    let (from, to) = (ping.tuple.saddr.to_ne_bytes(), ping.tuple.daddr.to_ne_bytes());
-    header[8] = TTL;
-    header[10..12].fill(0);
-    header[12..16].copy_from_slice(&to);
-    header[16..20].copy_from_slice(&from);
-    let check = !checksum::sum(header);
-    header[10..12].copy_from_slice(&check.to_ne_bytes());
-    // Type 8 becomes 0, and nothing else is another: what was spoiled on the way stays so.
+    let (header, icmp) = message.split_at_mut_checked(F::HEADER_BYTES)?;
+    F::write(header, F::ADDRESSES, ping.tuple.daddr);
+    F::write(header, F::ADDRESSES + F::ADDRESS_BYTES, ping.tuple.saddr);
+    if F::IS_V6 {
+        header[7] = TTL;
+    } else {
+        header[8] = TTL;
+        header[10..12].fill(0);
+        let check = !checksum::sum(header);
+        header[10..12].copy_from_slice(&check.to_ne_bytes());
+    }
+    // The type changes, and nothing else becomes another: what was spoiled on the way stays so.
+    let reply = if F::IS_V6 { 129 } else { 0 };
     let [kind, _, high, low, ..] = icmp else { return None };
-    let diff = checksum::diff(&[u32::from(u16::from_ne_bytes([*kind, 0]))], &[0]);
-    *kind = 0;
+    let word = |kind| u32::from(u16::from_ne_bytes([kind, 0]));
+    let diff = checksum::diff(&[word(*kind)], &[word(reply)]);
+    *kind = reply;
     [*high, *low] = checksum::apply(u16::from_ne_bytes([*high, *low]), diff).to_ne_bytes();
     Some(ping.end)
 }
 
-/// An IP header without options from the packet's destination to its source; returns where its payload begins.
-fn write_ip(frame: &mut [u8], flow: &Ipv4Flow, protocol: u8, payload_bytes: usize, tos: u8, fragment: u16) -> Option<usize> {
-    let header = frame.get_mut(flow.l3..flow.l3 + IP_BYTES)?;
+/// An IP header without options from the packet's destination to its source; returns where its payload begins. `tos` and `fragment` are
+/// of IPv4 only.
+fn write_ip<F: Family>(frame: &mut [u8], flow: &IpFlow<F>, protocol: u8, payload_bytes: usize, tos: u8, fragment: u16) -> Option<usize> {
+    let header = frame.get_mut(flow.l3..flow.l3 + F::HEADER_BYTES)?;
     header.fill(0);
-    (header[0], header[1]) = (0x45, tos);
-    header[2..4].copy_from_slice(&((IP_BYTES + payload_bytes) as u16).to_be_bytes());
-    header[6..8].copy_from_slice(&fragment.to_be_bytes());
-    (header[8], header[9]) = (TTL, protocol);
-    header[12..16].copy_from_slice(&flow.tuple.daddr.to_ne_bytes());
-    header[16..20].copy_from_slice(&flow.tuple.saddr.to_ne_bytes());
-    let check = !checksum::sum(header);
-    header[10..12].copy_from_slice(&check.to_ne_bytes());
-    Some(flow.l3 + IP_BYTES)
+    F::write(header, F::ADDRESSES, flow.tuple.daddr);
+    F::write(header, F::ADDRESSES + F::ADDRESS_BYTES, flow.tuple.saddr);
+    if F::IS_V6 {
+        header[0] = 0x60;
+        header[4..6].copy_from_slice(&(payload_bytes as u16).to_be_bytes());
+        (header[6], header[7]) = (protocol, TTL);
+    } else {
+        (header[0], header[1]) = (0x45, tos);
+        header[2..4].copy_from_slice(&((F::HEADER_BYTES + payload_bytes) as u16).to_be_bytes());
+        header[6..8].copy_from_slice(&fragment.to_be_bytes());
+        (header[8], header[9]) = (TTL, protocol);
+        let check = !checksum::sum(header);
+        header[10..12].copy_from_slice(&check.to_ne_bytes());
+    }
+    Some(flow.l3 + F::HEADER_BYTES)
 }
 
 /// How often something is allowed.
@@ -159,19 +177,19 @@ pub const ICMP_ERRORS: Limits =
 pub const SAME_SIZE: Limits =
     Limits { per_source: Rate { per_second: 1_000, burst: 2_000 }, per_worker: Rate { per_second: 50_000, burst: 50_000 } };
 
-/// Sources that a worker tells apart. A power of two; 12 bytes each.
+/// Sources that a worker tells apart. A power of two; 24 bytes each.
 const SOURCES: usize = 1024;
 
 /// A token bucket; its credit is counted in answers times [`TICKS_PER_SECOND`].
 #[derive(Clone, Copy, Debug, Default)]
 struct Bucket {
-    source: u32,
+    source: u64,
     credit: u32,
     since: u32,
 }
 
 impl Bucket {
-    fn full(source: u32, rate: Rate, now: u32) -> Bucket {
+    fn full(source: u64, rate: Rate, now: u32) -> Bucket {
         Bucket { source, credit: rate.burst * TICKS_PER_SECOND, since: now }
     }
 
@@ -203,17 +221,21 @@ impl Limiter {
         Limiter { limits, sources: vec![None; SOURCES].into_boxed_slice(), all: None }
     }
 
-    /// Whether `source` may get an answer at this tick. Two sources that meet in one bucket share it while both are active.
+    /// Whether `source` ([`Family::sender`]) may get an answer at this tick. Two sources that meet in one bucket share it while both are active.
     #[inline]
-    pub fn admit(&mut self, source: u32, now: u32) -> bool {
+    pub fn admit(&mut self, source: u64, now: u32) -> bool {
         let Limits { per_source, per_worker } = self.limits;
-        let place = &mut self.sources[(source.wrapping_mul(0x9e37_79b1) >> 22) as usize % SOURCES];
+        let place = &mut self.sources[place_of(source)];
         let bucket = match place {
             Some(bucket) if bucket.source == source || !bucket.is_idle(per_source, now) => bucket,
             _ => place.insert(Bucket::full(source, per_source, now)),
         };
         bucket.take(per_source, now) && self.all.get_or_insert(Bucket::full(0, per_worker, now)).take(per_worker, now)
     }
+}
+
+fn place_of(source: u64) -> usize {
+    (source.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize % SOURCES
 }
 
 #[cfg(test)]
@@ -233,7 +255,7 @@ mod tests {
     #[test]
     fn all_sources_together_have_a_limit() {
         let mut limiter = Limiter::new(ICMP_ERRORS);
-        let admitted = (0..100_000u32).filter(|source| limiter.admit(*source, u32::MAX)).count();
+        let admitted = (0..100_000).filter(|source| limiter.admit(*source, u32::MAX)).count();
         assert!(admitted <= 1000, "{admitted}");
         // Over the wrap of the tick.
         assert!(limiter.admit(200_000, u32::MAX.wrapping_add(TICKS_PER_SECOND)));
@@ -242,8 +264,7 @@ mod tests {
     #[test]
     fn a_bucket_that_is_full_again_goes_to_another_source() {
         let mut limiter = Limiter::new(ICMP_ERRORS);
-        let place = |source: u32| source.wrapping_mul(0x9e37_79b1) >> 22;
-        let other = (8..).find(|source| place(*source) == place(7)).expect("two sources of one place");
+        let other = (8..).find(|source| place_of(*source) == place_of(7)).expect("two sources of one place");
         while limiter.admit(7, 0) {}
         assert!(!limiter.admit(other, 0));
         assert!(limiter.admit(other, 2 * TICKS_PER_SECOND));

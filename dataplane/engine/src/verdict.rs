@@ -8,7 +8,7 @@ pub enum Verdict {
     /// Transmit on the hostlink; the Ethernet header holds the order.
     Host,
     /// The next hop is not resolved: keep the frame untouched, ask for the neighbor, hand it to the engine again later.
-    Hold { ifindex: u32, address: std::net::Ipv4Addr },
+    Hold { ifindex: u32, address: std::net::IpAddr },
     /// Another worker is creating the same flow at this moment: hand the untouched frame to the engine again in the next round.
     Again,
     /// A fragment that came before the first one of its datagram: hand the untouched frame to the engine again in the next round.
@@ -63,7 +63,7 @@ drop_reasons! {
     NoSnatAddress "no_snat_address" "The backend is on another node and there is no SNAT address to use.",
     NoRoute "no_route" "The FIB has no route to the next hop, or one that prohibits it.",
     NeighborUnresolved "neighbor_unresolved" "The next hop did not answer, or too many packets wait for it already.",
-    TtlExpired "ttl_expired" "The TTL ended here, and the sender was told so often enough.",
+    TtlExpired "ttl_expired" "The TTL or hop limit ended here, and the sender was told so often enough.",
     TooBig "too_big" "The packet is larger than the MTU of its next hop, and neither divided nor answered: an ICMP error, sent to many, or too few frames are free for its fragments.",
     ArpConflict "arp_conflict" "A station on the wire claims an announced address.",
     TxRingFull "tx_ring_full" "The transmit ring has no room.",

@@ -1,6 +1,6 @@
 //! Frames that wait: for a neighbor, another worker, or the first fragment of their datagram.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use arrayvec::ArrayVec;
 use ringway_engine::engine::BATCH_MAX;
@@ -120,13 +120,13 @@ impl HoldList {
 }
 
 /// Stands for "no neighbor" of frames that wait for another worker.
-pub(crate) const NO_NEIGHBOR: NeighborRequest = NeighborRequest { ifindex: 0, address: Ipv4Addr::UNSPECIFIED };
+pub(crate) const NO_NEIGHBOR: NeighborRequest = NeighborRequest { ifindex: 0, address: IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
 
 /// Stands for "no neighbor" of fragments that wait for the first of their datagram.
-pub(crate) const FIRST_FRAGMENT: NeighborRequest = NeighborRequest { ifindex: 0, address: Ipv4Addr::BROADCAST };
+pub(crate) const FIRST_FRAGMENT: NeighborRequest = NeighborRequest { ifindex: 0, address: IpAddr::V4(Ipv4Addr::BROADCAST) };
 
 /// A request for the neighbor of a `Hold` verdict.
-pub(crate) fn neighbor(ifindex: u32, address: Ipv4Addr) -> NeighborRequest {
+pub(crate) fn neighbor(ifindex: u32, address: IpAddr) -> NeighborRequest {
     NeighborRequest { ifindex, address }
 }
 
@@ -139,7 +139,7 @@ mod tests {
 
     fn held(pool: &mut Pool, last_octet: u8, since_ns: u64) -> Held {
         let frame = pool.take().expect("enough frames");
-        Held { frame, port: Port::Uplink(0), neighbor: neighbor(3, Ipv4Addr::new(10, 0, 0, last_octet)), since_ns }
+        Held { frame, port: Port::Uplink(0), neighbor: neighbor(3, Ipv4Addr::new(10, 0, 0, last_octet).into()), since_ns }
     }
 
     #[test]
@@ -207,14 +207,14 @@ mod tests {
     #[test]
     fn the_same_neighbor_is_asked_for_once_in_a_while() {
         let mut list = HoldList::default();
-        let one = neighbor(3, Ipv4Addr::new(10, 0, 0, 1));
+        let one = neighbor(3, Ipv4Addr::new(10, 0, 0, 1).into());
         assert!(list.asks(one, 0));
         assert!(!list.asks(one, ASK_AGAIN_NS - 1));
         assert!(list.asks(one, ASK_AGAIN_NS));
         list.unask(one);
         assert!(list.asks(one, ASK_AGAIN_NS + 1), "the queue was full: ask again");
         for i in 0..=255 {
-            list.asks(neighbor(4, Ipv4Addr::new(10, 0, 1, i)), SECOND);
+            list.asks(neighbor(4, Ipv4Addr::new(10, 0, 1, i).into()), SECOND);
         }
         assert_eq!(list.asked.len(), ASKED_MAX);
     }

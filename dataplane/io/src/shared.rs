@@ -1,7 +1,7 @@
 //! What the control half and the workers share.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -19,7 +19,7 @@ use crate::stats::{PublishedSocket, PublishedStats, WorkerState};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NeighborRequest {
     pub ifindex: u32,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
 }
 
 /// Bytes of the largest frame that the control half can have transmitted: it sends ARP and probes.

@@ -111,7 +111,7 @@ impl Bench {
 }
 
 fn hold(last_octet: u8) -> Verdict {
-    Verdict::Hold { ifindex: 3, address: Ipv4Addr::new(10, 0, 0, last_octet) }
+    Verdict::Hold { ifindex: 3, address: Ipv4Addr::new(10, 0, 0, last_octet).into() }
 }
 
 fn any_verdict() -> impl Strategy<Value = Verdict> {

@@ -124,7 +124,7 @@ fn an_empty_pool_is_counted_and_recovers() {
     let hold = EachPacket::new(move |snapshot: &Snapshot, _: &mut Packet<'_>| {
         next += 1;
         match snapshot.generation {
-            1 => Verdict::Hold { ifindex: 9, address: Ipv4Addr::from(0x0a00_0000 + next) },
+            1 => Verdict::Hold { ifindex: 9, address: Ipv4Addr::from(0x0a00_0000 + next).into() },
             _ => Verdict::Drop(DropReason::NoRoute),
         }
     });
@@ -159,7 +159,7 @@ fn a_held_packet_leaves_with_the_snapshot_that_knows_its_neighbor() {
         &network,
         config,
         EachPacket::new(|snapshot: &Snapshot, packet: &mut Packet<'_>| match (packet.origin, snapshot.generation) {
-            (Origin::Uplink(_), 1) => Verdict::Hold { ifindex: 5, address: SERVER },
+            (Origin::Uplink(_), 1) => Verdict::Hold { ifindex: 5, address: SERVER.into() },
             (Origin::Uplink(_), _) => Verdict::Host,
             (Origin::Host, _) => Verdict::Uplink { uplink: 0 },
         }),
@@ -171,7 +171,9 @@ fn a_held_packet_leaves_with_the_snapshot_that_knows_its_neighbor() {
     for i in 0..6u8 {
         client.send_to(&[i], (SERVER, 7)).expect("send");
     }
-    eventually("the neighbor is asked for", || dataplane.next_neighbor_request() == Some(NeighborRequest { ifindex: 5, address: SERVER }));
+    eventually("the neighbor is asked for", || {
+        dataplane.next_neighbor_request() == Some(NeighborRequest { ifindex: 5, address: SERVER.into() })
+    });
     eventually("four wait, two are dropped", || {
         let stats = dataplane.stats()[0];
         stats.frames.held == 4 && stats.verdicts.drops[DropReason::NeighborUnresolved as usize] == 2
@@ -192,7 +194,7 @@ fn a_held_packet_leaves_with_the_snapshot_that_knows_its_neighbor() {
 fn a_held_packet_expires() {
     let network = Network::new();
     let (_programs, config) = network.worker();
-    let hold = EachPacket::new(|_: &Snapshot, _: &mut Packet<'_>| Verdict::Hold { ifindex: 5, address: SERVER });
+    let hold = EachPacket::new(|_: &Snapshot, _: &mut Packet<'_>| Verdict::Hold { ifindex: 5, address: SERVER.into() });
     let dataplane = start(&network, config, hold).expect("start");
     ip(&format!("-n {} neighbor add {SERVER} lladdr 02:00:00:00:00:99 dev ca", network.namespace("client")));
     network.udp("client", CLIENT, 0).send_to(b"hold me", (SERVER, 7)).expect("send");

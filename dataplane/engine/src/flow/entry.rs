@@ -1,10 +1,11 @@
-//! The flow entry: one direction of a flow, 64 bytes, shared with the BPF programs.
+//! The flow entry: one direction of a flow, 64 bytes for IPv4 and 128 for IPv6, shared with the BPF programs.
 //!
-//! The layout is that of `struct flow4` in `xdp-redirect/src/bpf/flow.h`; a test compares both sides.
+//! The layout is that of `struct flow4` and `struct flow6` in `xdp-redirect/src/bpf/flow.h`; a test compares both sides.
 
-use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU16, AtomicU32};
+
+use crate::family::{Family, V4, V6};
 
 /// Where a packet is looked at. Part of the flow key, for one tuple passes several hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,11 +78,11 @@ pub const TICKS_PER_SECOND: u32 = 60;
 
 /// What an entry matches. Addresses and ports in network byte order, as they stand in the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowKey {
-    /// Source address as read from the packet (`u32::from_ne_bytes` of its four bytes).
-    pub saddr: u32,
+pub struct FlowKey<F: Family = V4> {
+    /// Source address as read from the packet ([`Family::read`]).
+    pub saddr: F::Address,
     /// Destination address, likewise.
-    pub daddr: u32,
+    pub daddr: F::Address,
     /// The first four bytes of the L4 header (`from_ne_bytes`): source and destination port.
     pub ports: u32,
     /// `zone << 11 | hook << 8 | protocol`, see [`FlowKey::meta_of`]. Never 0 in a key.
@@ -90,16 +91,16 @@ pub struct FlowKey {
 
 /// Addresses and ports as the entry writes them, in network byte order like [`FlowKey`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tuple {
-    pub saddr: u32,
-    pub daddr: u32,
+pub struct Tuple<F: Family = V4> {
+    pub saddr: F::Address,
+    pub daddr: F::Address,
     pub ports: u32,
 }
 
 /// What an entry does to a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rewrite {
-    pub tuple: Tuple,
+pub struct Rewrite<F: Family = V4> {
+    pub tuple: Tuple<F>,
     pub op: FlowOp,
     /// Device of `op`, 0 where it needs none.
     pub ifindex: u32,
@@ -112,14 +113,14 @@ pub struct Rewrite {
 /// Rule: key and rewrite never change while `meta != 0`. `meta` is stored last, with release, and cleared first.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
-pub struct FlowSlot {
-    pub saddr: AtomicU32,
-    pub daddr: AtomicU32,
+pub struct FlowSlot<F: Family = V4> {
+    pub saddr: F::AtomicAddress,
+    pub daddr: F::AtomicAddress,
     pub ports: AtomicU32,
     /// 0 = empty.
     pub meta: AtomicU32,
-    pub new_saddr: AtomicU32,
-    pub new_daddr: AtomicU32,
+    pub new_saddr: F::AtomicAddress,
+    pub new_daddr: F::AtomicAddress,
     pub new_ports: AtomicU32,
     /// [`FlowOp`] in the low byte, `FLOW_*` bits.
     pub flags: AtomicU32,
@@ -143,24 +144,24 @@ pub struct FlowSlot {
     pub peer: AtomicU32,
 }
 
-const _: () = assert!(std::mem::size_of::<FlowSlot>() == 64);
+const _: () = assert!(std::mem::size_of::<FlowSlot<V4>>() == 64 && std::mem::size_of::<FlowSlot<V6>>() == 128);
 
 /// Entries in a bucket.
 pub const BUCKET_ENTRIES: usize = 4;
 
-impl FlowKey {
+impl<F: Family> FlowKey<F> {
     /// Packs the part of the key that is not in the packet.
     pub fn meta_of(zone: u32, hook: Hook, protocol: u8) -> u32 {
         zone << 11 | (hook as u32) << 8 | u32::from(protocol)
     }
 
     /// Builds a key from host-order values.
-    pub fn new(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), zone: u32, hook: Hook, protocol: u8) -> FlowKey {
-        let tuple = Tuple::new(src, dst);
-        FlowKey { saddr: tuple.saddr, daddr: tuple.daddr, ports: tuple.ports, meta: FlowKey::meta_of(zone, hook, protocol) }
+    pub fn new(src: (F::Ip, u16), dst: (F::Ip, u16), zone: u32, hook: Hook, protocol: u8) -> FlowKey<F> {
+        let tuple = Tuple::<F>::new(src, dst);
+        FlowKey { saddr: tuple.saddr, daddr: tuple.daddr, ports: tuple.ports, meta: FlowKey::<F>::meta_of(zone, hook, protocol) }
     }
 
-    pub fn tuple(&self) -> Tuple {
+    pub fn tuple(&self) -> Tuple<F> {
         Tuple { saddr: self.saddr, daddr: self.daddr, ports: self.ports }
     }
 
@@ -178,39 +179,35 @@ impl FlowKey {
     }
 }
 
-impl Tuple {
-    pub fn new(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16)) -> Tuple {
+impl<F: Family> Tuple<F> {
+    pub fn new(src: (F::Ip, u16), dst: (F::Ip, u16)) -> Tuple<F> {
         let (s, d) = (src.1.to_be_bytes(), dst.1.to_be_bytes());
-        Tuple {
-            saddr: u32::from_ne_bytes(src.0.octets()),
-            daddr: u32::from_ne_bytes(dst.0.octets()),
-            ports: u32::from_ne_bytes([s[0], s[1], d[0], d[1]]),
-        }
+        Tuple { saddr: F::from_ip(src.0), daddr: F::from_ip(dst.0), ports: u32::from_ne_bytes([s[0], s[1], d[0], d[1]]) }
     }
 
-    pub fn src(&self) -> (Ipv4Addr, u16) {
+    pub fn src(&self) -> (F::Ip, u16) {
         let p = self.ports.to_ne_bytes();
-        (Ipv4Addr::from(self.saddr.to_ne_bytes()), u16::from_be_bytes([p[0], p[1]]))
+        (F::to_ip(self.saddr), u16::from_be_bytes([p[0], p[1]]))
     }
 
-    pub fn dst(&self) -> (Ipv4Addr, u16) {
+    pub fn dst(&self) -> (F::Ip, u16) {
         let p = self.ports.to_ne_bytes();
-        (Ipv4Addr::from(self.daddr.to_ne_bytes()), u16::from_be_bytes([p[2], p[3]]))
+        (F::to_ip(self.daddr), u16::from_be_bytes([p[2], p[3]]))
     }
 
     /// The tuple of the packets that answer this one.
-    pub fn reversed(&self) -> Tuple {
+    pub fn reversed(&self) -> Tuple<F> {
         let (s, d) = (self.src(), self.dst());
         Tuple::new(d, s)
     }
 
     /// This tuple as a key at a hook.
-    pub fn at(&self, zone: u32, hook: Hook, protocol: u8) -> FlowKey {
-        FlowKey { saddr: self.saddr, daddr: self.daddr, ports: self.ports, meta: FlowKey::meta_of(zone, hook, protocol) }
+    pub fn at(&self, zone: u32, hook: Hook, protocol: u8) -> FlowKey<F> {
+        FlowKey { saddr: self.saddr, daddr: self.daddr, ports: self.ports, meta: FlowKey::<F>::meta_of(zone, hook, protocol) }
     }
 }
 
-impl FlowSlot {
+impl<F: Family> FlowSlot<F> {
     /// Destination MAC of the op.
     #[inline]
     pub fn dmac(&self) -> [u8; 6] {

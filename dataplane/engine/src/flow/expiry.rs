@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::entry::*;
 use super::table::{FlowTable, SlotIndex};
+use crate::family::Family;
 
 /// Without connections. SCTP has the same states as TCP, as far as they matter here (see `wire::ipv4`).
 const UDP: u8 = 17;
@@ -102,7 +103,7 @@ impl FlowState {
     }
 }
 
-impl FlowTable {
+impl<F: Family> FlowTable<F> {
     /// Begins the flow of which `index` is either direction anew: the same key and rewrite for the client's next connection.
     pub fn reopen(&self, index: SlotIndex, now: u32) {
         let entry = self.slot(index);

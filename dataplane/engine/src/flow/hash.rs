@@ -1,13 +1,12 @@
 //! The hash of the flow table, the same as `flow_hash` in `flow.h`.
 
 use super::entry::FlowKey;
+use crate::family::Family;
 
 /// Hashes a key with the table's random seed.
 #[inline(always)]
-pub fn flow_hash(seed: u64, key: &FlowKey) -> u64 {
-    let mut h = ((u64::from(key.saddr) << 32) | u64::from(key.daddr)) ^ seed;
-    h = h.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    h ^= h >> 32;
+pub fn flow_hash<F: Family>(seed: u64, key: &FlowKey<F>) -> u64 {
+    let mut h = F::mix(seed, key.saddr, key.daddr);
     h ^= (u64::from(key.ports) << 32) | u64::from(key.meta);
     h = h.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     h ^= h >> 29;

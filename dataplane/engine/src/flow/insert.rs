@@ -6,15 +6,16 @@ use super::entry::{BUCKET_ENTRIES, FLOW_FORWARD, FLOW_SNAT, FlowKey, Rewrite, TI
 use super::expiry::FlowState;
 use super::slot::elapsed;
 use super::table::{FlowTable, SlotIndex};
+use crate::family::{Family, V4};
 
 /// A flow younger than this is not shed: its answer may be on the way.
 const SHED_AGE_TICKS: u32 = TICKS_PER_SECOND;
 
 /// Both directions of a new flow.
 #[derive(Clone, Copy, Debug)]
-pub struct NewFlow {
-    pub forward: (FlowKey, Rewrite),
-    pub reverse: (FlowKey, Rewrite),
+pub struct NewFlow<F: Family = V4> {
+    pub forward: (FlowKey<F>, Rewrite<F>),
+    pub reverse: (FlowKey<F>, Rewrite<F>),
     /// The flow holds a NAT binding ([`FLOW_SNAT`]).
     pub snat: bool,
 }
@@ -34,7 +35,7 @@ pub enum InsertError {
     Contended,
 }
 
-impl FlowTable {
+impl<F: Family> FlowTable<F> {
     /// Inserts both directions (reverse first), from `worker` (its number). Returns the slot of the forward entry.
     ///
     /// `created` and `last` are `now`, `seen` is empty: [`FlowTable::touch`] the slot for the packet that made the flow.
@@ -42,7 +43,7 @@ impl FlowTable {
     /// # Panics
     ///
     /// If the table has fewer workers.
-    pub fn insert(&self, worker: usize, flow: &NewFlow, now: u32) -> Result<SlotIndex, InsertError> {
+    pub fn insert(&self, worker: usize, flow: &NewFlow<F>, now: u32) -> Result<SlotIndex, InsertError> {
         let now = self.latest_tick(now);
         let (forward, reverse) = (&flow.forward.0, &flow.reverse.0);
         let (forward_hash, reverse_hash) = (self.hash(forward), self.hash(reverse));
@@ -107,7 +108,7 @@ impl FlowTable {
         slots.find(|&slot| self.ownership.claim(slot, now)).or_else(|| self.claim_overflow(hash, now))
     }
 
-    fn publish_both(&self, flow: &NewFlow, (forward, reverse): (usize, usize), now: u32) {
+    fn publish_both(&self, flow: &NewFlow<F>, (forward, reverse): (usize, usize), now: u32) {
         let snat = if flow.snat { FLOW_SNAT } else { 0 };
         let (forward_slot, reverse_slot) = (&self.slots[forward], &self.slots[reverse]);
         forward_slot.fill(&flow.forward.0, &flow.forward.1, FLOW_FORWARD | snat, reverse as SlotIndex, now);

@@ -30,7 +30,7 @@ pub use hash::{OVERFLOW_BUCKETS, buckets_of, flow_hash, overflow_bucket_of};
 pub use insert::{InsertError, NewFlow};
 pub use record::FlowRecord;
 pub(crate) use slot::elapsed;
-pub use table::{FlowTable, SlotIndex};
+pub use table::{FlowTable, FlowTables, SlotIndex, slots_for};
 
 #[cfg(test)]
 mod tests;

@@ -9,11 +9,12 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use super::entry::{BUCKET_ENTRIES, FlowKey};
 use super::hash::{OVERFLOW_BUCKETS, overflow_bucket_of};
 use super::table::{FlowTable, SlotIndex};
+use crate::family::Family;
 
-impl FlowTable {
+impl<F: Family> FlowTable<F> {
     /// Goes on with a lookup that failed in both buckets, `first` being the first slot of the first.
     #[inline(always)]
-    pub(super) fn lookup_overflowed(&self, first: usize, key: &FlowKey, hash: u64) -> Option<SlotIndex> {
+    pub(super) fn lookup_overflowed(&self, first: usize, key: &FlowKey<F>, hash: u64) -> Option<SlotIndex> {
         if self.slots[first].overflowed.load(Acquire) == 0 {
             return None;
         }

@@ -6,13 +6,14 @@ use super::entry::{FLOW_SNAT, FlowKey, Rewrite, Tuple};
 use super::expiry::FlowState;
 use super::slot::elapsed;
 use super::table::{FlowTable, SlotIndex};
+use crate::family::{Family, V4};
 
 /// A copy of a whole flow for people.
 #[derive(Clone, Debug)]
-pub struct FlowRecord {
+pub struct FlowRecord<F: Family = V4> {
     pub slot: SlotIndex,
-    pub forward: (FlowKey, Rewrite),
-    pub reverse: (FlowKey, Rewrite),
+    pub forward: (FlowKey<F>, Rewrite<F>),
+    pub reverse: (FlowKey<F>, Rewrite<F>),
     pub snat: bool,
     pub state: FlowState,
     /// Ticks since creation and since the last packet of either direction.
@@ -20,15 +21,15 @@ pub struct FlowRecord {
     pub idle: u32,
 }
 
-impl FlowTable {
+impl<F: Family> FlowTable<F> {
     /// Copies of all flows that are live, in slot order. For the control thread.
-    pub fn records(&self, now: u32) -> Vec<FlowRecord> {
+    pub fn records(&self, now: u32) -> Vec<FlowRecord<F>> {
         (0..self.slots.len()).filter_map(|index| self.record(index, now)).collect()
     }
 
     /// Calls `visit` with protocol and tuple of each live flow that was given a source, as its backend sees it. For the control half: it
     /// reads the whole table, but allocates nothing.
-    pub fn visit_snat(&self, mut visit: impl FnMut(u8, Tuple)) {
+    pub fn visit_snat(&self, mut visit: impl FnMut(u8, Tuple<F>)) {
         for (index, slot) in self.slots.iter().enumerate() {
             if self.ownership.is_live(index)
                 && slot.is_forward()
@@ -41,12 +42,12 @@ impl FlowTable {
     }
 
     /// What clients address in all live flows, in slot order, once for each flow. For the control thread; cheaper than records.
-    pub fn forward_keys(&self) -> impl Iterator<Item = FlowKey> {
+    pub fn forward_keys(&self) -> impl Iterator<Item = FlowKey<F>> {
         let live = (0..self.slots.len()).filter(|&index| self.ownership.is_live(index)).map(|index| &self.slots[index]);
         live.filter(|slot| slot.is_forward()).map(|slot| slot.key()).filter(|key| key.meta != 0)
     }
 
-    fn record(&self, index: usize, now: u32) -> Option<FlowRecord> {
+    fn record(&self, index: usize, now: u32) -> Option<FlowRecord<F>> {
         if !self.ownership.is_live(index) || !self.slots[index].is_forward() {
             return None;
         }

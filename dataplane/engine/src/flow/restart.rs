@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::entry::BUCKET_ENTRIES;
 use super::table::FlowTable;
+use crate::family::Family;
 
-impl FlowTable {
+impl<F: Family> FlowTable<F> {
     /// Rebuilds ownership and count from the slots; returns how many flows were kept.
     ///
     /// The earlier process may have died between any two of its stores. Then a direction stands without the other one; it goes.

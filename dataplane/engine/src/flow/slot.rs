@@ -4,29 +4,30 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::entry::*;
 use crate::checksum;
+use crate::family::Family;
 
 const SEEN_TCP: u32 = SEEN_FIN | SEEN_SYN | SEEN_RST | SEEN_ACK;
 
-impl FlowSlot {
+impl<F: Family> FlowSlot<F> {
     /// The key; `meta` is 0 if the slot is empty.
-    pub fn key(&self) -> FlowKey {
+    pub fn key(&self) -> FlowKey<F> {
         // Meta first and with acquire: what is loaded after it belongs to it.
         let meta = self.meta.load(Acquire);
-        FlowKey { saddr: self.saddr.load(Relaxed), daddr: self.daddr.load(Relaxed), ports: self.ports.load(Relaxed), meta }
+        FlowKey { saddr: F::load(&self.saddr), daddr: F::load(&self.daddr), ports: self.ports.load(Relaxed), meta }
     }
 
     #[inline(always)]
-    pub(super) fn matches(&self, key: &FlowKey) -> bool {
+    pub(super) fn matches(&self, key: &FlowKey<F>) -> bool {
         self.meta.load(Acquire) == key.meta
             && self.ports.load(Relaxed) == key.ports
-            && self.saddr.load(Relaxed) == key.saddr
-            && self.daddr.load(Relaxed) == key.daddr
+            && F::load(&self.saddr) == key.saddr
+            && F::load(&self.daddr) == key.daddr
     }
 
     /// What the entry does. `None` if its op is unknown: written by a later version of Ringway.
-    pub fn rewrite(&self) -> Option<Rewrite> {
+    pub fn rewrite(&self) -> Option<Rewrite<F>> {
         let op = FlowOp::from_flags(self.flags.load(Relaxed))?;
-        let tuple = Tuple { saddr: self.new_saddr.load(Relaxed), daddr: self.new_daddr.load(Relaxed), ports: self.new_ports.load(Relaxed) };
+        let tuple = Tuple { saddr: F::load(&self.new_saddr), daddr: F::load(&self.new_daddr), ports: self.new_ports.load(Relaxed) };
         let mut dmac = [0; 6];
         for (bytes, word) in dmac.chunks_exact_mut(2).zip(&self.dmac) {
             bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
@@ -45,16 +46,16 @@ impl FlowSlot {
     }
 
     /// Writes all but `meta`, and `overflowed`, which is the bucket's. The caller has claimed the slot; no reader looks at it while `meta` is 0.
-    pub(super) fn fill(&self, key: &FlowKey, rewrite: &Rewrite, flow_flags: u32, peer: u32, now: u32) {
+    pub(super) fn fill(&self, key: &FlowKey<F>, rewrite: &Rewrite<F>, flow_flags: u32, peer: u32, now: u32) {
         let (old, new) = (key.tuple(), rewrite.tuple);
-        self.saddr.store(key.saddr, Relaxed);
-        self.daddr.store(key.daddr, Relaxed);
+        F::store(&self.saddr, key.saddr);
+        F::store(&self.daddr, key.daddr);
         self.ports.store(key.ports, Relaxed);
-        self.new_saddr.store(new.saddr, Relaxed);
-        self.new_daddr.store(new.daddr, Relaxed);
+        F::store(&self.new_saddr, new.saddr);
+        F::store(&self.new_daddr, new.daddr);
         self.new_ports.store(new.ports, Relaxed);
         self.flags.store(rewrite.op as u32 | flow_flags, Relaxed);
-        self.addr_diff.store(checksum::diff(&[old.saddr, old.daddr], &[new.saddr, new.daddr]), Relaxed);
+        self.addr_diff.store(F::diff([old.saddr, old.daddr], [new.saddr, new.daddr]), Relaxed);
         self.port_diff.store(checksum::diff(&[old.ports], &[new.ports]), Relaxed);
         self.ifindex.store(rewrite.ifindex, Relaxed);
         for (bytes, word) in rewrite.dmac.chunks_exact(2).zip(&self.dmac) {
@@ -67,7 +68,7 @@ impl FlowSlot {
     }
 
     /// Makes a filled slot visible to readers.
-    pub(super) fn publish(&self, key: &FlowKey) {
+    pub(super) fn publish(&self, key: &FlowKey<F>) {
         self.meta.store(key.meta, Release);
     }
 

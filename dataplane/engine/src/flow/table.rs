@@ -1,5 +1,6 @@
 //! The lock-free table of flows: what it is made of, and lookup.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize};
 
@@ -10,14 +11,15 @@ use super::entry::{BUCKET_ENTRIES, FlowKey, FlowOp, FlowSlot, Rewrite};
 use super::gates::Gates;
 use super::hash::{buckets_of, flow_hash};
 use super::ownership::Ownership;
+use crate::family::{Family, V4, V6};
 
 /// Number of a slot in the table. It stays good for the grace period of about a second: use it within the batch, do not keep it.
 pub type SlotIndex = u32;
 
-/// The flow table. One for all workers; `Sync`.
+/// The flow table of one family. One for all workers; `Sync`.
 #[derive(Debug)]
-pub struct FlowTable {
-    pub(super) slots: &'static [FlowSlot],
+pub struct FlowTable<F: Family = V4> {
+    pub(super) slots: &'static [FlowSlot<F>],
     pub(super) ownership: Ownership,
     pub(super) gates: Gates,
     pub(super) shares: Box<[CachePadded<WorkerShare>]>,
@@ -29,6 +31,31 @@ pub struct FlowTable {
     flows_max: usize,
 }
 
+/// The tables of both families.
+#[derive(Clone, Debug)]
+pub struct FlowTables {
+    pub v4: Arc<FlowTable<V4>>,
+    pub v6: Arc<FlowTable<V6>>,
+}
+
+impl FlowTables {
+    /// Tables in plain memory, for as many flows each: see [`FlowTable::in_memory`].
+    pub fn in_memory(flows_max: usize, workers: usize, seed: u64) -> FlowTables {
+        FlowTables {
+            v4: Arc::new(FlowTable::in_memory(flows_max, workers, seed)),
+            v6: Arc::new(FlowTable::in_memory(flows_max, workers, seed)),
+        }
+    }
+}
+
+/// Slots that a table of `flows_max` flows needs: two entries per flow at load ≤ 0.5, rounded up to a power of two.
+///
+/// Where flows come and go, 20 in a million new entries find both buckets full at a load of 0.35, 140 at 0.4, 2 500 at 0.5. They
+/// overflow into others.
+pub fn slots_for(flows_max: usize) -> usize {
+    (flows_max.max(2) * 4).next_power_of_two()
+}
+
 /// What one worker writes alone, or nearly.
 #[derive(Debug, Default)]
 pub(super) struct WorkerShare {
@@ -38,10 +65,10 @@ pub(super) struct WorkerShare {
     pub cursor: AtomicUsize,
 }
 
-impl FlowTable {
+impl<F: Family> FlowTable<F> {
     /// A table in plain memory for tests and benches: at least `2 * 2 * flows_max` slots. The memory lives as long as the process.
-    pub fn in_memory(flows_max: usize, workers: usize, seed: u64) -> FlowTable {
-        let slots: Box<[FlowSlot]> = (0..FlowTable::slots_for(flows_max)).map(|_| FlowSlot::default()).collect();
+    pub fn in_memory(flows_max: usize, workers: usize, seed: u64) -> FlowTable<F> {
+        let slots: Box<[FlowSlot<F>]> = (0..slots_for(flows_max)).map(|_| FlowSlot::default()).collect();
         FlowTable::empty_over(Box::leak(slots), flows_max, workers, seed)
     }
 
@@ -54,13 +81,13 @@ impl FlowTable {
     /// # Panics
     ///
     /// If the number of slots is not as said, or there is no worker.
-    pub fn over(slots: &'static [FlowSlot], flows_max: usize, workers: usize, seed: u64, now: u32) -> (FlowTable, usize) {
+    pub fn over(slots: &'static [FlowSlot<F>], flows_max: usize, workers: usize, seed: u64, now: u32) -> (FlowTable<F>, usize) {
         let table = FlowTable::empty_over(slots, flows_max, workers, seed);
         let kept = table.take_over(now);
         (table, kept)
     }
 
-    fn empty_over(slots: &'static [FlowSlot], flows_max: usize, workers: usize, seed: u64) -> FlowTable {
+    fn empty_over(slots: &'static [FlowSlot<F>], flows_max: usize, workers: usize, seed: u64) -> FlowTable<F> {
         let buckets = slots.len() / BUCKET_ENTRIES;
         assert!(slots.len().is_power_of_two() && (2..=1 << 30).contains(&buckets), "a flow table of {} slots", slots.len());
         assert!(workers > 0, "a flow table for no worker");
@@ -74,14 +101,6 @@ impl FlowTable {
             bucket_bits: buckets.trailing_zeros(),
             flows_max,
         }
-    }
-
-    /// Slots that a table of `flows_max` flows needs: two entries per flow at load ≤ 0.5, rounded up to a power of two.
-    ///
-    /// Where flows come and go, 20 in a million new entries find both buckets full at a load of 0.35, 140 at 0.4, 2 500 at 0.5. They
-    /// overflow into others.
-    pub fn slots_for(flows_max: usize) -> usize {
-        (flows_max.max(2) * 4).next_power_of_two()
     }
 
     pub fn seed(&self) -> u64 {
@@ -105,7 +124,7 @@ impl FlowTable {
     }
 
     #[inline]
-    pub fn hash(&self, key: &FlowKey) -> u64 {
+    pub fn hash(&self, key: &FlowKey<F>) -> u64 {
         flow_hash(self.seed, key)
     }
 
@@ -120,13 +139,13 @@ impl FlowTable {
     }
 
     #[inline]
-    pub fn lookup(&self, key: &FlowKey, hash: u64) -> Option<SlotIndex> {
+    pub fn lookup(&self, key: &FlowKey<F>, hash: u64) -> Option<SlotIndex> {
         let (a, b) = self.buckets(hash);
         self.lookup_in(a, key).or_else(|| self.lookup_in(b, key)).or_else(|| self.lookup_overflowed(a, key, hash))
     }
 
     #[inline(always)]
-    pub(super) fn lookup_in(&self, bucket: usize, key: &FlowKey) -> Option<SlotIndex> {
+    pub(super) fn lookup_in(&self, bucket: usize, key: &FlowKey<F>) -> Option<SlotIndex> {
         let entry = self.slots[bucket..bucket + BUCKET_ENTRIES].iter().position(|slot| slot.matches(key))?;
         Some((bucket + entry) as SlotIndex)
     }
@@ -140,15 +159,15 @@ impl FlowTable {
 
     /// The slot itself: read rewrite, flags, seen.
     #[inline]
-    pub fn slot(&self, index: SlotIndex) -> &FlowSlot {
+    pub fn slot(&self, index: SlotIndex) -> &FlowSlot<F> {
         &self.slots[index as usize]
     }
 
-    pub fn key_of(&self, index: SlotIndex) -> FlowKey {
+    pub fn key_of(&self, index: SlotIndex) -> FlowKey<F> {
         self.slot(index).key()
     }
 
-    pub fn rewrite_of(&self, index: SlotIndex) -> Rewrite {
+    pub fn rewrite_of(&self, index: SlotIndex) -> Rewrite<F> {
         let slot = self.slot(index);
         // An op that we do not know never gets in: `take_over` removes it. Should it be there, a worker looks at it again.
         slot.rewrite().unwrap_or(Rewrite { tuple: slot.key().tuple(), op: FlowOp::Worker, ifindex: 0, dmac: [0; 6] })

@@ -1,6 +1,6 @@
 //! The node's devices as far as the engine needs them.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -52,10 +52,10 @@ pub struct Devices {
 /// Neighbors that the kernel considers usable: (ifindex, address) → MAC.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Neighbors {
-    pub by_address: FxHashMap<(u32, Ipv4Addr), [u8; 6]>,
+    pub by_address: FxHashMap<(u32, IpAddr), [u8; 6]>,
     /// Those that somebody set for good. The kernel must not be asked to resolve them: it would forget them
     /// (`NTF_USE` takes `NUD_PERMANENT` away, net/core/neighbour.c), and overlay networks live by such entries.
-    pub permanent: FxHashSet<(u32, Ipv4Addr)>,
+    pub permanent: FxHashSet<(u32, IpAddr)>,
 }
 
 impl Devices {
@@ -67,7 +67,7 @@ impl Devices {
 
 impl Neighbors {
     #[inline]
-    pub fn lookup(&self, ifindex: u32, address: Ipv4Addr) -> Option<[u8; 6]> {
+    pub fn lookup(&self, ifindex: u32, address: IpAddr) -> Option<[u8; 6]> {
         self.by_address.get(&(ifindex, address)).copied()
     }
 }

@@ -4,7 +4,7 @@ mod devices;
 mod fib;
 mod services;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
@@ -12,7 +12,8 @@ use rustc_hash::FxHashSet;
 pub use devices::{Device, DeviceKind, Devices, Neighbors};
 pub use fib::{Fib, FibBuilder, FibResult, NextHop, Route, RouteKind, Rule, RuleAction};
 pub use services::{
-    Backend, BackendSet, Frontend, FrontendKey, FrontendKind, Frontends, NODE_PORT_ALIAS, ServicePortName, Target, VIP_ALIAS, is_alias,
+    Backend, BackendSet, Frontend, FrontendKey, FrontendKind, Frontends, NODE_PORT_ALIAS, NODE_PORT_ALIAS6, ServicePortName, Target,
+    VIP_ALIAS, VIP_ALIAS6, is_alias,
 };
 
 /// How packets from outside reach backends on this node (`--pod-delivery`).
@@ -28,7 +29,7 @@ pub enum PodDelivery {
 /// A source address for SNAT and the ports of it that are ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnatAddress {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// First and last port, inclusive.
     pub ports: (u16, u16),
 }
@@ -44,14 +45,21 @@ pub struct Uplink {
     pub partial_checksums: bool,
 }
 
+/// The node's own address of each family: source of its own sockets' flows to VIPs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeAddresses {
+    pub v4: Option<Ipv4Addr>,
+    pub v6: Option<Ipv6Addr>,
+}
+
 /// What does not change while the process runs, or seldom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeTables {
     pub name: String,
-    /// The node's own address: source of its own sockets' flows to VIPs.
-    pub address: Option<Ipv4Addr>,
+    pub addresses: NodeAddresses,
     pub snat: Vec<SnatAddress>,
-    /// Source addresses towards backends behind an overlay device, by its ifindex: its own, so that replies come back by it.
+    /// Source addresses towards backends behind an overlay device, by its ifindex: its own, so that replies come back by it; at most one of
+    /// each family.
     pub overlays: Vec<(u32, SnatAddress)>,
     pub uplinks: Vec<Uplink>,
     pub rw1_ifindex: u32,
@@ -62,12 +70,16 @@ pub struct NodeTables {
 }
 
 impl NodeTables {
-    /// Source addresses towards backends behind this device: an overlay device's own, else the node's.
-    pub fn snat_towards(&self, ifindex: u32) -> &[SnatAddress] {
-        match self.overlays.iter().find(|(overlay, _)| *overlay == ifindex) {
-            Some((_, snat)) => std::slice::from_ref(snat),
-            None => &self.snat,
-        }
+    /// The source address of this family towards backends behind an overlay device; `None` behind others.
+    pub fn overlay_snat(&self, ifindex: u32, is_v6: bool) -> Option<&SnatAddress> {
+        self.overlays.iter().find(|(overlay, snat)| *overlay == ifindex && snat.address.is_ipv6() == is_v6).map(|(_, snat)| snat)
+    }
+
+    /// Source addresses of this family towards backends behind this device: an overlay device's own, else the node's.
+    pub fn snat_towards(&self, ifindex: u32, is_v6: bool) -> impl Iterator<Item = &SnatAddress> {
+        let overlay = self.overlay_snat(ifindex, is_v6);
+        let others = if overlay.is_some() { &[] } else { &self.snat[..] };
+        overlay.into_iter().chain(others.iter().filter(move |snat| snat.address.is_ipv6() == is_v6))
     }
 }
 
@@ -81,10 +93,10 @@ pub struct Snapshot {
     pub fib: Arc<Fib>,
     pub neighbors: Arc<Neighbors>,
     pub devices: Arc<Devices>,
-    /// Addresses for which this node answers ARP.
-    pub announced: Arc<FxHashSet<Ipv4Addr>>,
+    /// Addresses for which this node answers ARP and neighbor solicitations.
+    pub announced: Arc<FxHashSet<IpAddr>>,
     /// Addresses all of whose ports are ours: one that no frontend has is refused (contract §2: an undefined port of a ClusterIP).
-    pub cluster_ips: Arc<FxHashSet<Ipv4Addr>>,
+    pub cluster_ips: Arc<FxHashSet<IpAddr>>,
     /// Services' other addresses, if they are no node's.
-    pub vips: Arc<FxHashSet<Ipv4Addr>>,
+    pub vips: Arc<FxHashSet<IpAddr>>,
 }

@@ -1,9 +1,9 @@
 //! Frontends and their backends: what clients may address and where it leads.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use rustc_hash::FxHashMap;
 
 use crate::affinity::Affinity;
@@ -12,7 +12,7 @@ use crate::maglev::Maglev;
 /// What clients address. `protocol` is the IP protocol number (6 TCP, 17 UDP, 132 SCTP).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FrontendKey {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub port: u16,
     pub protocol: u8,
 }
@@ -26,9 +26,18 @@ pub const NODE_PORT_ALIAS: Ipv4Addr = Ipv4Addr::new(169, 254, 82, 3);
 /// an address may be the node's own, or that of a host whose other ports are none of ours.
 pub const VIP_ALIAS: Ipv4Addr = Ipv4Addr::new(169, 254, 82, 4);
 
+/// [`NODE_PORT_ALIAS`] of IPv6: of a prefix for local use (RFC 4193), for a link-local address is of one device only.
+pub const NODE_PORT_ALIAS6: Ipv6Addr = Ipv6Addr::new(0xfd52, 0x696e, 0x6777, 0x6179, 0, 0, 0, 3);
+
+/// [`VIP_ALIAS`] of IPv6.
+pub const VIP_ALIAS6: Ipv6Addr = Ipv6Addr::new(0xfd52, 0x696e, 0x6777, 0x6179, 0, 0, 0, 4);
+
 /// Whether the address stands for others towards the node's own sockets.
-pub fn is_alias(address: Ipv4Addr) -> bool {
-    address == NODE_PORT_ALIAS || address == VIP_ALIAS
+pub fn is_alias(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4 == NODE_PORT_ALIAS || v4 == VIP_ALIAS,
+        IpAddr::V6(v6) => v6 == NODE_PORT_ALIAS6 || v6 == VIP_ALIAS6,
+    }
 }
 
 /// Which address of a Service a frontend is.
@@ -52,7 +61,7 @@ pub struct ServicePortName {
 /// Address and port of a pod or host-network process that serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Backend {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub port: u16,
     /// The endpoint's `nodeName` is this node.
     pub local: bool,
@@ -86,7 +95,7 @@ pub struct Frontend {
     /// For packets of pods of this node and of the node itself.
     pub inside: Target,
     /// `loadBalancerSourceRanges` of this family; `None` = unrestricted. Load-balancer addresses only.
-    pub source_ranges: Option<Arc<[Ipv4Net]>>,
+    pub source_ranges: Option<Arc<[IpNet]>>,
     /// A client sticks to its backend; all frontends of a service port have the same.
     pub affinity: Option<Affinity>,
 }
@@ -145,6 +154,14 @@ impl Frontends {
 /// Service addresses often differ in their last bytes and their ports only: mix all of the key.
 #[inline]
 fn shard_of(key: &FrontendKey) -> usize {
-    let low = u32::from(key.address) ^ (u32::from(key.port) << 8) ^ u32::from(key.protocol);
+    let address = match key.address {
+        IpAddr::V4(v4) => u32::from(v4),
+        IpAddr::V6(v6) => {
+            let bits = u128::from(v6);
+            let folded = bits as u64 ^ (bits >> 64) as u64;
+            folded as u32 ^ (folded >> 32) as u32
+        }
+    };
+    let low = address ^ (u32::from(key.port) << 8) ^ u32::from(key.protocol);
     (low.wrapping_mul(0x9e37_79b1) >> 24) as usize % SHARDS
 }

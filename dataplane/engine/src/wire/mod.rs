@@ -2,38 +2,58 @@
 //!
 //! The limits are those of the `uplink` program in `xdp-redirect/src/bpf/parse.h`: both must agree on what is a flow's packet.
 
+mod flow;
 mod icmp;
 mod ipv4;
+mod ipv6;
 
-pub use icmp::{ICMP, Ping, Quote, swap_ports};
-pub(crate) use ipv4::{DONT_FRAGMENT, FRAGMENT_OFFSET_MASK, HEADER_BYTES, MORE_FRAGMENTS};
-pub use ipv4::{Ipv4Flow, Part, SCTP, TCP, UDP};
+use std::net::IpAddr;
+
+use crate::family::{Family, V4, V6};
+
+pub use flow::{IpFlow, Part, SCTP, TCP, UDP};
+pub use icmp::{Ping, Quote, swap_ports};
+pub(crate) use ipv4::{DONT_FRAGMENT, FRAGMENT_OFFSET_MASK, MORE_FRAGMENTS};
 
 /// Ethernet header without tags.
 pub const ETHERNET_BYTES: usize = 14;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
 /// Tags that we look behind: one, or an outer and an inner one (IEEE 802.1ad).
 const VLAN_TAGS_MAX: usize = 2;
 
-/// What a frame is to the engine.
+/// What a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parsed {
-    /// A TCP segment, UDP datagram or SCTP packet over IPv4, or the first fragment of a TCP segment or UDP datagram.
-    Flow(Ipv4Flow),
+pub enum Frame {
+    V4(Parsed<V4>),
+    V6(Parsed<V6>),
+    /// ARP; offset of its header.
+    Arp(usize),
+    Other,
+    /// The Ethernet header is truncated.
+    Malformed,
+}
+
+/// What an IP packet is to the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed<F: Family = V4> {
+    /// A TCP segment, UDP datagram or SCTP packet, or the first fragment of a TCP segment or UDP datagram.
+    Flow(IpFlow<F>),
     /// A later fragment.
-    Later(Ipv4Flow),
+    Later(IpFlow<F>),
     /// A later fragment that lies on the L4 header of the first one.
     Overlap,
     /// An ICMP error about one.
-    Quote(Quote),
+    Quote(Quote<F>),
     /// An ICMP echo request.
-    Ping(Ping),
-    /// ARP; offset of its header.
-    Arp(usize),
-    /// Well-formed as far as we look, and none of the above (another ICMP message or a fragment of one, IPv6, …).
+    Ping(Ping<F>),
+    /// A neighbor solicitation (RFC 4861 §4.3), of IPv6 only: offsets of the IP header and of the byte behind the packet.
+    Solicitation { l3: usize, end: usize },
+    /// Well-formed as far as we look, and none of the above (another ICMP message or a fragment of one, an extension header that we do not
+    /// know, …).
     Other,
     /// A header is truncated or lies about its length.
     Malformed,
@@ -41,12 +61,13 @@ pub enum Parsed {
 
 /// Parses a frame from its Ethernet header on.
 #[inline]
-pub fn parse(frame: &[u8]) -> Parsed {
+pub fn parse(frame: &[u8]) -> Frame {
     match find_l3(frame) {
-        None => Parsed::Malformed,
-        Some((ETHERTYPE_IPV4, l3)) => ipv4::parse(frame, l3),
-        Some((ETHERTYPE_ARP, l3)) => Parsed::Arp(l3),
-        Some(_) => Parsed::Other,
+        None => Frame::Malformed,
+        Some((ETHERTYPE_IPV4, l3)) => Frame::V4(ipv4::parse(frame, l3)),
+        Some((ETHERTYPE_IPV6, l3)) => Frame::V6(ipv6::parse(frame, l3)),
+        Some((ETHERTYPE_ARP, l3)) => Frame::Arp(l3),
+        Some(_) => Frame::Other,
     }
 }
 
@@ -71,10 +92,14 @@ pub(crate) fn ipv4_offset(frame: &[u8]) -> Option<usize> {
     }
 }
 
-/// Destination of an IPv4 packet, however malformed else.
+/// Destination of an IP packet, however malformed else.
 #[cold]
-pub(crate) fn ipv4_destination(frame: &[u8]) -> Option<u32> {
-    read_word(frame, ipv4_offset(frame)? + 16)
+pub(crate) fn destination(frame: &[u8]) -> Option<IpAddr> {
+    match find_l3(frame)? {
+        (ETHERTYPE_IPV4, l3) => Some(V4::to_ip(V4::read(frame, l3 + 16)?).into()),
+        (ETHERTYPE_IPV6, l3) => Some(V6::to_ip(V6::read(frame, l3 + 24)?).into()),
+        _ => None,
+    }
 }
 
 /// A big-endian `u16`, as values on the wire are.
