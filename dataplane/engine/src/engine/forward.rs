@@ -13,7 +13,7 @@ use crate::order::{Order, order_mac};
 use crate::place::Taken;
 use crate::refuse::IcmpError;
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::{self, IpFlow};
+use crate::wire::{self, IpFlow, UDP};
 
 /// Where a translated packet goes.
 #[derive(Clone, Copy)]
@@ -34,6 +34,15 @@ impl<F: Family> Path<'_, F> {
         packet.len = flow.end;
         let found = self.lane.flows.lookup(key, hash);
         let is_over = found.is_some_and(|slot| self.is_over(slot));
+        if let Some(slot) = found
+            && is_over
+            && flow.protocol != UDP
+            && !flow.is_syn()
+        {
+            // The backend is gone. The segment itself says where its reset has to stand in the sequence.
+            self.lane.flows.touch(slot, flow.tcp_flags, self.now);
+            return Ok(self.refuse(taken, flow, packet));
+        }
         if let Some(slot) = found
             && !is_over
             && !(flow.is_syn() && self.has_ended(slot))

@@ -68,7 +68,8 @@ pub const SEEN_RST: u32 = 0x04;
 pub const SEEN_ACK: u32 = 0x10;
 /// Bit of [`FlowSlot::seen`]: any packet hit the entry.
 pub const SEEN_ANY: u32 = 0x100;
-/// Bit of [`FlowSlot::seen`] of a forward entry: the backend stopped serving (UDP only), so the next packet is the first of a new flow.
+/// Bit of [`FlowSlot::seen`] of a forward entry: the backend stopped serving (UDP), so the next packet is the first of a new flow; or it
+/// is gone (TCP), so the next packet is answered by a reset, but for a SYN, which is the first of a new one.
 pub const SEEN_STOPPED: u32 = 0x200;
 
 /// [`FlowSlot::last`] and [`FlowSlot::created`] count `CLOCK_MONOTONIC` in units of 2^24 ns (16.8 ms).

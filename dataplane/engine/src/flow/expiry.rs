@@ -55,7 +55,7 @@ pub enum FlowState {
     Established,
     /// One side has closed.
     CloseWait,
-    /// Both sides have closed, one has reset, or the backend stopped serving (UDP): the client's next packet begins a new flow.
+    /// Both sides have closed, one has reset, or the backend stopped serving (UDP) or is gone (TCP).
     Closed,
 }
 
@@ -82,7 +82,7 @@ impl Timeouts {
 impl FlowState {
     /// From the `seen` bits of both directions.
     fn of(protocol: u8, forward: u32, reverse: u32) -> FlowState {
-        if protocol == UDP && forward & SEEN_STOPPED != 0 {
+        if forward & SEEN_STOPPED != 0 {
             return FlowState::Closed;
         }
         if protocol == UDP {
@@ -113,10 +113,12 @@ impl<F: Family> FlowTable<F> {
         }
     }
 
-    /// Notes that the backend of the flow with this forward entry stopped serving: the client's next packet begins a new flow, while what
-    /// the backend still answers reaches it.
+    /// Notes that the backend of the flow with this forward entry stopped serving ([`SEEN_STOPPED`]), while what it still answers reaches
+    /// the client. The flow counts as used just now: it lives on for the time-out of its new state.
     pub fn stop(&self, index: SlotIndex) {
-        self.slot(index).seen.fetch_or(SEEN_STOPPED, Relaxed);
+        let slot = self.slot(index);
+        slot.last.store(self.latest_tick(slot.last.load(Relaxed)), Relaxed);
+        slot.seen.fetch_or(SEEN_STOPPED, Relaxed);
     }
 
     /// Removes the flow of which `index` is either direction. False if another worker did it before.
