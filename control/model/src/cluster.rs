@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use k8s_openapi::jiff::Timestamp;
 
-use crate::model::{Change, EndpointSliceModel, Kind, Model, NodeModel, ObjectRef, ServiceCidrModel, ServiceModel, ServiceName};
+use crate::model::{Change, EndpointSliceModel, IpFamily, Kind, Model, NodeModel, ObjectRef, ServiceCidrModel, ServiceModel, ServiceName};
 
 /// What has to be compiled again after a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub struct Touched {
 pub struct Changed {
     pub services: u64,
     pub endpoint_slices: u64,
-    /// Of each new version of a slice that says so: when what led to it happened.
-    pub triggers: Vec<Timestamp>,
+    /// Of each new version of a slice that says so: its family, and when what led to it happened.
+    pub triggers: Vec<(IpFamily, Timestamp)>,
 }
 
 /// The last good version of every object, found by kind, namespace and name.
@@ -93,7 +93,7 @@ impl Cluster {
         let slices = self.slices.entry(slice.service.clone()).or_default();
         if slices.get(&slice.name) != Some(&slice) {
             touched.changed.endpoint_slices += 1;
-            touched.changed.triggers.extend(slice.last_change_trigger);
+            touched.changed.triggers.extend(slice.last_change_trigger.map(|trigger| (slice.family, trigger)));
             touched.services.insert(slice.service.clone());
             self.service_of_slice.insert(key, slice.service.clone());
             slices.insert(Arc::clone(&slice.name), slice);

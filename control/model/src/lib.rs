@@ -36,8 +36,8 @@ pub use compile::{Compiler, HealthCheck, NoLocalEndpoints, NodePortAddresses, Se
 pub use folder::Folder;
 pub use holders::Holders;
 pub use model::{
-    Change, Endpoint, EndpointSliceModel, Kind, Model, NodeModel, ObjectRef, PodModel, Protocol, ServiceCidrModel, ServiceModel,
-    ServiceName, ServicePort, ServiceType, SessionAffinity, SlicePort, TrafficPolicy,
+    Change, Endpoint, EndpointSliceModel, IpFamily, Kind, Model, NodeModel, ObjectRef, PerFamily, PodModel, Protocol, ServiceCidrModel,
+    ServiceModel, ServiceName, ServicePort, ServiceType, SessionAffinity, SlicePort, TrafficPolicy,
 };
 pub use problem::{Problem, Severity};
 pub use view::{EndpointView, FrontendKindView, FrontendView, ServicePortView, TargetView};

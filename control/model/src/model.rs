@@ -1,10 +1,11 @@
 //! The model: what we keep of Kubernetes objects once they are known to be right.
 //!
-//! Addresses of both families live side by side here; [`crate::Compiler`] takes those of the family that it compiles (contract §1.3).
+//! Addresses of both families live side by side here; [`crate::Compiler`] tells them apart (contract §1.3).
 
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -58,6 +59,65 @@ pub struct ServiceName {
 impl fmt::Display for ServiceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// An IP family. A Service is seen once in each that it has a ClusterIP of, and nothing of the other matters there (contract §1.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum IpFamily {
+    #[default]
+    #[serde(rename = "IPv4")]
+    V4,
+    #[serde(rename = "IPv6")]
+    V6,
+}
+
+impl IpFamily {
+    pub const BOTH: [IpFamily; 2] = [IpFamily::V4, IpFamily::V6];
+
+    pub fn of(address: &IpAddr) -> IpFamily {
+        if address.is_ipv4() { IpFamily::V4 } else { IpFamily::V6 }
+    }
+
+    /// The name in EndpointSlices (`addressType`), Services (`ipFamilies`) and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            IpFamily::V4 => "IPv4",
+            IpFamily::V6 => "IPv6",
+        }
+    }
+}
+
+/// One of something for each family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerFamily<T> {
+    pub v4: T,
+    pub v6: T,
+}
+
+impl<T> Index<IpFamily> for PerFamily<T> {
+    type Output = T;
+
+    fn index(&self, family: IpFamily) -> &T {
+        match family {
+            IpFamily::V4 => &self.v4,
+            IpFamily::V6 => &self.v6,
+        }
+    }
+}
+
+impl<T> IndexMut<IpFamily> for PerFamily<T> {
+    fn index_mut(&mut self, family: IpFamily) -> &mut T {
+        match family {
+            IpFamily::V4 => &mut self.v4,
+            IpFamily::V6 => &mut self.v6,
+        }
+    }
+}
+
+impl fmt::Display for IpFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
     }
 }
 
@@ -178,8 +238,10 @@ pub struct EndpointSliceModel {
     /// Name of the slice; its namespace is the service's.
     pub name: Arc<str>,
     pub service: ServiceName,
+    /// Of all endpoints. Objects kept by a version that did not know it lack it; nothing but a metric depends on it.
+    #[serde(default)]
+    pub family: IpFamily,
     pub ports: Vec<SlicePort>,
-    /// All of one family.
     pub endpoints: Vec<Endpoint>,
     /// When what led to this version happened, as the slice's controller noted it in the annotation
     /// `endpoints.kubernetes.io/last-change-trigger-time`. It says nothing about endpoints and is no part of equality, nor kept on disk.
@@ -189,8 +251,8 @@ pub struct EndpointSliceModel {
 
 impl PartialEq for EndpointSliceModel {
     fn eq(&self, other: &EndpointSliceModel) -> bool {
-        let EndpointSliceModel { name, service, ports, endpoints, last_change_trigger: _ } = self;
-        (name, service, ports, endpoints) == (&other.name, &other.service, &other.ports, &other.endpoints)
+        let EndpointSliceModel { name, service, family, ports, endpoints, last_change_trigger: _ } = self;
+        (name, service, family, ports, endpoints) == (&other.name, &other.service, &other.family, &other.ports, &other.endpoints)
     }
 }
 

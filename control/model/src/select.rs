@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::model::{Endpoint, EndpointSliceModel, Protocol};
+use crate::model::{Endpoint, EndpointSliceModel, IpFamily, Protocol};
 
 /// An endpoint of one service port: the copy that counts if several slices hold it.
 #[derive(Clone, Copy, Debug)]
@@ -30,13 +30,13 @@ pub fn merge<'a>(
     slices: impl Iterator<Item = &'a Arc<EndpointSliceModel>>,
     port_name: &str,
     protocol: Protocol,
-    v6: bool,
+    family: IpFamily,
     location: Location<'_>,
 ) -> Vec<PortEndpoint<'a>> {
     let mut merged: BTreeMap<(IpAddr, u16), &Endpoint> = BTreeMap::new();
     for slice in slices {
         for port in slice.ports.iter().filter(|port| port.name == port_name && port.protocol == protocol) {
-            for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.address.is_ipv6() == v6) {
+            for endpoint in slice.endpoints.iter().filter(|endpoint| IpFamily::of(&endpoint.address) == family) {
                 let place = merged.entry((endpoint.address, port.port.get())).or_insert(endpoint);
                 if place.terminating || !endpoint.terminating {
                     *place = endpoint;

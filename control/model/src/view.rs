@@ -1,13 +1,13 @@
 //! What people see of services: `ringway services` and `ringway backends`.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, SocketAddr};
 
 use ringway_engine::tables::{FrontendKind, Target};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Protocol, ServiceType, TrafficPolicy};
 
-/// One port of one Service.
+/// One port of one Service, in both families.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServicePortView {
@@ -31,12 +31,12 @@ pub struct ServicePortView {
 #[serde(rename_all = "camelCase")]
 pub struct FrontendView {
     pub kind: FrontendKindView,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub port: u16,
     /// What clients outside meet, and what pods here and the node itself meet.
     pub outside: TargetView,
     pub inside: TargetView,
-    /// Clients that may use a load-balancer address; empty: all.
+    /// Clients that may use a load-balancer address, of its family; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub source_ranges: Vec<String>,
     /// Another service holds this address, protocol and port (`namespace/name`), so this is not in force.
@@ -71,7 +71,7 @@ impl From<FrontendKind> for FrontendKindView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum TargetView {
-    /// `address:port` of each backend.
+    /// `address:port` of each backend, `[address]:port` in IPv6.
     Backends(Vec<String>),
     /// No endpoint anywhere: rejected.
     Reject,
@@ -82,9 +82,9 @@ pub enum TargetView {
 impl From<&Target> for TargetView {
     fn from(target: &Target) -> TargetView {
         match target {
-            Target::Backends(set) => {
-                TargetView::Backends(set.backends.iter().map(|backend| format!("{}:{}", backend.address, backend.port)).collect())
-            }
+            Target::Backends(set) => TargetView::Backends(
+                set.backends.iter().map(|backend| SocketAddr::new(backend.address, backend.port).to_string()).collect(),
+            ),
             Target::NoBackend => TargetView::Reject,
             Target::PolicyLocal => TargetView::Drop,
         }

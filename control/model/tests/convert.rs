@@ -156,11 +156,11 @@ fn changes_are_counted_with_their_triggers() {
         }
     };
     let triggers = |update: ringway_model::Update| -> (u64, Vec<String>) {
-        (update.changed.endpoint_slices, update.changed.triggers.iter().map(ToString::to_string).collect())
+        (update.changed.endpoint_slices, update.changed.triggers.iter().map(|(family, time)| format!("{family} {time}")).collect())
     };
-    assert_eq!(triggers(compiler.apply([change("10.1.0.1", 1)])), (1, vec!["2026-11-22T05:00:01Z".to_owned()]));
+    assert_eq!(triggers(compiler.apply([change("10.1.0.1", 1)])), (1, vec!["IPv4 2026-11-22T05:00:01Z".to_owned()]));
     assert_eq!(triggers(compiler.apply([change("10.1.0.1", 2)])), (0, vec![]), "the same endpoints");
-    assert_eq!(triggers(compiler.apply([change("10.1.0.2", 3)])), (1, vec!["2026-11-22T05:00:03Z".to_owned()]));
+    assert_eq!(triggers(compiler.apply([change("10.1.0.2", 3)])), (1, vec!["IPv4 2026-11-22T05:00:03Z".to_owned()]));
     let object = ObjectRef { kind: Kind::EndpointSlice, namespace: "default".into(), name: "web-1".into() };
     assert_eq!(triggers(compiler.apply([ringway_model::Change::Delete(object)])), (1, vec![]));
 }

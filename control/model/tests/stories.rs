@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use ringway_engine::tables::{Backend, Frontend, FrontendKey, FrontendKind, Target};
 use ringway_model::manifest::ManifestFile;
-use ringway_model::{Compiler, Folder, HealthCheck, NoLocalEndpoints, NodePortAddresses, ServiceName, Settings, Update, Vip};
+use ringway_model::{Compiler, Folder, HealthCheck, IpFamily, NoLocalEndpoints, NodePortAddresses, ServiceName, Settings, Update, Vip};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -39,7 +39,7 @@ struct Step {
     step: String,
     #[serde(default)]
     files: BTreeMap<String, Value>,
-    device_addresses: Option<Vec<Ipv4Addr>>,
+    device_addresses: Option<Vec<IpAddr>>,
     #[serde(default)]
     frontends: Vec<String>,
     /// Checked where given.
@@ -50,8 +50,8 @@ struct Step {
     stopped: Vec<String>,
     /// Checked where given.
     health_checks: Option<Vec<String>>,
-    /// `internal 1 external 0`, checked where given.
-    no_local_endpoints: Option<String>,
+    /// `IPv4 internal 1 external 0`, checked where given.
+    no_local_endpoints: Option<Vec<String>>,
     #[serde(default)]
     problems: Vec<String>,
 }
@@ -61,9 +61,9 @@ struct Run {
     folder: Folder,
     compiler: Compiler,
     frontends: BTreeMap<FrontendKey, Frontend>,
-    vips: BTreeMap<Ipv4Addr, Vip>,
-    service_cidrs: BTreeSet<Ipv4Net>,
-    health_checks: BTreeMap<ServiceName, HealthCheck>,
+    vips: BTreeMap<IpAddr, Vip>,
+    service_cidrs: BTreeSet<IpNet>,
+    health_checks: BTreeMap<(ServiceName, IpFamily), HealthCheck>,
     /// Of the last step.
     stopped: Vec<String>,
 }
@@ -122,7 +122,7 @@ impl Run {
             };
         }
         for (service, check) in update.health_checks {
-            assert_ne!(self.health_checks.get(&service), check.as_ref(), "the health check of {service} is published without a change");
+            assert_ne!(self.health_checks.get(&service), check.as_ref(), "the health check of {service:?} is published without a change");
             match check {
                 Some(check) => self.health_checks.insert(service, check),
                 None => self.health_checks.remove(&service),
@@ -141,7 +141,7 @@ impl Run {
         compare("frontends", &step.frontends, &frontends, faults);
         if let Some(expected) = &step.vips {
             let flag = |set, word| if set { word } else { "" };
-            let line = |(address, vip): (&Ipv4Addr, &Vip)| {
+            let line = |(address, vip): (&IpAddr, &Vip)| {
                 format!("{address}{}{}", flag(vip.announced, " announced"), flag(vip.cluster_ip, " closed"))
             };
             let vips: Vec<String> = self.vips.iter().map(line).collect();
@@ -152,15 +152,17 @@ impl Run {
         }
         compare("stopped", &step.stopped, &self.stopped, faults);
         if let Some(expected) = &step.health_checks {
-            let line =
-                |(service, check): (&ServiceName, &HealthCheck)| format!("{service} port {} local {}", check.port, check.local_endpoints);
+            let line = |((service, family), check): (&(ServiceName, IpFamily), &HealthCheck)| {
+                format!("{service} {family} port {} local {}", check.port, check.local_endpoints)
+            };
             let checks: Vec<String> = self.health_checks.iter().map(line).collect();
             compare("healthChecks", expected, &checks, faults);
         }
         if let Some(expected) = &step.no_local_endpoints {
-            let NoLocalEndpoints { internal, external } = self.compiler.no_local_endpoints();
-            let found = format!("internal {internal} external {external}");
-            compare("noLocalEndpoints", std::slice::from_ref(expected), &[found], faults);
+            let counts = self.compiler.no_local_endpoints();
+            let some = IpFamily::BOTH.into_iter().filter(|family| counts[*family] != NoLocalEndpoints::default());
+            let line = |family| format!("{family} internal {} external {}", counts[family].internal, counts[family].external);
+            compare("noLocalEndpoints", expected, &some.map(line).collect::<Vec<_>>(), faults);
         }
         let problems: Vec<String> = self
             .folder
@@ -217,11 +219,11 @@ fn address(key: &FrontendKey) -> String {
         17 => "UDP",
         _ => "SCTP",
     };
-    format!("{}:{}/{protocol}", key.address, key.port)
+    format!("{}/{protocol}", SocketAddr::new(key.address, key.port))
 }
 
 fn target(target: &Target) -> String {
-    let backend = |backend: &Backend| format!("{}:{}{}", backend.address, backend.port, if backend.local { "*" } else { "" });
+    let backend = |backend: &Backend| format!("{}{}", SocketAddr::new(backend.address, backend.port), if backend.local { "*" } else { "" });
     match target {
         Target::Backends(set) => {
             let backends: Vec<String> = set.backends.iter().map(backend).collect();

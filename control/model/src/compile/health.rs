@@ -6,18 +6,18 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use crate::cluster::Cluster;
-use crate::model::{ServiceModel, TrafficPolicy};
+use crate::model::{IpFamily, ServiceModel, TrafficPolicy};
 use crate::select::{Location, Selected, merge};
 
-/// The health check port of a Service (contract §1.7, §3).
+/// The health check port of a Service on the node's addresses of one family (contract §1.7, §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
     pub port: NonZeroU16,
-    /// Addresses of endpoints on this node that are ready. Terminating ones are not, though they may still get traffic.
+    /// Addresses of endpoints of the family on this node that are ready. Terminating ones are not, though they may still get traffic.
     pub local_endpoints: usize,
 }
 
-/// Service ports with policy Local that have endpoints, none of them here: their packets are dropped.
+/// Service ports with policy Local that have endpoints of one family, none of them here: their packets are dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoLocalEndpoints {
     pub internal: usize,
@@ -39,14 +39,14 @@ impl NoLocalEndpoints {
     }
 }
 
-/// An endpoint counts once, however many of the service's ports it serves, as in kube-proxy (`LocalReadyEndpoints`). Of a dual-stack
-/// service the first family counts: a pod has an address in each.
-pub(super) fn check(cluster: &Cluster, service: &ServiceModel, location: Location<'_>) -> Option<HealthCheck> {
+/// An endpoint counts once, however many of the service's ports it serves, as in kube-proxy (`LocalReadyEndpoints`). There each family
+/// has a server of its own, since kubernetes 1.36 also where both listen to all addresses: what answers a probe is what serves clients
+/// of that family.
+pub(super) fn check(cluster: &Cluster, service: &ServiceModel, family: IpFamily, location: Location<'_>) -> Option<HealthCheck> {
     let port = service.health_check_node_port?;
-    let v6 = service.cluster_ips.first().is_some_and(IpAddr::is_ipv6);
     let mut local: BTreeSet<IpAddr> = BTreeSet::new();
     for port in &service.ports {
-        let endpoints = merge(cluster.slices(&service.name), &port.name, port.protocol, v6, location);
+        let endpoints = merge(cluster.slices(&service.name), &port.name, port.protocol, family, location);
         local.extend(endpoints.iter().filter(|endpoint| endpoint.local && endpoint.endpoint.ready).map(|endpoint| endpoint.address));
     }
     Some(HealthCheck { port, local_endpoints: local.len() })

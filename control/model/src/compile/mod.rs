@@ -8,14 +8,14 @@ mod view;
 mod vips;
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use ringway_engine::tables::{Frontend, FrontendKey};
 
 use crate::cluster::{Changed, Cluster, Touched};
-use crate::model::{Change, Protocol, ServiceName};
+use crate::model::{Change, IpFamily, PerFamily, Protocol, ServiceModel, ServiceName};
 use crate::problem::{Problem, Severity};
 use crate::select::Location;
 use crate::view::ServicePortView;
@@ -29,11 +29,11 @@ pub use vips::Vip;
 /// On which addresses of the node NodePorts answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum NodePortAddresses {
-    /// The first InternalIP of this node's Node object; without one, the first device address.
+    /// The first InternalIP of each family of this node's Node object; without one, the first device address of the family.
     #[default]
     Primary,
     /// Every device address in one of these.
-    Within(Vec<Ipv4Net>),
+    Within(Vec<IpNet>),
 }
 
 /// What does not change while the process runs.
@@ -50,14 +50,14 @@ pub struct Update {
     /// For [`ringway_engine::tables::Frontends::with`]; `None` removes.
     pub frontends: Vec<(FrontendKey, Option<Frontend>)>,
     /// VIPs that appeared, changed, or (`None`) went.
-    pub vips: Vec<(Ipv4Addr, Option<Vip>)>,
+    pub vips: Vec<(IpAddr, Option<Vip>)>,
     /// UDP frontends and backends that stopped serving them: their flows must go at once, for UDP has no end of its own and clients
     /// would send into a black hole (contract §2, existing flows). TCP flows go on while their pod lives.
-    pub stopped: Vec<(FrontendKey, SocketAddrV4)>,
-    /// All IPv4 ranges of the ServiceCIDRs, if they became different.
-    pub service_cidrs: Option<BTreeSet<Ipv4Net>>,
+    pub stopped: Vec<(FrontendKey, SocketAddr)>,
+    /// All ranges of the ServiceCIDRs, if they became different.
+    pub service_cidrs: Option<BTreeSet<IpNet>>,
     /// Health check ports that appeared, changed what they say, or (`None`) went.
-    pub health_checks: Vec<(ServiceName, Option<HealthCheck>)>,
+    pub health_checks: Vec<((ServiceName, IpFamily), Option<HealthCheck>)>,
     /// What the batch was made of, whether or not the tables became different.
     pub changed: Changed,
 }
@@ -67,18 +67,18 @@ pub struct Update {
 pub struct Compiler {
     settings: Settings,
     cluster: Cluster,
-    device_addresses: Vec<Ipv4Addr>,
+    device_addresses: Vec<IpAddr>,
     /// Derived from the settings, our Node and the device addresses.
-    node_port_addresses: Vec<Ipv4Addr>,
+    node_port_addresses: Vec<IpAddr>,
     compiled: HashMap<ServiceName, Compiled>,
     claims: Claims,
     published: HashMap<FrontendKey, Frontend>,
     /// Of the UDP frontends in `published`.
-    serving: HashMap<FrontendKey, Arc<BTreeSet<SocketAddrV4>>>,
+    serving: HashMap<FrontendKey, Arc<BTreeSet<SocketAddr>>>,
     vips: Vips,
-    service_cidrs: BTreeSet<Ipv4Net>,
-    /// The sum over `compiled`.
-    no_local: NoLocalEndpoints,
+    service_cidrs: BTreeSet<IpNet>,
+    /// The sums over `compiled`.
+    no_local: PerFamily<NoLocalEndpoints>,
 }
 
 impl Compiler {
@@ -106,8 +106,8 @@ impl Compiler {
         Update { changed: touched.changed, service_cidrs, ..self.compile(services) }
     }
 
-    /// The IPv4 addresses of the node's devices, the most important first (the first uplink's). Call it whenever they change.
-    pub fn set_device_addresses(&mut self, addresses: Vec<Ipv4Addr>) -> Update {
+    /// The addresses of the node's devices, the most important of each family first (the first uplink's). Call it whenever they change.
+    pub fn set_device_addresses(&mut self, addresses: Vec<IpAddr>) -> Update {
         self.device_addresses = addresses;
         let services = self.refresh_addresses();
         self.compile(services)
@@ -118,12 +118,12 @@ impl Compiler {
     }
 
     /// All VIPs, by address.
-    pub fn vips(&self) -> impl Iterator<Item = (Ipv4Addr, Vip)> {
+    pub fn vips(&self) -> impl Iterator<Item = (IpAddr, Vip)> {
         self.vips.published()
     }
 
     /// Whether the backend serves this UDP frontend, wherever it is: a flow to one that does not is a black hole.
-    pub fn serves(&self, key: &FrontendKey, backend: &SocketAddrV4) -> bool {
+    pub fn serves(&self, key: &FrontendKey, backend: &SocketAddr) -> bool {
         self.serving.get(key).is_some_and(|serving| serving.contains(backend))
     }
 
@@ -132,27 +132,24 @@ impl Compiler {
         self.compiled.len()
     }
 
-    /// Service ports whose policy is Local and whose endpoints are all elsewhere.
-    pub fn no_local_endpoints(&self) -> NoLocalEndpoints {
+    /// Service ports whose policy is Local and whose endpoints of a family are all elsewhere.
+    pub fn no_local_endpoints(&self) -> PerFamily<NoLocalEndpoints> {
         self.no_local
     }
 
-    /// The IPv4 addresses on which NodePorts answer.
-    pub fn node_port_addresses(&self) -> &[Ipv4Addr] {
+    /// The addresses on which NodePorts answer.
+    pub fn node_port_addresses(&self) -> &[IpAddr] {
         &self.node_port_addresses
     }
 
     /// What is wrong between objects (each alone is right): clashing frontends, no address for NodePorts.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = self.claims.clashes().map(|(key, holder, service)| clash(key, holder, service)).collect();
-        if self.node_port_addresses.is_empty() && self.node_port_services().next().is_some() {
-            let message = "no address of this node is known, so no NodePort answers: give the Node an InternalIP in status.addresses";
-            problems.push(Problem {
-                kind: Some("Node".into()),
-                name: Some(self.settings.node_name.clone()),
-                ..Problem::new(Severity::Notice, message)
-            });
-        }
+        problems.extend(IpFamily::BOTH.into_iter().filter(|family| self.lacks_node_port_address(*family)).map(|family| Problem {
+            kind: Some("Node".into()),
+            name: Some(self.settings.node_name.clone()),
+            ..Problem::new(Severity::Notice, no_address(family))
+        }));
         problems
     }
 
@@ -172,21 +169,25 @@ impl Compiler {
             && self.serving.is_empty()
             && self.vips.is_empty()
             && self.service_cidrs.is_empty()
-            && self.no_local == NoLocalEndpoints::default()
+            && self.no_local == PerFamily::default()
     }
 
     fn zone(&self) -> Option<Arc<str>> {
         self.cluster.node(&self.settings.node_name).and_then(|node| node.zone.clone())
     }
 
-    fn node_port_services(&self) -> impl Iterator<Item = &ServiceName> {
-        self.cluster.services().filter(|service| service.ports.iter().any(|port| port.node_port.is_some())).map(|service| &service.name)
+    fn node_port_services(&self) -> impl Iterator<Item = &Arc<ServiceModel>> {
+        self.cluster.services().filter(|service| service.ports.iter().any(|port| port.node_port.is_some()))
+    }
+
+    fn lacks_node_port_address(&self, family: IpFamily) -> bool {
+        let is_wanted = || self.node_port_services().any(|service| service::families(service).any(|served| served == family));
+        !self.node_port_addresses.iter().any(|address| IpFamily::of(address) == family) && is_wanted()
     }
 
     /// The ranges from which ClusterIPs are allocated: an address within them that no Service has is nobody's (contract §2).
-    fn refresh_service_cidrs(&mut self) -> Option<BTreeSet<Ipv4Net>> {
-        let v4 = |net| if let IpNet::V4(v4) = net { Some(v4) } else { None };
-        let cidrs: BTreeSet<Ipv4Net> = self.cluster.service_cidrs().filter_map(v4).collect();
+    fn refresh_service_cidrs(&mut self) -> Option<BTreeSet<IpNet>> {
+        let cidrs: BTreeSet<IpNet> = self.cluster.service_cidrs().collect();
         (cidrs != self.service_cidrs).then(|| {
             self.service_cidrs.clone_from(&cidrs);
             cidrs
@@ -196,24 +197,21 @@ impl Compiler {
     /// Addresses of nodes and of our devices belong to hosts, even if a Service claims one (a load balancer that hands out nodes' addresses
     /// does): as VIPs they would be cut off.
     fn refresh_hosts(&mut self) {
-        let internal = self.cluster.nodes().flat_map(|node| &node.internal_ips).filter_map(|address| match address {
-            IpAddr::V4(v4) => Some(*v4),
-            IpAddr::V6(_) => None,
-        });
-        self.vips.set_hosts(internal.chain(self.device_addresses.iter().copied()).collect());
+        let internal = self.cluster.nodes().flat_map(|node| &node.internal_ips);
+        self.vips.set_hosts(internal.chain(&self.device_addresses).copied().collect());
     }
 
     /// Derives the node's addresses anew; returns the services that depend on what changed.
     fn refresh_addresses(&mut self) -> Vec<ServiceName> {
-        let internal: Vec<Ipv4Addr> = self.cluster.node(&self.settings.node_name).map_or_else(Vec::new, |node| {
-            let v4 = |address: &IpAddr| if let IpAddr::V4(v4) = address { Some(*v4) } else { None };
-            node.internal_ips.iter().filter_map(v4).collect()
-        });
-        let addresses = match &self.settings.node_port_addresses {
-            NodePortAddresses::Primary => internal.first().or(self.device_addresses.first()).copied().into_iter().collect(),
+        let addresses: Vec<IpAddr> = match &self.settings.node_port_addresses {
+            NodePortAddresses::Primary => {
+                let internal = self.cluster.node(&self.settings.node_name).map_or(&[][..], |node| &node.internal_ips);
+                let first = |family| internal.iter().chain(&self.device_addresses).copied().find(|address| IpFamily::of(address) == family);
+                IpFamily::BOTH.into_iter().filter_map(first).collect()
+            }
             NodePortAddresses::Within(nets) => {
-                let wanted = |address: &&Ipv4Addr| nets.iter().any(|net| net.contains(*address));
-                let mut addresses: Vec<Ipv4Addr> = self.device_addresses.iter().filter(wanted).copied().collect();
+                let wanted = |address: &&IpAddr| nets.iter().any(|net| net.contains(*address));
+                let mut addresses: Vec<IpAddr> = self.device_addresses.iter().filter(wanted).copied().collect();
                 addresses.sort_unstable();
                 addresses.dedup();
                 addresses
@@ -224,7 +222,7 @@ impl Compiler {
             return Vec::new();
         }
         self.node_port_addresses = addresses;
-        self.node_port_services().cloned().collect()
+        self.node_port_services().map(|service| service.name.clone()).collect()
     }
 
     fn compile(&mut self, services: impl IntoIterator<Item = ServiceName>) -> Update {
@@ -267,9 +265,11 @@ impl Compiler {
         let after =
             service.as_ref().map_or_else(Compiled::default, |service| service::compile(&self.cluster, service, self.here(), &before));
         self.vips.replace(&before.vips, &after.vips);
-        self.no_local.replace(before.no_local, after.no_local);
-        if before.health_check != after.health_check {
-            update.health_checks.push((name.clone(), after.health_check));
+        for family in IpFamily::BOTH {
+            self.no_local[family].replace(before.no_local[family], after.no_local[family]);
+            if before.health_checks[family] != after.health_checks[family] {
+                update.health_checks.push(((name.clone(), family), after.health_checks[family]));
+            }
         }
         for key in before.frontends.keys() {
             self.claims.remove(*key, name);
@@ -292,6 +292,12 @@ impl Compiler {
     }
 }
 
+fn no_address(family: IpFamily) -> String {
+    format!(
+        "no {family} address of this node is known, so no NodePort answers over {family}: give the Node an InternalIP in status.addresses"
+    )
+}
+
 fn clash(key: &FrontendKey, holder: &ServiceName, service: &ServiceName) -> Problem {
     let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|protocol| protocol.number() == key.protocol);
     let protocol = protocol.map_or_else(|| key.protocol.to_string(), |protocol| protocol.to_string());
@@ -301,7 +307,10 @@ fn clash(key: &FrontendKey, holder: &ServiceName, service: &ServiceName) -> Prob
         name: Some(service.name.to_string()),
         ..Problem::new(
             Severity::Error,
-            format!("{}:{}/{protocol} is Service {holder}'s, which is older or sorts first: change one of the two", key.address, key.port),
+            format!(
+                "{}/{protocol} is Service {holder}'s, which is older or sorts first: change one of the two",
+                SocketAddr::new(key.address, key.port)
+            ),
         )
     }
 }

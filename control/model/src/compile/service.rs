@@ -1,10 +1,10 @@
-//! One Service and its EndpointSlices to frontends.
+//! One Service and its EndpointSlices to frontends, each family by itself (contract §1.3).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use ringway_engine::affinity::Affinity;
 use ringway_engine::maglev::Maglev;
 use ringway_engine::tables::{Backend, BackendSet, Frontend, FrontendKey, FrontendKind, ServicePortName, Target};
@@ -12,7 +12,7 @@ use ringway_engine::tables::{Backend, BackendSet, Frontend, FrontendKey, Fronten
 use super::health::{self, HealthCheck, NoLocalEndpoints};
 use super::vips::Vip;
 use crate::cluster::Cluster;
-use crate::model::{Protocol, ServiceModel, ServicePort, SessionAffinity, TrafficPolicy};
+use crate::model::{IpFamily, PerFamily, Protocol, ServiceModel, ServicePort, SessionAffinity, TrafficPolicy};
 use crate::select::{Location, PortEndpoint, Selected, merge, select};
 
 /// The same on every node and in every version, or nodes that announce the same address would not agree on backends.
@@ -23,11 +23,11 @@ const MAGLEV_TABLE_SEED: u64 = 0x5269_6e67_7761_7900;
 pub(super) struct Compiled {
     pub frontends: BTreeMap<FrontendKey, Frontend>,
     /// By UDP frontend: the endpoints that serve, wherever they are. A flow to any other is a black hole.
-    pub serving: BTreeMap<FrontendKey, Arc<BTreeSet<SocketAddrV4>>>,
+    pub serving: BTreeMap<FrontendKey, Arc<BTreeSet<SocketAddr>>>,
     /// The Service's own addresses.
-    pub vips: BTreeMap<Ipv4Addr, Vip>,
-    pub health_check: Option<HealthCheck>,
-    pub no_local: NoLocalEndpoints,
+    pub vips: BTreeMap<IpAddr, Vip>,
+    pub health_checks: PerFamily<Option<HealthCheck>>,
+    pub no_local: PerFamily<NoLocalEndpoints>,
     /// Every set that the frontends share; the next version takes over those that are equal, with their Maglev tables.
     sets: Vec<Arc<BackendSet>>,
 }
@@ -37,41 +37,58 @@ pub(super) struct Compiled {
 pub(super) struct Here<'a> {
     pub location: Location<'a>,
     /// Where NodePorts answer.
-    pub node_port_addresses: &'a [Ipv4Addr],
+    pub node_port_addresses: &'a [IpAddr],
 }
 
 pub(super) fn compile(cluster: &Cluster, service: &ServiceModel, here: Here<'_>, before: &Compiled) -> Compiled {
-    let mut compiled = Compiled { health_check: health::check(cluster, service, here.location), ..Compiled::default() };
-    let source_ranges = source_ranges(&service.source_ranges);
-    for address in v4(&service.cluster_ips) {
-        compiled.vips.entry(address).or_default().cluster_ip = true;
+    let mut compiled = Compiled::default();
+    let names: Vec<Arc<ServicePortName>> = service.ports.iter().map(|port| Arc::new(name_of(service, port))).collect();
+    for family in families(service) {
+        let view = View { cluster, service, here, before, family, source_ranges: source_ranges(&service.source_ranges, family) };
+        compiled.health_checks[family] = health::check(cluster, service, family, here.location);
+        for address in of_family(&service.cluster_ips, family) {
+            compiled.vips.entry(address).or_default().cluster_ip = true;
+        }
+        for address in of_family(&service.load_balancer_ips, family).chain(of_family(&service.external_ips, family)) {
+            compiled.vips.entry(address).or_default().announced = true;
+        }
+        for (port, name) in service.ports.iter().zip(&names) {
+            view.compile_port(port, name, &mut compiled);
+        }
     }
-    for address in v4(&service.load_balancer_ips).chain(v4(&service.external_ips)) {
-        compiled.vips.entry(address).or_default().announced = true;
-    }
-    for port in &service.ports {
-        let endpoints = endpoints_of(cluster, service, port, here.location);
-        let selected = select(&endpoints, here.location, is_any_policy_local(service));
-        compiled.no_local.count(service, &selected);
-        let mut targets = Targets { endpoints: &endpoints, selected: &selected, before, sets: &mut compiled.sets };
-        let name = Arc::new(ServicePortName {
-            namespace: service.name.namespace.to_string(),
-            name: service.name.name.to_string(),
-            port: port.name.clone(),
-        });
+    compiled
+}
+
+/// One Service in one family.
+struct View<'a> {
+    cluster: &'a Cluster,
+    service: &'a ServiceModel,
+    here: Here<'a>,
+    before: &'a Compiled,
+    family: IpFamily,
+    source_ranges: Option<Arc<[IpNet]>>,
+}
+
+impl View<'_> {
+    fn compile_port(&self, port: &ServicePort, name: &Arc<ServicePortName>, compiled: &mut Compiled) {
+        let View { service, family, .. } = *self;
+        let endpoints = endpoints_of(self.cluster, service, port, family, self.here.location);
+        let selected = select(&endpoints, self.here.location, is_any_policy_local(service));
+        compiled.no_local[family].count(service, &selected);
+        let mut targets = Targets { endpoints: &endpoints, selected: &selected, before: self.before, sets: &mut compiled.sets };
         let serving = Arc::new(serving(&endpoints));
         let affinity = match service.session_affinity {
             SessionAffinity::None => None,
-            SessionAffinity::ClientIp { timeout_s } => Some(Affinity::new(&name, port.protocol.number(), timeout_s)),
+            SessionAffinity::ClientIp { timeout_s } => Some(Affinity::new(name, port.protocol.number(), timeout_s)),
         };
-        for (kind, address, number) in addresses(service, port, here.node_port_addresses) {
+        for (kind, address, number) in addresses(service, port, family, self.here.node_port_addresses) {
             let (outside, inside) = targets.of(service, kind);
             let frontend = Frontend {
-                service: Arc::clone(&name),
+                service: Arc::clone(name),
                 kind,
                 outside,
                 inside,
-                source_ranges: source_ranges.as_ref().filter(|_| kind == FrontendKind::LoadBalancerIp).map(Arc::clone),
+                source_ranges: self.source_ranges.as_ref().filter(|_| kind == FrontendKind::LoadBalancerIp).map(Arc::clone),
                 affinity,
             };
             let key = FrontendKey { address, port: number, protocol: port.protocol.number() };
@@ -82,7 +99,16 @@ pub(super) fn compile(cluster: &Cluster, service: &ServiceModel, here: Here<'_>,
             }
         }
     }
-    compiled
+}
+
+/// The families in which the Service is served: those of its ClusterIPs, as in kube-proxy, where a Service without one of a family does not
+/// exist for it, NodePorts and all.
+pub(super) fn families(service: &ServiceModel) -> impl Iterator<Item = IpFamily> + use<'_> {
+    IpFamily::BOTH.into_iter().filter(|family| of_family(&service.cluster_ips, *family).next().is_some())
+}
+
+fn name_of(service: &ServiceModel, port: &ServicePort) -> ServicePortName {
+    ServicePortName { namespace: service.name.namespace.to_string(), name: service.name.name.to_string(), port: port.name.clone() }
 }
 
 pub(super) fn is_any_policy_local(service: &ServiceModel) -> bool {
@@ -93,50 +119,41 @@ pub(super) fn endpoints_of<'a>(
     cluster: &'a Cluster,
     service: &ServiceModel,
     port: &ServicePort,
+    family: IpFamily,
     location: Location<'_>,
 ) -> Vec<PortEndpoint<'a>> {
-    merge(cluster.slices(&service.name), &port.name, port.protocol, false, location)
+    merge(cluster.slices(&service.name), &port.name, port.protocol, family, location)
 }
 
-fn serving(endpoints: &[PortEndpoint<'_>]) -> BTreeSet<SocketAddrV4> {
+fn serving(endpoints: &[PortEndpoint<'_>]) -> BTreeSet<SocketAddr> {
     let serving = endpoints.iter().filter(|endpoint| endpoint.endpoint.serving || endpoint.endpoint.ready);
-    serving.filter_map(backend).map(|backend| SocketAddrV4::new(backend.address, backend.port)).collect()
+    serving.map(|endpoint| SocketAddr::new(endpoint.address, endpoint.port)).collect()
 }
 
-/// All that clients may address for one service port; where two kinds have the same address and port, the first counts.
+/// All that clients may address for one service port in one family; where two kinds have the same address and port, the first counts.
 pub(super) fn addresses<'a>(
     service: &'a ServiceModel,
     port: &'a ServicePort,
-    node_port_addresses: &'a [Ipv4Addr],
-) -> impl Iterator<Item = (FrontendKind, Ipv4Addr, u16)> + 'a {
-    let number = port.port.get();
-    let own = move |kind, addresses: &'a [IpAddr]| v4(addresses).map(move |address| (kind, address, number));
-    let node_ports = port
-        .node_port
-        .into_iter()
-        .flat_map(move |node_port| node_port_addresses.iter().map(move |address| (FrontendKind::NodePort, *address, node_port.get())));
+    family: IpFamily,
+    node_port_addresses: &'a [IpAddr],
+) -> impl Iterator<Item = (FrontendKind, IpAddr, u16)> + 'a {
+    let on = move |kind, addresses: &'a [IpAddr], number| of_family(addresses, family).map(move |address| (kind, address, number));
+    let own = move |kind, addresses: &'a [IpAddr]| on(kind, addresses, port.port.get());
+    let node_port = port.node_port.into_iter();
+    let node_ports = node_port.flat_map(move |node_port| on(FrontendKind::NodePort, node_port_addresses, node_port.get()));
     own(FrontendKind::ClusterIp, &service.cluster_ips)
         .chain(own(FrontendKind::LoadBalancerIp, &service.load_balancer_ips))
         .chain(own(FrontendKind::ExternalIp, &service.external_ips))
         .chain(node_ports)
 }
 
-fn v4(addresses: &[IpAddr]) -> impl Iterator<Item = Ipv4Addr> {
-    addresses.iter().filter_map(|address| match address {
-        IpAddr::V4(v4) => Some(*v4),
-        IpAddr::V6(_) => None,
-    })
+fn of_family(addresses: &[IpAddr], family: IpFamily) -> impl Iterator<Item = IpAddr> {
+    addresses.iter().copied().filter(move |address| IpFamily::of(address) == family)
 }
 
 /// Contract §1.5: `None` is unrestricted.
-fn source_ranges(ranges: &[IpNet]) -> Option<Arc<[Ipv4Net]>> {
-    let mut ranges: Vec<Ipv4Net> = ranges
-        .iter()
-        .filter_map(|range| match range {
-            IpNet::V4(v4) => Some(*v4),
-            IpNet::V6(_) => None,
-        })
-        .collect();
+fn source_ranges(ranges: &[IpNet], family: IpFamily) -> Option<Arc<[IpNet]>> {
+    let mut ranges: Vec<IpNet> = ranges.iter().copied().filter(|range| IpFamily::of(&range.addr()) == family).collect();
     if ranges.is_empty() || ranges.iter().any(|range| range.prefix_len() == 0) {
         return None;
     }
@@ -194,7 +211,7 @@ impl Targets<'_> {
     /// The set of the flagged endpoints: this version's, else the one of the version before, else a new one. `None` if it is empty.
     fn share(&mut self, flags: &[bool], maglev: bool) -> Option<Arc<BackendSet>> {
         let backends: Box<[Backend]> =
-            self.endpoints.iter().zip(flags).filter(|(_, selected)| **selected).filter_map(|(endpoint, _)| backend(endpoint)).collect();
+            self.endpoints.iter().zip(flags).filter(|(_, selected)| **selected).map(|(endpoint, _)| backend(endpoint)).collect();
         if backends.is_empty() {
             return None;
         }
@@ -209,18 +226,20 @@ impl Targets<'_> {
 }
 
 fn build(backends: Box<[Backend]>, maglev: bool) -> BackendSet {
-    let identity = |backend: &Backend| {
-        let ([a, b, c, d], [high, low]) = (backend.address.octets(), backend.port.to_be_bytes());
-        [a, b, c, d, high, low]
-    };
     // More backends than a table can number (65 535): random selection, as without a table.
     let maglev = maglev.then(|| Maglev::build(backends.iter().map(identity), MAGLEV_TABLE_SEED).ok()).flatten();
     BackendSet { backends, maglev }
 }
 
-fn backend(endpoint: &PortEndpoint<'_>) -> Option<Backend> {
-    match endpoint.address {
-        IpAddr::V4(address) => Some(Backend { address, port: endpoint.port, local: endpoint.local }),
-        IpAddr::V6(_) => None,
+/// Address and port as they stand in packets.
+fn identity(backend: &Backend) -> Vec<u8> {
+    let port = backend.port.to_be_bytes();
+    match backend.address {
+        IpAddr::V4(v4) => [&v4.octets()[..], &port].concat(),
+        IpAddr::V6(v6) => [&v6.octets()[..], &port].concat(),
     }
+}
+
+fn backend(endpoint: &PortEndpoint<'_>) -> Backend {
+    Backend { address: endpoint.address, port: endpoint.port, local: endpoint.local }
 }

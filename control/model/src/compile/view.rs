@@ -3,8 +3,8 @@
 use ringway_engine::tables::FrontendKey;
 
 use super::Compiler;
-use super::service::{addresses, endpoints_of, is_any_policy_local};
-use crate::model::{ServiceModel, ServicePort, SessionAffinity};
+use super::service::{addresses, endpoints_of, families, is_any_policy_local};
+use crate::model::{IpFamily, ServiceModel, ServicePort, SessionAffinity};
 use crate::select::{PortEndpoint, Selected, select};
 use crate::view::{EndpointView, FrontendView, ServicePortView, TargetView};
 
@@ -14,9 +14,6 @@ impl Compiler {
     }
 
     fn view_port(&self, service: &ServiceModel, port: &ServicePort) -> ServicePortView {
-        let location = self.here().location;
-        let endpoints = endpoints_of(&self.cluster, service, port, location);
-        let selected = select(&endpoints, location, is_any_policy_local(service));
         ServicePortView {
             namespace: service.name.namespace.to_string(),
             name: service.name.name.to_string(),
@@ -30,8 +27,15 @@ impl Compiler {
                 SessionAffinity::ClientIp { timeout_s } => Some(timeout_s),
             },
             frontends: self.view_frontends(service, port),
-            endpoints: endpoints.iter().enumerate().map(|(index, endpoint)| view_endpoint(endpoint, &selected, index)).collect(),
+            endpoints: families(service).flat_map(|family| self.view_endpoints(service, port, family)).collect(),
         }
+    }
+
+    fn view_endpoints(&self, service: &ServiceModel, port: &ServicePort, family: IpFamily) -> Vec<EndpointView> {
+        let location = self.here().location;
+        let endpoints = endpoints_of(&self.cluster, service, port, family, location);
+        let selected = select(&endpoints, location, is_any_policy_local(service));
+        endpoints.iter().enumerate().map(|(index, endpoint)| view_endpoint(endpoint, &selected, index)).collect()
     }
 
     fn view_frontends(&self, service: &ServiceModel, port: &ServicePort) -> Vec<FrontendView> {
@@ -51,7 +55,8 @@ impl Compiler {
                 held_by: self.claims.holder(&key).filter(|holder| **holder != service.name).map(ToString::to_string),
             })
         };
-        addresses(service, port, &self.node_port_addresses).filter_map(view).collect()
+        let all = |family| addresses(service, port, family, &self.node_port_addresses);
+        families(service).flat_map(all).filter_map(view).collect()
     }
 }
 

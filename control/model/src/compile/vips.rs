@@ -1,7 +1,7 @@
 //! The addresses that belong to services and to no device of ours.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// An address that belongs to services and to no device of ours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,11 +15,11 @@ pub struct Vip {
 /// Counts which addresses services use, and says what changed.
 #[derive(Debug, Default)]
 pub(super) struct Vips {
-    uses: HashMap<Ipv4Addr, Uses>,
+    uses: HashMap<IpAddr, Uses>,
     /// Addresses of nodes, ours too: an externalIP may be one, but it is that host that answers for it.
-    hosts: BTreeSet<Ipv4Addr>,
-    published: BTreeMap<Ipv4Addr, Vip>,
-    changed: BTreeSet<Ipv4Addr>,
+    hosts: BTreeSet<IpAddr>,
+    published: BTreeMap<IpAddr, Vip>,
+    changed: BTreeSet<IpAddr>,
 }
 
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ struct Uses {
 
 impl Vips {
     /// A service goes from the addresses `before` to those `after`.
-    pub fn replace(&mut self, before: &BTreeMap<Ipv4Addr, Vip>, after: &BTreeMap<Ipv4Addr, Vip>) {
+    pub fn replace(&mut self, before: &BTreeMap<IpAddr, Vip>, after: &BTreeMap<IpAddr, Vip>) {
         if before == after {
             return;
         }
@@ -55,13 +55,13 @@ impl Vips {
         }
     }
 
-    pub fn set_hosts(&mut self, hosts: BTreeSet<Ipv4Addr>) {
+    pub fn set_hosts(&mut self, hosts: BTreeSet<IpAddr>) {
         self.changed.extend(self.hosts.symmetric_difference(&hosts));
         self.hosts = hosts;
     }
 
     /// What changed since the last call.
-    pub fn publish(&mut self) -> Vec<(Ipv4Addr, Option<Vip>)> {
+    pub fn publish(&mut self) -> Vec<(IpAddr, Option<Vip>)> {
         let mut changes = Vec::new();
         for address in std::mem::take(&mut self.changed) {
             let uses = self.uses.get(&address).filter(|_| !self.hosts.contains(&address));
@@ -77,7 +77,7 @@ impl Vips {
         changes
     }
 
-    pub fn published(&self) -> impl Iterator<Item = (Ipv4Addr, Vip)> {
+    pub fn published(&self) -> impl Iterator<Item = (IpAddr, Vip)> {
         self.published.iter().map(|(address, vip)| (*address, *vip))
     }
 

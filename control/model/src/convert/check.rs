@@ -42,9 +42,15 @@ pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     }
 }
 
+/// What a Service may have: any address, but for those that stand for others on every node.
+pub(super) fn service_address(text: &str) -> Result<IpAddr, String> {
+    let address = address(text)?;
+    if is_alias(address) { Err(format!("{text:?} is an address of Ringway's own on every node")) } else { Ok(address) }
+}
+
 /// An address that a packet can be sent to from anywhere: externalIPs and endpoints.
 pub(super) fn ordinary_address(text: &str) -> Result<IpAddr, String> {
-    let address = address(text)?;
+    let address = service_address(text)?;
     let link_local = match address {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
@@ -61,14 +67,6 @@ pub(super) fn ordinary_address(text: &str) -> Result<IpAddr, String> {
         return Ok(address);
     };
     Err(format!("{text:?} is {special} address, which cannot be used here"))
-}
-
-/// What a load balancer may hand out: any address, but for those that stand for others on every node.
-pub(super) fn load_balancer_address(text: &str) -> Result<IpAddr, String> {
-    match address(text)? {
-        IpAddr::V4(v4) if is_alias(v4) => Err(format!("{text:?} is an address of Ringway's own on every node")),
-        address => Ok(address),
-    }
 }
 
 pub(super) fn cidr(text: &str) -> Result<IpNet, String> {

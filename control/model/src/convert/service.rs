@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort as Ra
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{Converted, Findings, Refused, check, is_selected};
-use crate::model::{Kind, Model, ServiceModel, ServiceName, ServicePort, ServiceType, SessionAffinity, TrafficPolicy};
+use crate::model::{IpFamily, Kind, Model, ServiceModel, ServiceName, ServicePort, ServiceType, SessionAffinity, TrafficPolicy};
 
 /// Kubernetes' default and limit of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_DEFAULT_S: i32 = 10_800;
@@ -43,14 +43,15 @@ pub(super) fn convert(service: &Service) -> Result<Converted, Refused> {
         }
         Some(_) => {}
     }
-    let external_ips = external_ips(spec, &mut findings);
+    let cluster_ips = cluster_ips(spec, &mut findings);
+    let external_ips = external_ips(spec, &cluster_ips, &mut findings);
     let external_policy = external_policy(spec, service_type, external_ips.is_empty(), &mut findings);
     let model = ServiceModel {
         name: ServiceName { namespace: findings.namespace.as_str().into(), name: findings.name.as_str().into() },
         created: service.metadata.creation_timestamp.as_ref().map(|time| time.0),
         service_type,
-        cluster_ips: cluster_ips(spec, &mut findings),
-        load_balancer_ips: load_balancer_ips(service, service_type, &mut findings),
+        load_balancer_ips: load_balancer_ips(service, service_type, &cluster_ips, &mut findings),
+        cluster_ips,
         source_ranges: source_ranges(spec, service_type, &mut findings),
         ports: ports(spec, service_type, &mut findings),
         internal_policy: policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref(), &mut findings),
@@ -66,7 +67,7 @@ fn cluster_ips(spec: &ServiceSpec, findings: &mut Findings) -> Vec<IpAddr> {
     let first = spec.cluster_ip.as_deref().unwrap_or_default();
     let list = spec.cluster_ips.as_deref().unwrap_or_default();
     if list.is_empty() {
-        return findings.take("spec.clusterIP", check::address(first)).into_iter().collect();
+        return findings.take("spec.clusterIP", check::service_address(first)).into_iter().collect();
     }
     if !first.is_empty() && first != list[0] {
         findings.error("spec.clusterIP", format!("{first:?} is not spec.clusterIPs[0], {:?}", list[0]));
@@ -74,7 +75,7 @@ fn cluster_ips(spec: &ServiceSpec, findings: &mut Findings) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = Vec::new();
     for (index, text) in list.iter().enumerate() {
         let field = format!("spec.clusterIPs[{index}]");
-        let Some(address) = findings.take(field.as_str(), check::address(text)) else { continue };
+        let Some(address) = findings.take(field.as_str(), check::service_address(text)) else { continue };
         if addresses.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
             findings.error(field, "a second address of the same family: at most one of each");
         }
@@ -83,15 +84,26 @@ fn cluster_ips(spec: &ServiceSpec, findings: &mut Findings) -> Vec<IpAddr> {
     addresses
 }
 
-fn external_ips(spec: &ServiceSpec, findings: &mut Findings) -> Vec<IpAddr> {
+/// A Service without a ClusterIP of a family is not served in it (contract §1.3).
+fn note_if_not_served(field: &str, address: IpAddr, cluster_ips: &[IpAddr], findings: &mut Findings) {
+    let family = IpFamily::of(&address);
+    if !cluster_ips.is_empty() && !cluster_ips.iter().any(|cluster_ip| IpFamily::of(cluster_ip) == family) {
+        findings.notice(field, format!("has no effect: the Service has no {family} ClusterIP"));
+    }
+}
+
+fn external_ips(spec: &ServiceSpec, cluster_ips: &[IpAddr], findings: &mut Findings) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
     for (index, text) in spec.external_ips.iter().flatten().enumerate() {
-        addresses.extend(findings.take(format!("spec.externalIPs[{index}]"), check::ordinary_address(text)));
+        let field = format!("spec.externalIPs[{index}]");
+        let Some(address) = findings.take(field.as_str(), check::ordinary_address(text)) else { continue };
+        note_if_not_served(&field, address, cluster_ips, findings);
+        addresses.push(address);
     }
     addresses
 }
 
-fn load_balancer_ips(service: &Service, service_type: ServiceType, findings: &mut Findings) -> Vec<IpAddr> {
+fn load_balancer_ips(service: &Service, service_type: ServiceType, cluster_ips: &[IpAddr], findings: &mut Findings) -> Vec<IpAddr> {
     let ingress: &[LoadBalancerIngress] = service
         .status
         .as_ref()
@@ -102,11 +114,16 @@ fn load_balancer_ips(service: &Service, service_type: ServiceType, findings: &mu
     for (index, entry) in ingress.iter().enumerate() {
         let field = format!("status.loadBalancer.ingress[{index}]");
         let Some(text) = entry.ip.as_deref().filter(|ip| !ip.is_empty()) else { continue };
-        let address = findings.take(format!("{field}.ip"), check::load_balancer_address(text));
-        match entry.ip_mode.as_deref() {
-            None | Some("VIP") => addresses.extend(address),
-            Some("Proxy") => {}
-            Some(other) => findings.error(format!("{field}.ipMode"), format!("{other:?} is no mode: VIP or Proxy")),
+        let address = findings.take(format!("{field}.ip"), check::service_address(text));
+        match (entry.ip_mode.as_deref(), address) {
+            (None | Some("VIP"), Some(address)) => {
+                addresses.push(address);
+                if service_type == ServiceType::LoadBalancer {
+                    note_if_not_served(&format!("{field}.ip"), address, cluster_ips, findings);
+                }
+            }
+            (None | Some("VIP" | "Proxy"), _) => {}
+            (Some(other), _) => findings.error(format!("{field}.ipMode"), format!("{other:?} is no mode: VIP or Proxy")),
         }
     }
     if service_type != ServiceType::LoadBalancer && !ingress.is_empty() {

@@ -8,7 +8,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint as RawEndpoint, EndpointPort, End
 use k8s_openapi::jiff::Timestamp;
 
 use super::{Converted, Findings, Refused, check, is_selected};
-use crate::model::{Endpoint, EndpointSliceModel, Kind, Model, ServiceName, SlicePort};
+use crate::model::{Endpoint, EndpointSliceModel, IpFamily, Kind, Model, ServiceName, SlicePort};
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const LAST_CHANGE_TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
@@ -22,9 +22,9 @@ pub(super) fn convert(slice: &EndpointSlice) -> Result<Converted, Refused> {
     let mut findings = Findings::of(Kind::EndpointSlice, &slice.metadata);
     let service = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME_LABEL)).filter(|name| !name.is_empty());
     let (true, Some(service)) = (is_selected(&slice.metadata), service) else { return findings.not_ours() };
-    let v6 = match slice.address_type.as_str() {
-        "IPv4" => false,
-        "IPv6" => true,
+    let family = match slice.address_type.as_str() {
+        "IPv4" => IpFamily::V4,
+        "IPv6" => IpFamily::V6,
         "FQDN" => return findings.not_ours(),
         "" => {
             findings.error("addressType", "missing: IPv4, IPv6 or FQDN");
@@ -38,8 +38,9 @@ pub(super) fn convert(slice: &EndpointSlice) -> Result<Converted, Refused> {
     let model = EndpointSliceModel {
         name: findings.name.as_str().into(),
         service: ServiceName { namespace: findings.namespace.as_str().into(), name: service.as_str().into() },
+        family,
         ports: ports(slice.ports.as_deref().unwrap_or_default(), &mut findings),
-        endpoints: endpoints(slice.endpoints.as_deref().unwrap_or_default(), v6, &mut findings),
+        endpoints: endpoints(slice.endpoints.as_deref().unwrap_or_default(), family, &mut findings),
         last_change_trigger: last_change_trigger(slice),
     };
     findings.ours(Some(Model::EndpointSlice(Arc::new(model))))
@@ -76,14 +77,14 @@ fn ports(raw: &[EndpointPort], findings: &mut Findings) -> Vec<SlicePort> {
     ports
 }
 
-fn endpoints(raw: &[RawEndpoint], v6: bool, findings: &mut Findings) -> Vec<Endpoint> {
+fn endpoints(raw: &[RawEndpoint], family: IpFamily, findings: &mut Findings) -> Vec<Endpoint> {
     if raw.len() > ENDPOINTS_MAX {
         findings.error("endpoints", format!("{} endpoints: at most {ENDPOINTS_MAX}, use several slices", raw.len()));
     }
-    raw.iter().enumerate().filter_map(|(index, endpoint)| convert_endpoint(index, endpoint, v6, findings)).collect()
+    raw.iter().enumerate().filter_map(|(index, endpoint)| convert_endpoint(index, endpoint, family, findings)).collect()
 }
 
-fn convert_endpoint(index: usize, raw: &RawEndpoint, v6: bool, findings: &mut Findings) -> Option<Endpoint> {
+fn convert_endpoint(index: usize, raw: &RawEndpoint, family: IpFamily, findings: &mut Findings) -> Option<Endpoint> {
     let field = format!("endpoints[{index}]");
     if raw.addresses.is_empty() || raw.addresses.len() > ADDRESSES_MAX {
         findings.error(format!("{field}.addresses"), format!("{} addresses: 1 to {ADDRESSES_MAX}", raw.addresses.len()));
@@ -93,7 +94,7 @@ fn convert_endpoint(index: usize, raw: &RawEndpoint, v6: bool, findings: &mut Fi
     for (position, text) in raw.addresses.iter().enumerate() {
         let place = format!("{field}.addresses[{position}]");
         let address = findings.take(place.as_str(), check::ordinary_address(text))?;
-        if address.is_ipv6() != v6 {
+        if IpFamily::of(&address) != family {
             findings.error(place, format!("{text:?} is not of the slice's addressType"));
             return None;
         }

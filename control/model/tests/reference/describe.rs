@@ -31,8 +31,8 @@ pub enum Type {
 #[derive(Clone, Debug)]
 pub struct Service {
     pub kind: Type,
-    /// `None`: headless.
-    pub cluster_ip: Option<&'static str>,
+    /// Empty: headless.
+    pub cluster_ips: Vec<&'static str>,
     pub external_ips: Vec<&'static str>,
     /// Address, and whether `ipMode` is Proxy.
     pub ingress: Vec<(&'static str, bool)>,
@@ -61,6 +61,8 @@ pub struct Endpoint {
 #[derive(Clone, Debug)]
 pub struct Slice {
     pub service: usize,
+    /// `addressType`: IPv6.
+    pub v6: bool,
     /// Name, protocol, number (0: none).
     pub ports: Vec<(&'static str, Proto, u16)>,
     pub endpoints: Vec<Endpoint>,
@@ -83,11 +85,14 @@ pub enum Event {
 }
 
 pub const SERVICES: usize = 4;
-pub const SLICES: usize = 5;
+pub const SLICES: usize = 7;
 pub const HERE: &str = "node-a";
 
 const V4: [&str; 4] = ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4"];
-const VIPS: [&str; 4] = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "172.16.0.1"];
+const V6: [&str; 4] = ["fd00:1::1", "fd00:1::2", "fd00:1::3", "fd00:1::4"];
+const VIPS: [&str; 7] = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "172.16.0.1", "2001:db8::1", "2001:db8::2", "fd00::7"];
+const CLUSTER_IPS: [&str; 4] = ["10.96.0.1", "10.96.0.2", "10.96.0.3", "192.0.2.1"];
+const CLUSTER_IPS6: [&str; 4] = ["fd00:96::1", "fd00:96::2", "fd00:96::3", "2001:db8::1"];
 const NODES: [&str; 3] = [HERE, "node-b", "node-c"];
 const ZONES: [&str; 2] = ["east", "west"];
 
@@ -121,22 +126,27 @@ fn ports() -> impl Strategy<Value = Vec<Port>> {
 fn service() -> impl Strategy<Value = Service> {
     let kind =
         prop_oneof![3 => Just(Type::ClusterIp), 3 => Just(Type::NodePort), 6 => Just(Type::LoadBalancer), 1 => Just(Type::ExternalName)];
-    let cluster_ip =
-        prop_oneof![1 => Just(None), 12 => one_of(&["10.96.0.1", "10.96.0.2", "10.96.0.3", "192.0.2.1", "fd00::1"]).prop_map(Some)];
-    let ingress = vec((one_of(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"]), prop::bool::weighted(0.2)), 0..=2);
-    let ranges = some_of(&["10.0.0.0/8", "203.0.113.0/24", "2001:db8::/32", "0.0.0.0/0"], 2);
+    let (four, six) = (|| one_of(&CLUSTER_IPS), || one_of(&CLUSTER_IPS6));
+    let cluster_ips = prop_oneof![
+        1 => Just(Vec::new()),
+        4 => four().prop_map(|four| vec![four]),
+        4 => six().prop_map(|six| vec![six]),
+        8 => (four(), six()).prop_flat_map(|(four, six)| Just(vec![four, six]).prop_shuffle()),
+    ];
+    let ingress = vec((one_of(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2"]), prop::bool::weighted(0.2)), 0..=3);
+    let ranges = some_of(&["10.0.0.0/8", "203.0.113.0/24", "2001:db8::/32", "fd00::/8", "0.0.0.0/0", "::/0"], 3);
     let affinity = option::of(option::of(prop_oneof![Just(1), Just(10_800), Just(86_400)]));
     (
-        (kind, cluster_ip, some_of(&VIPS, 2), ingress, ranges, ports()),
+        (kind, cluster_ips, some_of(&VIPS, 3), ingress, ranges, ports()),
         (any::<bool>(), any::<bool>(), affinity, option::of(0u8..3), prop::bool::weighted(0.05)),
     )
         .prop_map(
             |(
-                (kind, cluster_ip, external_ips, ingress, ranges, ports),
+                (kind, cluster_ips, external_ips, ingress, ranges, ports),
                 (internal_local, external_local, affinity, created, other_proxy),
             )| Service {
                 kind,
-                cluster_ip,
+                cluster_ips,
                 external_ips,
                 ingress,
                 ranges,
@@ -154,13 +164,13 @@ fn condition() -> impl Strategy<Value = Option<bool>> {
     prop_oneof![2 => Just(None), 2 => Just(Some(true)), 3 => Just(Some(false))]
 }
 
-fn endpoint() -> impl Strategy<Value = Endpoint> {
+fn endpoint(addresses: &'static [&'static str]) -> impl Strategy<Value = Endpoint> {
     // Mostly there: one endpoint without a hint makes all others' useless.
     let hints = |names: &'static [&'static str]| {
         let some = proptest::sample::subsequence(names, 1..=2);
         prop_oneof![1 => Just(None), 1 => Just(Some(Vec::new())), 10 => some.prop_map(Some)]
     };
-    (one_of(&V4), condition(), condition(), condition(), option::of(one_of(&NODES)), hints(&NODES), hints(&ZONES)).prop_map(
+    (one_of(addresses), condition(), condition(), condition(), option::of(one_of(&NODES)), hints(&NODES), hints(&ZONES)).prop_map(
         |(address, ready, serving, terminating, node, for_nodes, for_zones)| Endpoint {
             address,
             ready,
@@ -176,22 +186,23 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
 fn slice() -> impl Strategy<Value = Slice> {
     let names = proptest::sample::subsequence(&["http", "dns", "admin"], 1..=3);
     let numbers = vec((proto(), prop_oneof![1 => Just(0u16), 4 => Just(8080), 4 => Just(9090)]), 3);
+    let of = |v6: bool, addresses| vec(endpoint(addresses), 0..=4).prop_map(move |endpoints| (v6, endpoints));
     // Few services and one protocol more often than not, so that slices meet services.
-    (0..SERVICES, names, numbers, vec(endpoint(), 0..=4), prop::bool::weighted(0.05)).prop_map(
-        |(service, names, numbers, endpoints, headless)| {
+    (0..SERVICES, names, numbers, prop_oneof![of(false, &V4), of(true, &V6)], prop::bool::weighted(0.05)).prop_map(
+        |(service, names, numbers, (v6, endpoints), headless)| {
             let ports = names.into_iter().zip(numbers).map(|(name, (proto, number))| (name, proto, number)).collect();
-            Slice { service, ports, endpoints, headless }
+            Slice { service, v6, ports, endpoints, headless }
         },
     )
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let node = (option::of(one_of(&ZONES)), some_of(&["fd00::7", "172.16.0.1", "172.16.0.2"], 2));
+    let node = (option::of(one_of(&ZONES)), some_of(&["fd00::7", "172.16.0.1", "172.16.0.2", "fd00::8"], 3).prop_shuffle());
     prop_oneof![
         5 => (0..SERVICES, prop::option::weighted(0.85, service())).prop_map(|(index, service)| Event::Service(index, service)),
         8 => (0..SLICES, prop::option::weighted(0.85, slice())).prop_map(|(index, slice)| Event::Slice(index, slice)),
         2 => prop::option::weighted(0.8, node.prop_map(|(zone, addresses)| Node { zone, addresses })).prop_map(Event::Node),
-        1 => some_of(&["172.16.0.1", "172.16.0.2", "192.0.2.1"], 2).prop_map(Event::Devices),
+        1 => some_of(&["172.16.0.1", "172.16.0.2", "192.0.2.1", "fd00::7", "2001:db8::1"], 4).prop_shuffle().prop_map(Event::Devices),
     ]
 }
 
@@ -238,7 +249,8 @@ impl Service {
             },
             "spec": {
                 "type": kind,
-                "clusterIP": self.cluster_ip.unwrap_or("None"),
+                "clusterIP": self.cluster_ips.first().unwrap_or(&"None"),
+                "clusterIPs": self.cluster_ips,
                 "externalIPs": self.external_ips,
                 "loadBalancerSourceRanges": self.ranges,
                 "ports": ports,
@@ -278,7 +290,7 @@ impl Slice {
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
             "metadata": {"name": format!("slice-{index}"), "labels": labels},
-            "addressType": "IPv4",
+            "addressType": if self.v6 { "IPv6" } else { "IPv4" },
             "ports": ports,
             "endpoints": endpoints,
         })

@@ -1,7 +1,7 @@
 //! The reference: the tables that contract §1 and §2 ask for, straight from their text, all from scratch, with no thought of cost.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use ringway_engine::tables::{FrontendKey, FrontendKind};
 use ringway_model::Vip;
@@ -19,7 +19,7 @@ pub struct World {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
-    To { backends: BTreeSet<(Ipv4Addr, u16, bool)>, maglev: bool },
+    To { backends: BTreeSet<(IpAddr, u16, bool)>, maglev: bool },
     Reject,
     Drop,
 }
@@ -39,7 +39,7 @@ pub struct ExpectedFrontend {
 /// The lowest holds: (no time of creation, time, name).
 type Rank = (bool, Option<u8>, usize);
 
-type Endpoints = BTreeMap<(Ipv4Addr, u16), Endpoint>;
+type Endpoints = BTreeMap<(IpAddr, u16), Endpoint>;
 
 fn ready(ep: &Endpoint) -> bool {
     ep.ready != Some(false)
@@ -57,13 +57,20 @@ fn local(ep: &Endpoint) -> bool {
     ep.node == Some(HERE)
 }
 
-fn v4(text: &str) -> Option<Ipv4Addr> {
-    text.parse().ok()
+/// The view of one family: `text` is an address of it.
+fn in_view(text: &str, v6: bool) -> Option<IpAddr> {
+    let address: IpAddr = text.parse().unwrap();
+    (address.is_ipv6() == v6).then_some(address)
+}
+
+/// §1.3
+fn views(service: &Service) -> impl Iterator<Item = bool> {
+    [false, true].into_iter().filter(|v6| service.cluster_ips.iter().any(|text| in_view(text, *v6).is_some()))
 }
 
 impl World {
     fn is_ours(service: &Service) -> bool {
-        !service.other_proxy && service.kind != Type::ExternalName && service.cluster_ip.is_some()
+        !service.other_proxy && service.kind != Type::ExternalName && !service.cluster_ips.is_empty()
     }
 
     fn ours(&self) -> impl Iterator<Item = (usize, &Service)> {
@@ -72,14 +79,14 @@ impl World {
     }
 
     /// §1.6
-    fn endpoints(&self, service: usize, port: &Port) -> Endpoints {
-        let mut copies: BTreeMap<(Ipv4Addr, u16), Vec<Endpoint>> = BTreeMap::new();
-        for slice in self.slices.iter().flatten().filter(|slice| slice.service == service && !slice.headless) {
+    fn endpoints(&self, service: usize, port: &Port, v6: bool) -> Endpoints {
+        let mut copies: BTreeMap<(IpAddr, u16), Vec<Endpoint>> = BTreeMap::new();
+        for slice in self.slices.iter().flatten().filter(|slice| slice.service == service && slice.v6 == v6 && !slice.headless) {
             for (_, _, number) in
                 slice.ports.iter().filter(|(name, proto, number)| *name == port.name && *proto == port.proto && *number != 0)
             {
                 for ep in &slice.endpoints {
-                    copies.entry((v4(ep.address).unwrap(), *number)).or_default().push(ep.clone());
+                    copies.entry((ep.address.parse().unwrap(), *number)).or_default().push(ep.clone());
                 }
             }
         }
@@ -88,7 +95,7 @@ impl World {
     }
 
     /// §2 `clusterEndpoints`
-    fn cluster_list(&self, eps: &Endpoints) -> BTreeSet<(Ipv4Addr, u16)> {
+    fn cluster_list(&self, eps: &Endpoints) -> BTreeSet<(IpAddr, u16)> {
         let zone = self.node.as_ref().and_then(|node| node.zone);
         let names_node = |ep: &Endpoint| ep.for_nodes.iter().flatten().any(|node| *node == HERE);
         let names_zone = |ep: &Endpoint| ep.for_zones.iter().flatten().any(|name| Some(*name) == zone);
@@ -102,7 +109,7 @@ impl World {
     }
 
     /// §2 `localEndpoints`
-    fn local_list(eps: &Endpoints) -> BTreeSet<(Ipv4Addr, u16)> {
+    fn local_list(eps: &Endpoints) -> BTreeSet<(IpAddr, u16)> {
         let list = keys(eps, |ep| ready(ep) && local(ep));
         if list.is_empty() { keys(eps, |ep| serving(ep) && terminating(ep) && local(ep)) } else { list }
     }
@@ -121,33 +128,34 @@ impl World {
         }
     }
 
-    fn node_port_address(&self) -> Option<Ipv4Addr> {
-        let internal = self.node.as_ref().and_then(|node| node.addresses.iter().find_map(|address| v4(address)));
-        internal.or(self.devices.iter().find_map(|address| v4(address)))
+    fn node_port_address(&self, v6: bool) -> Option<IpAddr> {
+        let internal = self.node.as_ref().and_then(|node| node.addresses.iter().find_map(|address| in_view(address, v6)));
+        internal.or(self.devices.iter().find_map(|address| in_view(address, v6)))
     }
 
-    /// Every address that a service port asks for, in the order of which counts.
-    fn addresses(&self, service: &Service, port: &Port) -> Vec<(FrontendKind, Ipv4Addr, u16)> {
+    /// Every address that a service port asks for in one view, in the order of which counts.
+    fn addresses(&self, service: &Service, port: &Port, v6: bool) -> Vec<(FrontendKind, IpAddr, u16)> {
         let mut all = Vec::new();
-        all.extend(service.cluster_ip.and_then(v4).map(|address| (FrontendKind::ClusterIp, address, port.port)));
-        all.extend(ingress(service).map(|address| (FrontendKind::LoadBalancerIp, address, port.port)));
-        all.extend(service.external_ips.iter().filter_map(|text| v4(text)).map(|address| (FrontendKind::ExternalIp, address, port.port)));
+        let own = |texts: &[&str]| texts.iter().filter_map(|text| in_view(text, v6)).collect::<Vec<_>>();
+        all.extend(own(&service.cluster_ips).into_iter().map(|address| (FrontendKind::ClusterIp, address, port.port)));
+        all.extend(ingress(service, v6).map(|address| (FrontendKind::LoadBalancerIp, address, port.port)));
+        all.extend(own(&service.external_ips).into_iter().map(|address| (FrontendKind::ExternalIp, address, port.port)));
         if service.kind != Type::ClusterIp
-            && let (Some(address), Some(number)) = (self.node_port_address(), port.node_port)
+            && let (Some(address), Some(number)) = (self.node_port_address(v6), port.node_port)
         {
             all.push((FrontendKind::NodePort, address, number));
         }
         all
     }
 
-    fn frontend(&self, index: usize, service: &Service, port: &Port, kind: FrontendKind) -> ExpectedFrontend {
-        let eps = self.endpoints(index, port);
+    fn frontend(&self, (index, service): (usize, &Service), port: &Port, v6: bool, kind: FrontendKind) -> ExpectedFrontend {
+        let eps = self.endpoints(index, port, v6);
         let maglev = matches!(kind, FrontendKind::LoadBalancerIp | FrontendKind::ExternalIp) && !service.external_local;
         let policy_local = if kind == FrontendKind::ClusterIp { service.internal_local } else { service.external_local };
         let outside = self.target(&eps, policy_local, maglev);
         let short_cut = kind != FrontendKind::ClusterIp;
         let inside = self.target(&eps, policy_local && !short_cut, maglev);
-        let ranges = if kind == FrontendKind::LoadBalancerIp { ranges(service) } else { None };
+        let ranges = if kind == FrontendKind::LoadBalancerIp { ranges(service, v6) } else { None };
         let sticky = service.affinity.map(|timeout| timeout.unwrap_or(10_800));
         ExpectedFrontend { service: service_name(index), port: port.name.into(), kind, outside, inside, ranges, sticky }
     }
@@ -156,8 +164,8 @@ impl World {
         let mut held: BTreeMap<FrontendKey, (Rank, ExpectedFrontend)> = BTreeMap::new();
         for (index, service) in self.ours() {
             let rank = (service.created.is_none(), service.created, index);
-            for port in &service.ports {
-                for (kind, address, number) in self.addresses(service, port) {
+            for (port, v6) in service.ports.iter().flat_map(|port| views(service).map(move |v6| (port, v6))) {
+                for (kind, address, number) in self.addresses(service, port, v6) {
                     let protocol = match port.proto {
                         Proto::Tcp => 6,
                         Proto::Udp => 17,
@@ -165,7 +173,7 @@ impl World {
                     };
                     let key = FrontendKey { address, port: number, protocol };
                     if held.get(&key).is_none_or(|(holder, _)| rank < *holder) {
-                        held.insert(key, (rank, self.frontend(index, service, port, kind)));
+                        held.insert(key, (rank, self.frontend((index, service), port, v6, kind)));
                     }
                 }
             }
@@ -174,46 +182,48 @@ impl World {
     }
 
     /// §2, existing flows: the backends that the flows of each UDP frontend may go on with.
-    pub fn serving(&self, frontends: &BTreeMap<FrontendKey, ExpectedFrontend>) -> BTreeSet<(FrontendKey, (Ipv4Addr, u16))> {
+    pub fn serving(&self, frontends: &BTreeMap<FrontendKey, ExpectedFrontend>) -> BTreeSet<(FrontendKey, (IpAddr, u16))> {
         let udp = frontends.iter().filter(|(key, _)| key.protocol == 17);
         udp.flat_map(|(key, frontend)| {
             let (index, service) = self.ours().find(|(index, _)| service_name(*index) == frontend.service).unwrap();
             let port = service.ports.iter().find(|port| port.name == frontend.port).unwrap();
-            keys(&self.endpoints(index, port), |ep| ready(ep) || serving(ep)).into_iter().map(|backend| (*key, backend))
+            keys(&self.endpoints(index, port, key.address.is_ipv6()), |ep| ready(ep) || serving(ep))
+                .into_iter()
+                .map(|backend| (*key, backend))
         })
         .collect()
     }
 
     /// §2: an undefined port is a ClusterIP's business only.
-    pub fn vips(&self) -> BTreeMap<Ipv4Addr, Vip> {
-        let mut vips = BTreeMap::<_, Vip>::new();
-        for (_, service) in self.ours() {
-            if let Some(address) = service.cluster_ip.and_then(v4) {
+    pub fn vips(&self) -> BTreeMap<IpAddr, Vip> {
+        let mut vips = BTreeMap::<IpAddr, Vip>::new();
+        for (service, v6) in self.ours().flat_map(|(_, service)| views(service).map(move |v6| (service, v6))) {
+            for address in service.cluster_ips.iter().filter_map(|text| in_view(text, v6)) {
                 vips.entry(address).or_default().cluster_ip = true;
             }
-            for address in ingress(service).chain(service.external_ips.iter().filter_map(|text| v4(text))) {
+            for address in ingress(service, v6).chain(service.external_ips.iter().filter_map(|text| in_view(text, v6))) {
                 vips.entry(address).or_default().announced = true;
             }
         }
-        for own in self.node.iter().flat_map(|node| &node.addresses).chain(&self.devices).filter_map(|text| v4(text)) {
-            vips.remove(&own);
+        for own in self.node.iter().flat_map(|node| &node.addresses).chain(&self.devices) {
+            vips.remove(&own.parse().unwrap());
         }
         vips
     }
 }
 
-fn keys(eps: &Endpoints, wanted: impl Fn(&Endpoint) -> bool) -> BTreeSet<(Ipv4Addr, u16)> {
+fn keys(eps: &Endpoints, wanted: impl Fn(&Endpoint) -> bool) -> BTreeSet<(IpAddr, u16)> {
     eps.iter().filter(|(_, ep)| wanted(ep)).map(|(key, _)| *key).collect()
 }
 
 /// §1.4
-fn ingress(service: &Service) -> impl Iterator<Item = Ipv4Addr> {
+fn ingress(service: &Service, v6: bool) -> impl Iterator<Item = IpAddr> {
     let counts = service.kind == Type::LoadBalancer;
-    service.ingress.iter().filter(move |(_, proxy)| counts && !proxy).filter_map(|(text, _)| v4(text))
+    service.ingress.iter().filter(move |(_, proxy)| counts && !proxy).filter_map(move |(text, _)| in_view(text, v6))
 }
 
 /// §1.5
-fn ranges(service: &Service) -> Option<BTreeSet<String>> {
-    let own: BTreeSet<String> = service.ranges.iter().filter(|range| !range.contains(':')).map(ToString::to_string).collect();
+fn ranges(service: &Service, v6: bool) -> Option<BTreeSet<String>> {
+    let own: BTreeSet<String> = service.ranges.iter().filter(|range| range.contains(':') == v6).map(ToString::to_string).collect();
     (!own.is_empty() && !own.iter().any(|range| range.ends_with("/0"))).then_some(own)
 }

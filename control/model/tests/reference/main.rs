@@ -7,7 +7,7 @@ mod describe;
 mod expected;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use proptest::prelude::*;
 use ringway_engine::tables::{Frontend, FrontendKey, Target};
@@ -51,9 +51,9 @@ struct Run {
     folder: Folder,
     compiler: Compiler,
     frontends: BTreeMap<FrontendKey, Frontend>,
-    vips: BTreeMap<Ipv4Addr, Vip>,
+    vips: BTreeMap<IpAddr, Vip>,
     /// A UDP flow of each frontend to each backend that ever served it, less those that were stopped.
-    flows: BTreeSet<(FrontendKey, (Ipv4Addr, u16))>,
+    flows: BTreeSet<(FrontendKey, (IpAddr, u16))>,
 }
 
 impl Default for Run {
@@ -73,13 +73,13 @@ fn compiler() -> Compiler {
     Compiler::new(Settings { node_name: HERE.into(), ..Settings::default() })
 }
 
-fn addresses(texts: &[&str]) -> Vec<Ipv4Addr> {
+fn addresses(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
 impl Run {
     /// Returns the UDP flows that the last update stopped.
-    fn take(&mut self, batch: &[Event]) -> BTreeSet<(FrontendKey, (Ipv4Addr, u16))> {
+    fn take(&mut self, batch: &[Event]) -> BTreeSet<(FrontendKey, (IpAddr, u16))> {
         let mut changes = Vec::new();
         for event in batch {
             match event.clone() {
@@ -103,13 +103,13 @@ impl Run {
             }
         }
         let update = self.compiler.apply(changes);
-        let stopped: BTreeSet<_> = update.stopped.iter().map(|(key, backend)| (*key, (*backend.ip(), backend.port()))).collect();
+        let stopped: BTreeSet<_> = update.stopped.iter().map(|(key, backend)| (*key, (backend.ip(), backend.port()))).collect();
         self.follow(update);
         stopped
     }
 
     /// No flow is left to a backend that does not serve, and none that does was stopped.
-    fn check_flows(&mut self, stopped: &BTreeSet<(FrontendKey, (Ipv4Addr, u16))>, expected: &BTreeMap<FrontendKey, ExpectedFrontend>) {
+    fn check_flows(&mut self, stopped: &BTreeSet<(FrontendKey, (IpAddr, u16))>, expected: &BTreeMap<FrontendKey, ExpectedFrontend>) {
         let serving = self.world.serving(expected);
         assert_eq!(self.flows.difference(&serving).next(), None, "black hole");
         assert_eq!(stopped.intersection(&serving).next(), None, "stopped without need");
@@ -118,7 +118,7 @@ impl Run {
 
     fn follow(&mut self, update: Update) {
         for (key, backend) in &update.stopped {
-            self.flows.remove(&(*key, (*backend.ip(), backend.port())));
+            self.flows.remove(&(*key, (backend.ip(), backend.port())));
         }
         for (key, frontend) in update.frontends {
             assert_ne!(self.frontends.get(&key), frontend.as_ref(), "{key:?} is published without a change");
@@ -163,7 +163,7 @@ impl Run {
 
     /// What people are shown must be what is in force.
     fn check_view(&self) {
-        let shown: BTreeSet<(Ipv4Addr, u16, u8)> = self
+        let shown: BTreeSet<(IpAddr, u16, u8)> = self
             .compiler
             .view()
             .iter()
