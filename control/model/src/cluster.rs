@@ -6,7 +6,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use k8s_openapi::jiff::Timestamp;
 
-use crate::model::{Change, EndpointSliceModel, IpFamily, Kind, Model, NodeModel, ObjectRef, ServiceCidrModel, ServiceModel, ServiceName};
+use crate::left::Leaving;
+use crate::model::{
+    Change, Endpoint, EndpointSliceModel, IpFamily, Kind, Model, NodeModel, ObjectRef, ServiceCidrModel, ServiceModel, ServiceName,
+};
 
 /// What has to be compiled again after a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +17,8 @@ pub struct Touched {
     pub services: BTreeSet<ServiceName>,
     /// Names of the nodes that changed.
     pub nodes: BTreeSet<String>,
+    /// Endpoints that a slice does not have any more.
+    pub leaving: Leaving,
     /// A ServiceCIDR changed.
     pub service_cidrs: bool,
     pub changed: Changed,
@@ -92,6 +97,9 @@ impl Cluster {
         }
         let slices = self.slices.entry(slice.service.clone()).or_default();
         if slices.get(&slice.name) != Some(&slice) {
+            if let Some(before) = slices.get(&slice.name) {
+                touched.leaving.compare(before, Some(&slice));
+            }
             touched.changed.endpoint_slices += 1;
             touched.changed.triggers.extend(slice.last_change_trigger.map(|trigger| (slice.family, trigger)));
             touched.services.insert(slice.service.clone());
@@ -103,7 +111,9 @@ impl Cluster {
     fn remove_slice(&mut self, key: &ServiceName, touched: &mut Touched) {
         let Some(service) = self.service_of_slice.remove(key) else { return };
         if let Some(slices) = self.slices.get_mut(&service) {
-            slices.remove(&key.name);
+            if let Some(before) = slices.remove(&key.name) {
+                touched.leaving.compare(&before, None);
+            }
             if slices.is_empty() {
                 self.slices.remove(&service);
             }
@@ -123,6 +133,11 @@ impl Cluster {
     /// The slices of a service, by name of the slice.
     pub fn slices(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<EndpointSliceModel>> {
         self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// The endpoints of a service, as many times as slices hold them.
+    pub fn endpoints(&self, service: &ServiceName) -> impl Iterator<Item = &Endpoint> {
+        self.slices(service).flat_map(|slice| &slice.endpoints)
     }
 
     /// The ranges of all ServiceCIDRs, by name of the object.

@@ -24,6 +24,7 @@ mod compile;
 pub mod convert;
 mod folder;
 mod holders;
+mod left;
 pub mod manifest;
 mod model;
 mod problem;
@@ -35,6 +36,7 @@ pub use cluster::{Changed, Cluster, Touched};
 pub use compile::{Compiler, HealthCheck, NoLocalEndpoints, NodePortAddresses, Settings, Update, Vip};
 pub use folder::Folder;
 pub use holders::Holders;
+pub use left::{Left, PodRef};
 pub use model::{
     Change, Endpoint, EndpointSliceModel, IpFamily, Kind, Model, NodeModel, ObjectRef, PerFamily, PodModel, Protocol, ServiceCidrModel,
     ServiceModel, ServiceName, ServicePort, ServiceType, SessionAffinity, SlicePort, TrafficPolicy,

@@ -12,6 +12,8 @@ use ipnet::IpNet;
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::left::PodRef;
+
 /// The kinds that we read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -207,6 +209,8 @@ pub struct ServiceModel {
     pub session_affinity: SessionAffinity,
     /// Only with type LoadBalancer and external policy Local (contract §1.7).
     pub health_check_node_port: Option<NonZeroU16>,
+    /// Connections to endpoints that are gone are reset; unless the Service's annotation says otherwise.
+    pub reset_gone: bool,
 }
 
 /// One port of an EndpointSlice that has a number.
@@ -227,6 +231,8 @@ pub struct Endpoint {
     pub terminating: bool,
     pub node: Option<Arc<str>>,
     pub zone: Option<Arc<str>>,
+    /// What of it is a pod.
+    pub pod: Option<PodRef>,
     /// Names in `hints.forNodes` and `hints.forZones`; empty if there is no hint.
     pub node_hints: Vec<Arc<str>>,
     pub zone_hints: Vec<Arc<str>>,
@@ -271,6 +277,8 @@ pub struct NodeModel {
     pub deleting: bool,
     /// It has the taint `ToBeDeletedByClusterAutoscaler`, with whatever effect.
     pub to_be_deleted: bool,
+    /// It has one of the taints by which the control plane says that nobody there answers.
+    pub unreachable: bool,
 }
 
 impl NodeModel {

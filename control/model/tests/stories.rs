@@ -48,6 +48,9 @@ struct Step {
     service_cidrs: Option<Vec<String>>,
     #[serde(default)]
     stopped: Vec<String>,
+    /// Endpoints that left; ` lost` if their node is out of reach.
+    #[serde(default)]
+    left: Vec<String>,
     /// Checked where given.
     health_checks: Option<Vec<String>>,
     /// `IPv4 internal 1 external 0`, checked where given.
@@ -66,6 +69,7 @@ struct Run {
     health_checks: BTreeMap<(ServiceName, IpFamily), HealthCheck>,
     /// Of the last step.
     stopped: Vec<String>,
+    left: Vec<String>,
 }
 
 impl Run {
@@ -84,11 +88,13 @@ impl Run {
             service_cidrs: BTreeSet::new(),
             health_checks: BTreeMap::new(),
             stopped: Vec::new(),
+            left: Vec::new(),
         }
     }
 
     fn take(&mut self, step: &Step) {
         self.stopped.clear();
+        self.left.clear();
         if let Some(addresses) = &step.device_addresses {
             let update = self.compiler.set_device_addresses(addresses.clone());
             self.follow(update);
@@ -107,6 +113,10 @@ impl Run {
     /// Every published change must be one: the cost follows the change.
     fn follow(&mut self, update: Update) {
         self.stopped.extend(update.stopped.iter().map(|(key, backend)| format!("{} {backend}", address(key))));
+        self.left.extend(update.left.iter().map(|left| {
+            let lost = if left.is_lost { " lost" } else { "" };
+            format!("{} {} {}{lost}", left.service, left.address, left.pod.name)
+        }));
         for (key, frontend) in update.frontends {
             assert_ne!(self.frontends.get(&key), frontend.as_ref(), "{key:?} is published without a change");
             match frontend {
@@ -151,6 +161,7 @@ impl Run {
             compare("serviceCidrs", expected, &self.service_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(), faults);
         }
         compare("stopped", &step.stopped, &self.stopped, faults);
+        compare("left", &step.left, &self.left, faults);
         if let Some(expected) = &step.health_checks {
             let line = |((service, family), check): (&(ServiceName, IpFamily), &HealthCheck)| {
                 format!("{service} {family} port {} local {}", check.port, check.local_endpoints)

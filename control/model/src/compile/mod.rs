@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use ringway_engine::tables::{Frontend, FrontendKey};
 
 use crate::cluster::{Changed, Cluster, Touched};
+use crate::left::Left;
 use crate::model::{Change, IpFamily, PerFamily, Protocol, ServiceModel, ServiceName};
 use crate::problem::{Problem, Severity};
 use crate::select::Location;
@@ -54,6 +55,8 @@ pub struct Update {
     /// UDP frontends and backends that stopped serving them: their flows must go at once, for UDP has no end of its own and clients
     /// would send into a black hole (contract §2, existing flows). TCP flows go on while their pod lives.
     pub stopped: Vec<(FrontendKey, SocketAddr)>,
+    /// Endpoints that left their Service, with a pod whose end would be that of their connections.
+    pub left: Vec<Left>,
     /// All ranges of the ServiceCIDRs, if they became different.
     pub service_cidrs: Option<BTreeSet<IpNet>>,
     /// Health check ports that appeared, changed what they say, or (`None`) went.
@@ -93,6 +96,12 @@ impl Compiler {
         for change in changes {
             self.cluster.apply(change, &mut touched);
         }
+        let lost_node = touched.nodes.iter().any(|name| self.cluster.node(name).is_some_and(|node| node.unreachable));
+        let left = if lost_node {
+            touched.leaving.left(&self.cluster, self.cluster.services().map(|service| &service.name))
+        } else {
+            touched.leaving.left(&self.cluster, touched.services.iter())
+        };
         let mut services = touched.services;
         if touched.nodes.contains(&self.settings.node_name) {
             if self.zone() != zone_before {
@@ -103,7 +112,7 @@ impl Compiler {
             self.refresh_hosts();
         }
         let service_cidrs = if touched.service_cidrs { self.refresh_service_cidrs() } else { None };
-        Update { changed: touched.changed, service_cidrs, ..self.compile(services) }
+        Update { changed: touched.changed, left, service_cidrs, ..self.compile(services) }
     }
 
     /// The addresses of the node's devices, the most important of each family first (the first uplink's). Call it whenever they change.

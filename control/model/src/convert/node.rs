@@ -12,6 +12,9 @@ const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Set by the cluster autoscaler before it drains and deletes a node (`utils/taints` there; kube-proxy's `pkg/proxy/healthcheck`).
 const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
+/// Set while the kubelet does not report, or by somebody who knows that the node is off.
+const UNREACHABLE_TAINTS: [&str; 2] = ["node.kubernetes.io/unreachable", "node.kubernetes.io/out-of-service"];
+
 pub(super) fn convert(node: &Node) -> Result<Converted, Refused> {
     let mut findings = Findings::of(Kind::Node, &node.metadata);
     let mut internal_ips = Vec::new();
@@ -29,13 +32,15 @@ pub(super) fn convert(node: &Node) -> Result<Converted, Refused> {
         pod_cidrs.extend(findings.take(format!("spec.podCIDRs[{index}]"), check::cidr(cidr)));
     }
     let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL)).filter(|zone| !zone.is_empty());
+    let taints: Vec<&str> = spec.taints.iter().flatten().map(|taint| taint.key.as_str()).collect();
     let model = NodeModel {
         name: findings.name.clone(),
         internal_ips,
         zone: zone.map(|zone| Arc::from(zone.as_str())),
         pod_cidrs,
         deleting: node.metadata.deletion_timestamp.is_some(),
-        to_be_deleted: spec.taints.iter().flatten().any(|taint| taint.key == TO_BE_DELETED_TAINT),
+        to_be_deleted: taints.contains(&TO_BE_DELETED_TAINT),
+        unreachable: UNREACHABLE_TAINTS.iter().any(|taint| taints.contains(taint)),
     };
     findings.ours(Some(Model::Node(Arc::new(model))))
 }

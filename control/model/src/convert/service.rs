@@ -16,6 +16,9 @@ use crate::model::{IpFamily, Kind, Model, ServiceModel, ServiceName, ServicePort
 const AFFINITY_DEFAULT_S: i32 = 10_800;
 const AFFINITY_MAX_S: i32 = 86_400;
 
+/// "false": connections to endpoints that are gone are left to time out.
+const RESET_GONE_ANNOTATION: &str = "ringway.dev/reset-gone-endpoints";
+
 pub(super) fn convert(service: &Service) -> Result<Converted, Refused> {
     let mut findings = Findings::of(Kind::Service, &service.metadata);
     let Some(spec) = &service.spec else {
@@ -56,11 +59,25 @@ pub(super) fn convert(service: &Service) -> Result<Converted, Refused> {
         ports: ports(spec, service_type, &mut findings),
         internal_policy: policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref(), &mut findings),
         session_affinity: session_affinity(spec, &mut findings),
+        reset_gone: reset_gone(service, &mut findings),
         health_check_node_port: health_check_node_port(spec, service_type, external_policy, &mut findings),
         external_ips,
         external_policy,
     };
     findings.ours(Some(Model::Service(Arc::new(model))))
+}
+
+/// Idle clients of a backend that is gone would wait for minutes; whoever knows better says so.
+fn reset_gone(service: &Service, findings: &mut Findings) -> bool {
+    match service.metadata.annotations.as_ref().and_then(|annotations| annotations.get(RESET_GONE_ANNOTATION)).map(String::as_str) {
+        None | Some("true") => true,
+        Some("false") => false,
+        Some(other) => {
+            findings
+                .notice(format!("metadata.annotations[{RESET_GONE_ANNOTATION}]"), format!("{other:?} is neither true nor false: ignored"));
+            true
+        }
+    }
 }
 
 fn cluster_ips(spec: &ServiceSpec, findings: &mut Findings) -> Vec<IpAddr> {

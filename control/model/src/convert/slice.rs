@@ -8,6 +8,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint as RawEndpoint, EndpointPort, End
 use k8s_openapi::jiff::Timestamp;
 
 use super::{Converted, Findings, Refused, check, is_selected};
+use crate::left::PodRef;
 use crate::model::{Endpoint, EndpointSliceModel, IpFamily, Kind, Model, ServiceName, SlicePort};
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -110,6 +111,7 @@ fn convert_endpoint(index: usize, raw: &RawEndpoint, family: IpFamily, findings:
         serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(true),
         terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
         node: raw.node_name.as_ref().map(shared),
+        pod: pod(raw),
         zone: raw.zone.as_ref().map(shared),
         node_hints: hints
             .and_then(|hints| hints.for_nodes.as_ref())
@@ -118,4 +120,11 @@ fn convert_endpoint(index: usize, raw: &RawEndpoint, family: IpFamily, findings:
             .and_then(|hints| hints.for_zones.as_ref())
             .map_or_else(Vec::new, |zones| zones.iter().map(|zone| shared(&zone.name)).collect()),
     })
+}
+
+/// The pod that an endpoint is, in the slice's namespace.
+fn pod(raw: &RawEndpoint) -> Option<PodRef> {
+    let target = raw.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
+    let uid = target.uid.as_deref()?.replace('-', "");
+    Some(PodRef { name: Arc::from(target.name.as_deref()?), uid: u128::from_str_radix(&uid, 16).ok()? })
 }
