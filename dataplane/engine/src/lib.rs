@@ -17,6 +17,7 @@ mod hops;
 pub mod maglev;
 mod nat;
 pub mod ndp;
+pub mod nudge;
 pub mod order;
 mod place;
 mod random;

@@ -7,7 +7,7 @@
 
 use crate::checksum;
 use crate::family::Family;
-use crate::flow::TICKS_PER_SECOND;
+use crate::flow::{TICKS_PER_SECOND, Tuple};
 use crate::wire::{IpFlow, Ping, TCP};
 
 const TCP_BYTES: usize = 20;
@@ -118,9 +118,7 @@ pub fn pong<F: Family>(frame: &mut [u8], ping: &Ping<F>) -> Option<usize> {
         header[7] = TTL;
     } else {
         header[8] = TTL;
-        header[10..12].fill(0);
-        let check = !checksum::sum(header);
-        header[10..12].copy_from_slice(&check.to_ne_bytes());
+        write_header_check(header);
     }
     // The type changes, and nothing else becomes another: what was spoiled on the way stays so.
     let reply = if F::IS_V6 { 129 } else { 0 };
@@ -136,22 +134,38 @@ pub fn pong<F: Family>(frame: &mut [u8], ping: &Ping<F>) -> Option<usize> {
 /// of IPv4 only.
 fn write_ip<F: Family>(frame: &mut [u8], flow: &IpFlow<F>, protocol: u8, payload_bytes: usize, tos: u8, fragment: u16) -> Option<usize> {
     let header = frame.get_mut(flow.l3..flow.l3 + F::HEADER_BYTES)?;
+    write_header(header, &flow.tuple.reversed(), protocol, payload_bytes);
+    if !F::IS_V6 {
+        header[1] = tos;
+        header[6..8].copy_from_slice(&fragment.to_be_bytes());
+        write_header_check(header);
+    }
+    Some(flow.l3 + F::HEADER_BYTES)
+}
+
+/// An IP header without options at the beginning of `header`.
+pub fn write_header<F: Family>(header: &mut [u8], tuple: &Tuple<F>, protocol: u8, payload_bytes: usize) {
+    let header = &mut header[..F::HEADER_BYTES];
     header.fill(0);
-    F::write(header, F::ADDRESSES, flow.tuple.daddr);
-    F::write(header, F::ADDRESSES + F::ADDRESS_BYTES, flow.tuple.saddr);
+    F::write(header, F::ADDRESSES, tuple.saddr);
+    F::write(header, F::ADDRESSES + F::ADDRESS_BYTES, tuple.daddr);
     if F::IS_V6 {
         header[0] = 0x60;
         header[4..6].copy_from_slice(&(payload_bytes as u16).to_be_bytes());
         (header[6], header[7]) = (protocol, TTL);
     } else {
-        (header[0], header[1]) = (0x45, tos);
+        header[0] = 0x45;
         header[2..4].copy_from_slice(&((F::HEADER_BYTES + payload_bytes) as u16).to_be_bytes());
-        header[6..8].copy_from_slice(&fragment.to_be_bytes());
         (header[8], header[9]) = (TTL, protocol);
-        let check = !checksum::sum(header);
-        header[10..12].copy_from_slice(&check.to_ne_bytes());
+        write_header_check(header);
     }
-    Some(flow.l3 + F::HEADER_BYTES)
+}
+
+/// Of an IPv4 header without options.
+fn write_header_check(header: &mut [u8]) {
+    header[10..12].fill(0);
+    let check = !checksum::sum(header);
+    header[10..12].copy_from_slice(&check.to_ne_bytes());
 }
 
 /// How often something is allowed.
