@@ -18,6 +18,13 @@ pub struct PodRef {
     pub uid: u128,
 }
 
+impl PodRef {
+    /// The UUID of this text; `None` if it is none.
+    pub fn uid_of(text: &str) -> Option<u128> {
+        u128::from_str_radix(&text.replace('-', ""), 16).ok()
+    }
+}
+
 /// An endpoint that no slice of its Service leads to any more.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Left {

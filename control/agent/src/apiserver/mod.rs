@@ -21,6 +21,7 @@ mod events;
 mod follow;
 mod guard;
 mod heard;
+mod inquiry;
 mod objects;
 mod pending;
 mod probe;
@@ -44,13 +45,14 @@ use k8s_openapi::api::core::v1::{Node, Pod as KubernetesPod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::Client;
-use ringway_model::{Change, Kind, PodModel, Problem, ServiceName};
+use ringway_model::{Change, Kind, PodModel, PodRef, Problem, ServiceName};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use self::candidates::Candidates;
 use self::events::Complaints;
 use self::follow::Follower;
+use self::inquiry::Inquiries;
 use self::objects::Objects;
 use self::report::{Kept, Reporter};
 use self::transport::{Transport, TransportService};
@@ -112,7 +114,14 @@ impl Source {
         let (ready, started) = oneshot::channel();
         let taint = is_ready.map(|is_ready| Arc::new(StartupTaint::new(settings.node_name.clone(), is_ready)));
         let kept = Arc::new(Mutex::new(kept));
-        let theirs = Theirs { settings, objects: Arc::clone(&objects), kept: Arc::clone(&kept), taint: taint.clone() };
+        let inquiries = Arc::new(Inquiries::default());
+        let theirs = Theirs {
+            settings,
+            objects: Arc::clone(&objects),
+            kept: Arc::clone(&kept),
+            taint: taint.clone(),
+            inquiries: Arc::clone(&inquiries),
+        };
         let thread = std::thread::Builder::new().name("apiserver".into()).spawn(move || {
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
@@ -128,7 +137,7 @@ impl Source {
         });
         let thread = thread.context("cannot start the apiserver's thread")?;
         let (transport, complaints) = started.await.context("the apiserver's thread has ended")??;
-        let reporter = Reporter { objects: Arc::clone(&objects), transport, complaints, kept, taint };
+        let reporter = Reporter { objects: Arc::clone(&objects), transport, complaints, kept, taint, inquiries };
         Ok(Source { objects, reporter, thread: Mutex::new(Some((stop, thread))) })
     }
 
@@ -150,6 +159,11 @@ impl Source {
     /// This node's pods that have addresses of their own, as they are now: none while no apiserver tells.
     pub fn pods(&self) -> Vec<Arc<PodModel>> {
         self.reporter.pods()
+    }
+
+    /// Whether the apiserver says that the pod does not exist or has ended. False as long as nobody knows.
+    pub async fn is_pod_gone(&self, namespace: Arc<str>, pod: PodRef) -> bool {
+        self.reporter.inquiries.is_gone(namespace, pod).await
     }
 
     /// Events on these Services say what of them is not programmed; nothing more is said of the others.
@@ -210,12 +224,13 @@ struct Theirs {
     objects: Arc<Objects>,
     kept: Arc<Mutex<Kept>>,
     taint: Option<Arc<StartupTaint>>,
+    inquiries: Arc<Inquiries>,
 }
 
 impl Theirs {
     /// The life of the thread.
     async fn live(self, ready: oneshot::Sender<Started>, stopped: oneshot::Receiver<()>) {
-        let Theirs { settings, objects, kept, taint } = self;
+        let Theirs { settings, objects, kept, taint, inquiries } = self;
         let transport = match transport(&settings.access).await {
             Ok(transport) => transport,
             Err(error) => {
@@ -243,6 +258,7 @@ impl Theirs {
             () = follower.follow::<ServiceCIDR>() => {}
             () = follower.follow::<KubernetesPod>() => {}
             () = keep_off(taint, client.clone()) => {}
+            () = inquiries.answer(client.clone()) => {}
             () = complaints.send(client, &settings.node_name) => {}
             () = save(&settings, &objects, &kept) => {}
         }

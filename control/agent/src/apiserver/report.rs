@@ -9,6 +9,7 @@ use ringway_model::{Kind, PodModel, Problem};
 use super::access::Pod;
 use super::candidates::{Candidate, Health};
 use super::events::Complaints;
+use super::inquiry::Inquiries;
 use super::objects::{KindState, Objects};
 use super::status::*;
 use super::taint::StartupTaint;
@@ -37,6 +38,7 @@ pub struct Reporter {
     pub complaints: Arc<Complaints>,
     pub kept: Arc<Mutex<Kept>>,
     pub taint: Option<Arc<StartupTaint>>,
+    pub inquiries: Arc<Inquiries>,
 }
 
 impl Reporter {
@@ -137,6 +139,7 @@ impl Reporter {
         drop(state);
         troubles.extend(self.transport.credentials.problem());
         troubles.extend(self.complaints.counts().2);
+        troubles.extend(self.inquiries.problem());
         troubles.extend(self.taint.iter().filter_map(|taint| taint.problem()));
         troubles.extend(self.kept.lock().unwrap_or_else(PoisonError::into_inner).problem.clone());
         troubles

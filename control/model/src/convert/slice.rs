@@ -125,6 +125,5 @@ fn convert_endpoint(index: usize, raw: &RawEndpoint, family: IpFamily, findings:
 /// The pod that an endpoint is, in the slice's namespace.
 fn pod(raw: &RawEndpoint) -> Option<PodRef> {
     let target = raw.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
-    let uid = target.uid.as_deref()?.replace('-', "");
-    Some(PodRef { name: Arc::from(target.name.as_deref()?), uid: u128::from_str_radix(&uid, 16).ok()? })
+    Some(PodRef { name: Arc::from(target.name.as_deref()?), uid: PodRef::uid_of(target.uid.as_deref()?)? })
 }

@@ -41,10 +41,22 @@ impl<F: Family> FlowTable<F> {
         }
     }
 
-    /// What clients address in all live flows, in slot order, once for each flow. For the control thread; cheaper than records.
+    /// Where clients are, what they address and where that leads in all live flows, in slot order. For the control thread; cheaper than
+    /// records.
+    pub fn forward_entries(&self) -> impl Iterator<Item = (SlotIndex, FlowKey<F>, Rewrite<F>)> {
+        let live = (0..self.slots.len()).filter(|&index| self.ownership.is_live(index));
+        live.filter_map(|index| {
+            let slot = &self.slots[index];
+            let (key, rewrite) = (slot.key(), slot.rewrite()?);
+            // One that was removed while we copied is none.
+            std::sync::atomic::fence(Acquire);
+            (slot.is_forward() && key.meta != 0 && slot.key() == key).then_some((index as SlotIndex, key, rewrite))
+        })
+    }
+
+    /// What clients address in all live flows, in slot order, once for each flow. For the control thread.
     pub fn forward_keys(&self) -> impl Iterator<Item = FlowKey<F>> {
-        let live = (0..self.slots.len()).filter(|&index| self.ownership.is_live(index)).map(|index| &self.slots[index]);
-        live.filter(|slot| slot.is_forward()).map(|slot| slot.key()).filter(|key| key.meta != 0)
+        self.forward_entries().map(|(_, key, _)| key)
     }
 
     fn record(&self, index: usize, now: u32) -> Option<FlowRecord<F>> {
