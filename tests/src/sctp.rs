@@ -1,11 +1,11 @@
 //! As much of SCTP (RFC 9260) as a client and a server of the lab need, over raw sockets: the kernel needs no module for them, nor does
 //! Kubernetes' contract allow a proxy to load one.
 
-use std::io::{ErrorKind, Read};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
 const PROTOCOL: i32 = 132;
@@ -40,10 +40,9 @@ impl Packet {
         bytes
     }
 
-    /// Of an IP packet as a raw socket gives it; `None` if it is no such packet or its checksum is wrong.
-    fn read(packet: &[u8]) -> Option<(Ipv4Addr, Packet)> {
-        let source: [u8; 4] = packet.get(12..16)?.try_into().ok()?;
-        let mut bytes = packet.get(usize::from(packet.first()? & 0x0f) * 4..)?.to_vec();
+    /// `None` if it is no such packet or its checksum is wrong.
+    fn read(packet: &[u8]) -> Option<Packet> {
+        let mut bytes = packet.to_vec();
         let check: [u8; 4] = bytes.get(8..HEADER_BYTES)?.try_into().ok()?;
         bytes[8..HEADER_BYTES].fill(0);
         if crc32c::crc32c(&bytes).to_le_bytes() != check {
@@ -51,43 +50,57 @@ impl Packet {
         }
         let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         let value = bytes.get(HEADER_BYTES + CHUNK_HEADER_BYTES..)?.to_vec();
-        Some((source.into(), Packet { source_port: port(0), destination_port: port(2), chunk: bytes[HEADER_BYTES], value }))
+        Some(Packet { source_port: port(0), destination_port: port(2), chunk: bytes[HEADER_BYTES], value })
     }
 }
 
-/// A raw socket: it sees all packets of the protocol in its namespace.
+/// A raw socket of one family: it sees all packets of the protocol in its namespace.
 struct Raw {
-    socket: Socket,
+    /// The calls are those of a datagram socket; ports mean nothing.
+    socket: UdpSocket,
 }
 
 impl Raw {
-    fn open() -> Result<Raw> {
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(PROTOCOL))).context("cannot open a raw socket for SCTP")?;
-        Ok(Raw { socket })
+    /// Of the family of `address`, which may be the unspecified one.
+    fn open(address: IpAddr) -> Result<Raw> {
+        let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(PROTOCOL))).context("cannot open a raw socket for SCTP")?;
+        Ok(Raw { socket: socket.into() })
     }
 
-    fn send(&self, to: Ipv4Addr, packet: &Packet) -> Result<()> {
-        let sent = self.socket.send_to(&packet.bytes(), &SocketAddrV4::new(to, 0).into());
+    fn send(&self, to: IpAddr, packet: &Packet) -> Result<()> {
+        let sent = self.socket.send_to(&packet.bytes(), SocketAddr::new(to, 0));
         sent.map(drop).with_context(|| format!("cannot send to {to}"))
     }
 
     /// `None` after the time-out of the socket.
-    fn receive(&mut self) -> Result<Option<(Ipv4Addr, Packet)>> {
+    fn receive(&self) -> Result<Option<(IpAddr, Packet)>> {
         let mut bytes = vec![0; 65536];
-        match self.socket.read(&mut bytes) {
-            Ok(len) => Ok(Packet::read(&bytes[..len])),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
-            Err(error) => Err(error).context("cannot receive SCTP"),
-        }
+        let (len, source) = match self.socket.recv_from(&mut bytes) {
+            Ok((len, source)) => (len, source.ip()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(None),
+            Err(error) => return Err(error).context("cannot receive SCTP"),
+        };
+        // The header of IPv4 is there, that of IPv6 is not (ipv6(7)).
+        let header_bytes = if source.is_ipv4() { usize::from(bytes[0] & 0x0f) * 4 } else { 0 };
+        Ok(bytes[..len].get(header_bytes..).and_then(Packet::read).map(|packet| (source, packet)))
     }
 }
 
-/// Answers each chunk at `port` by the one that follows it, with `NAME CLIENT:PORT `, then its value. For ever.
+/// Answers each chunk at `port` by the one that follows it, with `NAME CLIENT:PORT `, then its value; both families, for ever.
 ///
 /// # Errors
 /// The socket does not work.
 pub fn serve(name: &str, port: u16) -> Result<()> {
-    let mut raw = Raw::open()?;
+    let (v4, v6) = (Raw::open(Ipv4Addr::UNSPECIFIED.into())?, Raw::open(Ipv6Addr::UNSPECIFIED.into())?);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| answer_all(&v6, name, port));
+        answer_all(&v4, name, port)?;
+        other.join().map_err(|_| anyhow!("a server of SCTP panicked"))?
+    })
+}
+
+fn answer_all(raw: &Raw, name: &str, port: u16) -> Result<()> {
     loop {
         let Some((client, asked)) = raw.receive()?.filter(|(_, packet)| packet.destination_port == port) else { continue };
         let chunk = match asked.chunk {
@@ -96,7 +109,8 @@ pub fn serve(name: &str, port: u16) -> Result<()> {
             DATA => DATA,
             _ => continue,
         };
-        let value = [format!("{name} {client}:{} ", asked.source_port).as_bytes(), &asked.value].concat();
+        let peer = SocketAddr::new(client, asked.source_port);
+        let value = [format!("{name} {peer} ").as_bytes(), &asked.value].concat();
         // Who is gone needs no answer.
         let _ = raw.send(client, &Packet { source_port: port, destination_port: asked.source_port, chunk, value });
     }
@@ -106,23 +120,22 @@ pub fn serve(name: &str, port: u16) -> Result<()> {
 ///
 /// # Errors
 /// No answer in time, or one that the server did not give.
-pub fn ask(target: SocketAddrV4, source_port: u16, message: &[u8], timeout: Duration) -> Result<String> {
-    let mut raw = Raw::open()?;
+pub fn ask(target: SocketAddr, source_port: u16, message: &[u8], timeout: Duration) -> Result<String> {
+    let raw = Raw::open(target.ip())?;
     let packet = |chunk: u8, value: &[u8]| Packet { source_port, destination_port: target.port(), chunk, value: value.to_vec() };
     let mut answer = Vec::new();
     for (chunk, expected, value) in [(INIT, INIT_ACK, &[0; 16][..]), (COOKIE_ECHO, COOKIE_ACK, b"cookie"), (DATA, DATA, message)] {
-        raw.send(*target.ip(), &packet(chunk, value))?;
-        answer =
-            receive_from(&mut raw, target, source_port, timeout).with_context(|| format!("no answer from {target} to chunk {chunk}"))?;
+        raw.send(target.ip(), &packet(chunk, value))?;
+        answer = receive_from(&raw, target, source_port, timeout).with_context(|| format!("no answer from {target} to chunk {chunk}"))?;
         ensure!(answer.first() == Some(&expected), "{target} answers chunk {chunk} by {:?}", answer.first());
         ensure!(answer.ends_with(value), "{target} spoiled chunk {chunk}");
     }
-    raw.send(*target.ip(), &packet(ABORT, &[]))?;
+    raw.send(target.ip(), &packet(ABORT, &[]))?;
     Ok(String::from_utf8_lossy(&answer[1..]).into_owned())
 }
 
 /// Type and value of the next chunk of the association.
-fn receive_from(raw: &mut Raw, peer: SocketAddrV4, port: u16, timeout: Duration) -> Result<Vec<u8>> {
+fn receive_from(raw: &Raw, peer: SocketAddr, port: u16, timeout: Duration) -> Result<Vec<u8>> {
     let deadline = Instant::now() + timeout;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -131,7 +144,7 @@ fn receive_from(raw: &mut Raw, peer: SocketAddrV4, port: u16, timeout: Duration)
         }
         raw.socket.set_read_timeout(Some(left))?;
         if let Some((source, packet)) = raw.receive()?
-            && (source, packet.source_port, packet.destination_port) == (*peer.ip(), peer.port(), port)
+            && (source, packet.source_port, packet.destination_port) == (peer.ip(), peer.port(), port)
         {
             return Ok([&[packet.chunk], &packet.value[..]].concat());
         }

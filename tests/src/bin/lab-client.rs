@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, IoSlice, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -105,6 +105,7 @@ impl Seen {
                 let mut words = answer.split(' ');
                 *self.servers.entry(words.next().unwrap_or_default().to_owned()).or_default() += 1;
                 let address = words.next().unwrap_or_default().rsplit_once(':').map_or("", |(address, _)| address);
+                let address = address.trim_matches(['[', ']']);
                 *self.seen_as.entry(address.to_owned()).or_default() += 1;
             }
             Err(error) => {
@@ -160,8 +161,13 @@ fn load(protocol: Protocol, target: SocketAddr, loops: u32, for_ms: Option<u64>,
     )
 }
 
+/// Any address of the family of `target`.
+fn unspecified(target: SocketAddr) -> IpAddr {
+    if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+}
+
 fn ask_udp(target: SocketAddr, source_port: u16, bytes: usize) -> Result<String> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, source_port)).with_context(|| format!("cannot bind UDP port {source_port}"))?;
+    let socket = UdpSocket::bind((unspecified(target), source_port)).with_context(|| format!("cannot bind UDP port {source_port}"))?;
     socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     socket.connect(target)?;
     socket.send(&b"ping".repeat(bytes.div_ceil(4))[..bytes]).with_context(|| format!("cannot send to {target}"))?;
@@ -174,7 +180,6 @@ fn ask_sctp(target: SocketAddr) -> Result<String> {
     /// A raw socket has no port of its own.
     static PORT: AtomicU16 = AtomicU16::new(0);
     let port = 1024 | (std::process::id() as u16).wrapping_mul(97).wrapping_add(PORT.fetch_add(1, Relaxed));
-    let SocketAddr::V4(target) = target else { bail!("{target} is no IPv4 address") };
     ringway_tests::sctp::ask(target, port, b"ping", ANSWER_TIMEOUT)
 }
 
@@ -198,10 +203,10 @@ fn connect(target: SocketAddr, source_port: u16) -> Result<TcpStream> {
 fn connect_from(source_port: u16, target: SocketAddr) -> Result<TcpStream> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let socket = tokio::net::TcpSocket::new_v4()?;
+        let socket = if target.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.set_zero_linger()?;
-        socket.bind((Ipv4Addr::UNSPECIFIED, source_port).into()).with_context(|| format!("cannot bind TCP port {source_port}"))?;
+        socket.bind((unspecified(target), source_port).into()).with_context(|| format!("cannot bind TCP port {source_port}"))?;
         let connecting = tokio::time::timeout(ANSWER_TIMEOUT, socket.connect(target)).await;
         let stream = connecting.with_context(|| format!("cannot connect to {target} in {ANSWER_TIMEOUT:?}"))?;
         let stream = stream.with_context(|| format!("cannot connect to {target} from port {source_port}"))?.into_std()?;

@@ -4,10 +4,10 @@
 //! - HTTP/1.1: `GET /` → `NAME CLIENT:PORT`; `GET /bulk/BYTES` → that many bytes; `POST /sink` → length and SHA-256 of the body.
 //! - anything else: each line is answered by `NAME CLIENT:PORT LINE`.
 //!
-//! UDP: each datagram is answered by `NAME CLIENT:PORT `, then the datagram. SCTP likewise, over a raw socket.
+//! UDP: each datagram is answered by `NAME CLIENT:PORT `, then the datagram. SCTP likewise, over raw sockets. All of it in both families.
 #![forbid(unsafe_code)]
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -25,8 +25,9 @@ async fn main() -> Result<()> {
     let (Some(name), Some(port)) = (arguments.next(), arguments.next()) else { bail!("usage: lab-server NAME PORT") };
     let port: u16 = port.parse().with_context(|| format!("{port} is no port"))?;
     let name: Arc<str> = name.into();
-    let tcp = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await.with_context(|| format!("cannot listen on TCP port {port}"))?;
-    let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).await.with_context(|| format!("cannot bind UDP port {port}"))?;
+    // For both families (ipv6(7)): an IPv4 client is ::ffff:a.b.c.d until `canonical` has seen it.
+    let tcp = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await.with_context(|| format!("cannot listen on TCP port {port}"))?;
+    let udp = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).await.with_context(|| format!("cannot bind UDP port {port}"))?;
     let sctp_name = Arc::clone(&name);
     std::thread::spawn(move || ringway_tests::sctp::serve(&sctp_name, port));
     println!("ready");
@@ -39,12 +40,16 @@ async fn main() -> Result<()> {
     }
 }
 
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
+}
+
 async fn answer_datagrams(socket: UdpSocket, name: Arc<str>) {
     let mut datagram = vec![0; CHUNK];
     loop {
         // An ICMP error of an earlier answer appears here: go on.
         let Ok((len, peer)) = socket.recv_from(&mut datagram).await else { continue };
-        let mut answer = format!("{name} {peer} ").into_bytes();
+        let mut answer = format!("{name} {} ", canonical(peer)).into_bytes();
         answer.extend_from_slice(&datagram[..len]);
         let _ = socket.send_to(&answer, peer).await;
     }
@@ -52,6 +57,7 @@ async fn answer_datagrams(socket: UdpSocket, name: Arc<str>) {
 
 async fn answer_connection(stream: TcpStream, peer: SocketAddr, name: &str) -> Result<()> {
     stream.set_nodelay(true)?;
+    let peer = canonical(peer);
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     while stream.read_line(&mut line).await? > 0 {

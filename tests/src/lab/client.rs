@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use super::family::Family;
 use super::namespace::Namespace;
 use super::own_program;
 use super::process::Process;
@@ -28,6 +29,7 @@ pub struct Load {
 pub struct RunningLoad {
     process: Process,
     duration: Duration,
+    family: Family,
 }
 
 /// Connections that stay open and exchange a line every now and then.
@@ -56,7 +58,7 @@ impl Namespace {
     pub fn start_load(&self, name: &str, protocol: &str, target: &str, concurrency: u32, duration: Duration) -> Result<RunningLoad> {
         let (program, loops, ms) = (own_program("lab-client")?, concurrency.to_string(), duration.as_millis().to_string());
         let process = self.spawn(name, &[&program.to_string_lossy(), "load", protocol, target, &loops, "--for-ms", &ms])?;
-        Ok(RunningLoad { process, duration })
+        Ok(RunningLoad { process, duration, family: self.family() })
     }
 
     /// The same until a number of requests is done.
@@ -130,7 +132,7 @@ impl Namespace {
 impl RunningLoad {
     /// Waits for its end; what it saw.
     pub fn finish(mut self) -> Result<Load> {
-        let line = self.process.line(self.duration + Duration::from_secs(10))?;
+        let line = self.family.named(&self.process.line(self.duration + Duration::from_secs(10))?);
         serde_json::from_str(&line).with_context(|| format!("lab-client load printed {line}"))
     }
 }

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
+use super::family::Family;
 use super::topology::{Pod, SERVER_PORT};
 
-/// A Service with its EndpointSlice.
+/// A Service with an EndpointSlice for each of its families. Its addresses are written in IPv4; those of IPv6 are their twins.
 #[derive(Clone, Debug)]
 pub struct Service {
     name: String,
@@ -18,6 +19,8 @@ pub struct Service {
     ports: Vec<(&'static str, u16, u16, Option<u16>)>,
     endpoints: Vec<Endpoint>,
     extra_spec: String,
+    /// In the order of `ipFamilies`; empty: what the node speaks.
+    families: Vec<Family>,
 }
 
 /// One endpoint of a slice.
@@ -27,11 +30,13 @@ pub struct Endpoint {
     pub node: String,
     /// As in YAML: `ready: true`.
     pub conditions: String,
+    /// In the slice of this family alone.
+    pub family: Option<Family>,
 }
 
 impl From<&Pod> for Endpoint {
     fn from(pod: &Pod) -> Endpoint {
-        Endpoint { address: pod.address.clone(), node: pod.node.to_owned(), conditions: "ready: true".to_owned() }
+        Endpoint { address: pod.address.clone(), node: pod.node.to_owned(), conditions: "ready: true".to_owned(), family: None }
     }
 }
 
@@ -47,6 +52,7 @@ impl Service {
             ports: Vec::new(),
             endpoints: Vec::new(),
             extra_spec: String::new(),
+            families: Vec::new(),
         }
     }
 
@@ -129,7 +135,20 @@ impl Service {
     }
 
     pub fn endpoint(mut self, address: &str, node: &str) -> Service {
-        self.endpoints.push(Endpoint { address: address.to_owned(), node: node.to_owned(), conditions: "ready: true".to_owned() });
+        let (address, node) = (address.to_owned(), node.to_owned());
+        self.endpoints.push(Endpoint { address, node, conditions: "ready: true".to_owned(), family: None });
+        self
+    }
+
+    /// Pods of one family of a Service that has both.
+    pub fn pods_of<'a>(mut self, family: Family, pods: impl IntoIterator<Item = &'a Pod>) -> Service {
+        self.endpoints.extend(pods.into_iter().map(|pod| Endpoint { family: Some(family), ..Endpoint::from(pod) }));
+        self
+    }
+
+    /// `ipFamilies`, instead of the one that the node speaks. What [`Service::spec`] says is not translated then.
+    pub fn families(mut self, families: &[Family]) -> Service {
+        self.families = families.to_vec();
         self
     }
 
@@ -139,8 +158,18 @@ impl Service {
         self
     }
 
-    /// Two documents: the Service and its EndpointSlice.
+    /// The Service and its EndpointSlices; of IPv4 unless [`Service::families`] says more.
     pub fn yaml(&self) -> String {
+        self.yaml_speaking(Family::V4)
+    }
+
+    /// The same; of this family unless [`Service::families`] says more.
+    pub fn yaml_speaking(&self, family: Family) -> String {
+        let families = if self.families.is_empty() { &[family][..] } else { &self.families };
+        let of_all = |addresses: &[String]| -> String {
+            let twins = addresses.iter().flat_map(|address| families.iter().map(|family| family.of(address)));
+            twins.collect::<Vec<_>>().join(", ")
+        };
         let name = &self.name;
         let has_node_port = self.ports.iter().any(|port| port.3.is_some());
         let kind = match (&self.external_name, self.load_balancer_ips.is_empty(), has_node_port) {
@@ -156,13 +185,19 @@ impl Service {
         if let Some(host) = &self.external_name {
             let _ = writeln!(text, "  externalName: {host}");
         }
+        if families != [Family::V4] {
+            let names: Vec<&str> = families.iter().map(|family| family.kubernetes()).collect();
+            let policy = if names.len() == 1 { "SingleStack" } else { "RequireDualStack" };
+            let _ = writeln!(text, "  ipFamilies: [{}]\n  ipFamilyPolicy: {policy}", names.join(", "));
+        }
         if let Some(address) = &self.cluster_ip {
-            let _ = writeln!(text, "  clusterIP: {address}\n  clusterIPs: [{address}]");
+            let all = of_all(std::slice::from_ref(address));
+            let _ = writeln!(text, "  clusterIP: {}\n  clusterIPs: [{all}]", families[0].of(address));
         }
         if !self.external_ips.is_empty() {
-            let _ = writeln!(text, "  externalIPs: [{}]", self.external_ips.join(", "));
+            let _ = writeln!(text, "  externalIPs: [{}]", of_all(&self.external_ips));
         }
-        text += &self.extra_spec;
+        text += &if self.families.is_empty() { family.of(&self.extra_spec) } else { self.extra_spec.clone() };
         text += "  ports:\n";
         for (protocol, port, target, node_port) in &self.ports {
             let node_port = node_port.map_or_else(String::new, |port| format!(", nodePort: {port}"));
@@ -170,27 +205,32 @@ impl Service {
             let _ = writeln!(text, "  - {{name: {port_name}, protocol: {protocol}, port: {port}, targetPort: {target}{node_port}}}");
         }
         if !self.load_balancer_ips.is_empty() {
-            let ingress: Vec<String> = self.load_balancer_ips.iter().map(|address| format!("{{ip: {address}}}")).collect();
+            let all = of_all(&self.load_balancer_ips);
+            let ingress: Vec<String> = all.split(", ").map(|address| format!("{{ip: {address}}}")).collect();
             let _ = writeln!(text, "status:\n  loadBalancer:\n    ingress: [{}]", ingress.join(", "));
         }
+        for (number, family) in families.iter().enumerate() {
+            self.write_slice(&mut text, number + 1, *family);
+        }
+        text
+    }
+
+    fn write_slice(&self, text: &mut String, number: usize, family: Family) {
+        let name = &self.name;
         let _ = write!(
             text,
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-             metadata: {{name: {name}-1, namespace: default, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\nports:\n"
+             metadata: {{name: {name}-{number}, namespace: default, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: {}\nports:\n",
+            family.kubernetes()
         );
         for (protocol, port, target, _) in &self.ports {
             let _ = writeln!(text, "- {{name: {}, protocol: {protocol}, port: {target}}}", port_name(protocol, *port));
         }
-        if self.endpoints.is_empty() {
-            text += "endpoints: []\n";
-        } else {
-            text += "endpoints:\n";
+        let endpoints: Vec<&Endpoint> = self.endpoints.iter().filter(|endpoint| endpoint.family.is_none_or(|own| own == family)).collect();
+        *text += if endpoints.is_empty() { "endpoints: []\n" } else { "endpoints:\n" };
+        for Endpoint { address, node, conditions, .. } in endpoints {
+            let _ = writeln!(text, "- {{addresses: [{}], nodeName: {node}, conditions: {{{conditions}}}}}", family.of(address));
         }
-        for endpoint in &self.endpoints {
-            let Endpoint { address, node, conditions } = endpoint;
-            let _ = writeln!(text, "- {{addresses: [{address}], nodeName: {node}, conditions: {{{conditions}}}}}");
-        }
-        text
     }
 }
 
@@ -198,10 +238,15 @@ fn port_name(protocol: &str, port: u16) -> String {
     format!("{}-{port}", protocol.to_lowercase())
 }
 
-/// A Node object.
-pub(super) fn node_yaml(name: &str, address: &str, pod_cidr: &str) -> String {
+/// A Node object with its addresses and pods of these families, the first one first.
+pub(super) fn node_yaml(name: &str, address: &str, pod_cidr: &str, families: &[Family]) -> String {
+    let cidrs: Vec<String> = families.iter().map(|family| family.of(pod_cidr)).collect();
+    let address = |family: &Family| format!("{{type: InternalIP, address: {}}}", family.of(address));
     format!(
-        "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\nspec: {{podCIDR: {pod_cidr}, podCIDRs: [{pod_cidr}]}}\n\
-         status: {{addresses: [{{type: InternalIP, address: {address}}}]}}\n"
+        "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\nspec: {{podCIDR: {}, podCIDRs: [{}]}}\n\
+         status: {{addresses: [{}]}}\n",
+        cidrs[0],
+        cidrs.join(", "),
+        families.iter().map(address).collect::<Vec<_>>().join(", ")
     )
 }

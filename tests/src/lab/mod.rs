@@ -5,6 +5,7 @@
 
 mod capture;
 mod client;
+mod family;
 mod manifests;
 mod namespace;
 mod process;
@@ -25,6 +26,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 pub use capture::{Capture, Frame};
 pub use client::{Load, RunningLoad, Stream, StreamReport};
+pub use family::Family;
 pub use manifests::{Endpoint, Service};
 pub use namespace::Namespace;
 pub use process::Process;

@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::family::Family;
 use super::process::Process;
 
-/// A network namespace by name. Cheap to clone; the lab that made it deletes it.
+/// A network namespace by name. Cheap to clone; the lab that made it deletes it. It speaks one [`Family`]: whatever it is told is
+/// translated.
 #[derive(Clone)]
 pub struct Namespace {
     inner: Rc<Inner>,
+    family: Family,
 }
 
 struct Inner {
@@ -27,9 +30,20 @@ impl Namespace {
     pub(super) fn create(name: &str, role: &str, log_dir: &Path) -> Result<Namespace> {
         run(Command::new("ip").args(["netns", "add", name])).context("network namespaces need root and iproute2")?;
         let inner = Inner { name: name.to_owned(), role: role.to_owned(), log_dir: log_dir.to_owned() };
-        let namespace = Namespace { inner: Rc::new(inner) };
+        let namespace = Namespace { inner: Rc::new(inner), family: Family::V4 };
+        // Before any device is there that would take them over: no address waits for the detection of duplicates, none is advertised.
+        namespace.shell("sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_ra=0 net.ipv6.conf.default.accept_ra=0")?;
         namespace.ip("link set lo up")?;
         Ok(namespace)
+    }
+
+    /// The same namespace, spoken to in this family.
+    pub fn speaking(&self, family: Family) -> Namespace {
+        Namespace { inner: Rc::clone(&self.inner), family }
+    }
+
+    pub fn family(&self) -> Family {
+        self.family
     }
 
     pub fn name(&self) -> &str {
@@ -43,12 +57,23 @@ impl Namespace {
 
     /// `ip ARGUMENTS` here; split at white space.
     pub fn ip(&self, arguments: &str) -> Result<String> {
-        run(Command::new("ip").args(["-n", self.name()]).args(arguments.split_whitespace()))
+        let output = run(self.ip_command().args(self.family.of(arguments).split_whitespace()))?;
+        Ok(self.family.named(&output))
+    }
+
+    /// `ip` here, of the family that is spoken.
+    fn ip_command(&self) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["-n", self.name()]);
+        if self.family == Family::V6 {
+            command.arg("-6");
+        }
+        command
     }
 
     /// Several `ip` commands, one a line, in one process.
     pub fn ip_batch(&self, lines: &str) -> Result<()> {
-        self.with_input("ip -batch", Command::new("ip").args(["-n", self.name(), "-batch", "-"]), lines)
+        self.with_input("ip -batch", self.ip_command().args(["-batch", "-"]), lines)
     }
 
     /// Loads nftables rules.
@@ -72,14 +97,12 @@ impl Namespace {
 
     /// Runs to the end and returns what it printed; an error unless it succeeds.
     pub fn exec(&self, words: &[&str]) -> Result<String> {
-        run(self.command(words[0]).args(&words[1..]))
+        Ok(self.family.named(&run(&mut self.translated(words))?))
     }
 
     /// Runs to the end, whatever the outcome.
     pub fn output(&self, words: &[&str]) -> Result<Output> {
-        let mut command = self.command(words[0]);
-        command.args(&words[1..]);
-        command.output().with_context(|| format!("cannot start {words:?} in {}", self.name()))
+        self.translated(words).output().with_context(|| format!("cannot start {words:?} in {}", self.name()))
     }
 
     /// `sh -c SCRIPT` here.
@@ -89,9 +112,13 @@ impl Namespace {
 
     /// Starts a process that is killed when its handle is dropped. Its standard error goes to `ROLE-LABEL.log`.
     pub fn spawn(&self, label: &str, words: &[&str]) -> Result<Process> {
+        Process::start(self.translated(words), &self.log_path(label))
+    }
+
+    fn translated(&self, words: &[&str]) -> Command {
         let mut command = self.command(words[0]);
-        command.args(&words[1..]);
-        Process::start(command, &self.log_path(label))
+        command.args(words[1..].iter().map(|word| self.family.of(word)));
+        command
     }
 
     /// The body of an HTTP response, by curl with a time-out of 5 s.
@@ -129,7 +156,7 @@ impl Namespace {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
             // A command that stops reading says why on standard error.
-            let _ = stdin.write_all(input.as_bytes());
+            let _ = stdin.write_all(self.family.of(input).as_bytes());
         }
         let output = child.wait_with_output()?;
         if !output.status.success() {
@@ -141,10 +168,11 @@ impl Namespace {
     /// Devices, routes, rules, neighbors and firewall rules into one file.
     pub(super) fn keep_state(&self, dir: &Path) {
         let mut text = String::new();
-        for arguments in ["-d -s link", "address", "rule", "route show table all", "neigh"] {
+        for arguments in ["-d -s link", "address", "maddress", "rule", "-6 rule", "route show table all", "neigh"] {
             text += &format!("== ip {arguments}\n{}\n", self.ip(arguments).unwrap_or_else(|error| error.to_string()));
         }
-        for words in [&["nft", "list", "ruleset"][..], &["cat", "/proc/net/snmp", "/proc/net/netstat"], &["ss", "-ant"]] {
+        for words in [&["nft", "list", "ruleset"][..], &["cat", "/proc/net/snmp", "/proc/net/snmp6", "/proc/net/netstat"], &["ss", "-ant"]]
+        {
             text += &format!("== {words:?}\n{}\n", self.exec(words).unwrap_or_else(|error| error.to_string()));
         }
         let _ = std::fs::write(dir.join(format!("{}.state", self.role())), text);

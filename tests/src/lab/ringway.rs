@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use super::family::Family;
 use super::manifests::{Service, node_yaml};
 use super::namespace::Namespace;
 use super::process::Process;
@@ -92,11 +93,11 @@ impl Ringway {
     /// The same, but not started.
     pub fn prepare(net: &Net, options: &RingwayOptions, services: &[Service]) -> Result<Ringway> {
         let nodes = [("node2", net.node2_address, "10.244.2.0/24"), ("node3", "10.0.0.13", "10.244.3.0/24")];
-        Ringway::prepare_on(&net.lab, &net.node1, &net.uplinks, &nodes, options, services)
+        Ringway::prepare_with(&net.lab, &net.node1, &net.uplinks, &nodes, &[Family::V4, Family::V6], options, services)
     }
 
-    /// For a node of any other network: it is `node1`, 10.0.0.11, with pods in 10.244.1.0/24. `others` are further nodes by
-    /// name, address and pod CIDR.
+    /// For a node of any other network, of IPv4 alone: it is `node1`, 10.0.0.11, with pods in 10.244.1.0/24. `others` are further nodes
+    /// by name, address and pod CIDR.
     pub fn prepare_on(
         lab: &Lab,
         node: &Namespace,
@@ -105,11 +106,24 @@ impl Ringway {
         options: &RingwayOptions,
         services: &[Service],
     ) -> Result<Ringway> {
+        Ringway::prepare_with(lab, node, uplinks, others, &[Family::V4], options, services)
+    }
+
+    fn prepare_with(
+        lab: &Lab,
+        node: &Namespace,
+        uplinks: &[&str],
+        others: &[(&str, &str, &str)],
+        families: &[Family],
+        options: &RingwayOptions,
+        services: &[Service],
+    ) -> Result<Ringway> {
         let manifests = lab.state_dir().join("manifests");
         let state_dir = lab.state_dir().join("ringway");
         std::fs::create_dir_all(&manifests)?;
         let this = ("node1", address::NODE1, "10.244.1.0/24");
-        let nodes: Vec<String> = [&[this], others].concat().iter().map(|(name, address, cidr)| node_yaml(name, address, cidr)).collect();
+        let yaml = |(name, address, cidr): &(&str, &str, &str)| node_yaml(name, address, cidr, families);
+        let nodes: Vec<String> = [&[this], others].concat().iter().map(yaml).collect();
         std::fs::write(manifests.join("nodes.yaml"), nodes.join("---\n"))?;
         let mut arguments: Vec<String> = uplinks.iter().flat_map(|uplink| ["--uplink".to_owned(), (*uplink).to_owned()]).collect();
         arguments.extend(["--node-name", "node1", "--mode", options.mode, "--pod-delivery", options.pod_delivery].map(str::to_owned));
@@ -168,12 +182,16 @@ impl Ringway {
 
     /// Replaces the services by these. Acts as soon as the file is there; wait for the effect.
     pub fn publish(&self, services: &[Service]) -> Result<()> {
-        let documents: Vec<String> = services.iter().map(Service::yaml).collect();
-        self.write_manifest("services.yaml", &documents.join("---\n"))
+        let documents: Vec<String> = services.iter().map(|service| service.yaml_speaking(self.node.family())).collect();
+        self.put_manifest("services.yaml", &documents.join("---\n"))
     }
 
-    /// Puts a file into the folder of manifests in one step.
+    /// Puts a file into the folder of manifests in one step, in the family that the node speaks.
     pub fn write_manifest(&self, name: &str, text: &str) -> Result<()> {
+        self.put_manifest(name, &self.node.family().of(text))
+    }
+
+    fn put_manifest(&self, name: &str, text: &str) -> Result<()> {
         let temporary = self.manifests.join(format!(".{name}.new"));
         std::fs::write(&temporary, text).with_context(|| format!("cannot write {}", temporary.display()))?;
         std::fs::rename(&temporary, self.manifests.join(name)).with_context(|| format!("cannot put {name} in place"))

@@ -10,12 +10,15 @@
 //!
 //! With the option *overlay*, node1 and node2 reach each other's pods through vxlan0, with the addresses 10.244.1.0 and 10.244.2.0.
 //!
+//! Each address has its twin of IPv6 ([`Family`]); routed pods have fe80::1 for their gateway there.
+//!
 //! Every veth is as `ip link add` makes it: offloads at their defaults. Every uplink has as many queues as the topology asks for.
 
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 
+use super::family::{Family, both};
 use super::namespace::Namespace;
 use super::process::Process;
 use super::{Lab, servers};
@@ -57,6 +60,7 @@ pub struct Topology {
     node2: Node2,
     node3: bool,
     serve: bool,
+    family: Family,
 }
 
 /// One pod.
@@ -95,7 +99,7 @@ const NODES: [&str; 3] = ["node1", "node2", "node3"];
 impl Default for Topology {
     fn default() -> Topology {
         let two = || vec![PodLink::Routed; 2];
-        Topology { queues: 2, pods: [two(), two(), Vec::new()], node2: Node2::SameLan, node3: false, serve: true }
+        Topology { queues: 2, pods: [two(), two(), Vec::new()], node2: Node2::SameLan, node3: false, serve: true, family: Family::V4 }
     }
 }
 
@@ -151,21 +155,32 @@ impl Topology {
         self
     }
 
+    /// What the namespaces speak. Everything has addresses of both families.
+    pub fn family(mut self, family: Family) -> Topology {
+        self.family = family;
+        self
+    }
+
+    /// The same, asked for.
+    pub fn speaks(&self) -> Family {
+        self.family
+    }
+
     pub fn build(self, lab: &Rc<Lab>) -> Result<Net> {
         let router = lab.namespace("router")?;
-        router.sysctl("net.ipv4.ip_forward", "1")?;
+        router.shell("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
         // Answers may come back by another LAN than the question left by.
         router.sysctl("net.ipv4.conf.all.rp_filter", "0")?;
         router.sysctl("net.ipv4.conf.default.rp_filter", "0")?;
         let client = lab.namespace("client")?;
         self.wire(&router, "clients", &client, "eth0")?;
-        router.ip_batch("address add 192.0.2.1/24 dev clients\nlink set clients up\n")?;
-        client.ip_batch("address add 192.0.2.10/24 dev eth0\nlink set eth0 up\nroute add default via 192.0.2.1\n")?;
+        router.ip_batch(&both("address add 192.0.2.1/24 dev clients\nlink set clients up\n"))?;
+        client.ip_batch(&both("address add 192.0.2.10/24 dev eth0\nlink set eth0 up\nroute add default via 192.0.2.1\n"))?;
         make_lan(&router, "lan0", "10.0.0.1/24")?;
 
         let node1 = make_node(lab, NODES[0])?;
         self.join(&router, "lan0", &node1, "eth0", "10.0.0.11/24")?;
-        node1.ip("route add default via 10.0.0.1")?;
+        node1.ip_batch(&both("route add default via 10.0.0.1"))?;
         let mut uplinks = vec!["eth0"];
 
         let node2 = make_node(lab, NODES[1])?;
@@ -187,28 +202,31 @@ impl Topology {
                 ("10.2.0.12", "10.0.0.1", "10.2.0.1")
             }
         };
-        node2.ip(&format!("route add default via {}", node2_address.replace(".12", ".1")))?;
+        node2.ip_batch(&both(&format!("route add default via {}", node2_address.replace(".12", ".1"))))?;
         if self.node2 == Node2::Overlay {
             lay_overlay(&node1, 1, &node2, 2)?;
             lay_overlay(&node2, 2, &node1, 1)?;
         } else {
-            node1.ip(&format!("route add 10.244.2.0/24 via {node2_hop}"))?;
-            node2.ip(&format!("route add 10.244.1.0/24 via {node1_from_node2}"))?;
+            node1.ip_batch(&both(&format!("route add 10.244.2.0/24 via {node2_hop}")))?;
+            node2.ip_batch(&both(&format!("route add 10.244.1.0/24 via {node1_from_node2}")))?;
         }
-        router.ip_batch(&format!("route add 10.244.1.0/24 via 10.0.0.11\nroute add 10.244.2.0/24 via {node2_address}\n"))?;
+        router.ip_batch(&both(&format!("route add 10.244.1.0/24 via 10.0.0.11\nroute add 10.244.2.0/24 via {node2_address}\n")))?;
 
         let node3 = if self.node3 {
             let node3 = make_node(lab, NODES[2])?;
             self.join(&router, "lan0", &node3, "eth0", "10.0.0.13/24")?;
-            node3.ip_batch("route add default via 10.0.0.1\nroute add 10.244.1.0/24 via 10.0.0.11\n")?;
-            node1.ip("route add 10.244.3.0/24 via 10.0.0.13")?;
-            router.ip("route add 10.244.3.0/24 via 10.0.0.13")?;
+            node3.ip_batch(&both("route add default via 10.0.0.1\nroute add 10.244.1.0/24 via 10.0.0.11\n"))?;
+            for host in [&node1, &router] {
+                host.ip_batch(&both("route add 10.244.3.0/24 via 10.0.0.13"))?;
+            }
             Some(node3)
         } else {
             None
         };
 
         let pod_mtu = if self.node2 == Node2::Overlay { OVERLAY_MTU } else { 1500 };
+        let [client, router, node1, node2] = [client, router, node1, node2].map(|namespace| namespace.speaking(self.family));
+        let node3 = node3.map(|node3| node3.speaking(self.family));
         let mut net = Net { lab: Rc::clone(lab), client, router, node1, node2, node3, pods: Vec::new(), node2_address, uplinks, pod_mtu };
         for (node, links) in self.pods.iter().enumerate() {
             for link in links {
@@ -228,11 +246,16 @@ impl Topology {
         let port = format!("{}-{device}", node.role());
         self.wire(router, &port, node, device)?;
         router.ip_batch(&format!("link set {port} master {lan}\nlink set {port} up\n"))?;
-        node.ip_batch(&format!("address add {address} dev {device}\nlink set {device} up\n"))
+        node.ip_batch(&both(&format!("address add {address} dev {device}\nlink set {device} up\n")))
     }
 }
 
 impl Net {
+    /// What the namespaces speak.
+    pub fn family(&self) -> Family {
+        self.node1.family()
+    }
+
     pub fn pod(&self, name: &str) -> Result<&Pod> {
         self.pods.iter().find(|pod| pod.name == name).with_context(|| format!("the topology has no pod {name}"))
     }
@@ -244,7 +267,8 @@ impl Net {
 
     /// Adds a pod to a node (0 = node1), with its server if `serve`.
     pub fn add_pod(&mut self, node: usize, link: PodLink, serve: bool) -> Result<()> {
-        let host = [Some(&self.node1), Some(&self.node2), self.node3.as_ref()][node].context("the topology has no node3")?.clone();
+        let host =
+            [Some(&self.node1), Some(&self.node2), self.node3.as_ref()][node].context("the topology has no node3")?.speaking(Family::V4);
         let number = self.pods_of(node).count() + 1;
         ensure!(number <= 120, "a node has at most 120 pods");
         let name = format!("{}{number}", ["a", "b", "c"][node]);
@@ -260,26 +284,31 @@ impl Net {
         host.ip(&format!("link add {device} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}", namespace.name()))?;
         match link {
             PodLink::Routed => {
+                let twin = Family::V6.of(&address);
                 host.ip_batch(&format!(
-                    "address add 169.254.1.1/32 dev {device} scope link\nlink set {device} up\nroute add {address}/32 dev {device} scope link\n"
+                    "address add 169.254.1.1/32 dev {device} scope link\naddress add fe80::1/64 dev {device} nodad\nlink set {device} up\n\
+                     route add {address}/32 dev {device} scope link\nroute add {twin}/128 dev {device}\n"
                 ))?;
                 namespace.ip_batch(&format!(
-                    "address add {address}/32 dev eth0\nlink set eth0 up\nroute add 169.254.1.1 dev eth0 scope link\n\
-                     route add default via 169.254.1.1 src {address}\n"
+                    "address add {address}/32 dev eth0\naddress add {twin}/128 dev eth0 nodad\nlink set eth0 up\n\
+                     route add 169.254.1.1 dev eth0 scope link\nroute add default via 169.254.1.1 src {address}\n\
+                     route add default via fe80::1 dev eth0 src {twin}\n"
                 ))?;
             }
             PodLink::Bridge => {
                 if host.ip("link show dev cni0").is_err() {
-                    host.ip_batch(&format!("link add cni0 type bridge\naddress add {subnet}.129/25 dev cni0\nlink set cni0 up\n"))?;
+                    host.ip("link add cni0 type bridge")?;
+                    host.ip_batch(&both(&format!("address add {subnet}.129/25 dev cni0\nlink set cni0 up\n")))?;
                 }
                 host.ip_batch(&format!("link set {device} master cni0\nlink set {device} up\n"))?;
-                namespace
-                    .ip_batch(&format!("address add {address}/25 dev eth0\nlink set eth0 up\nroute add default via {subnet}.129\n"))?;
+                let lines = format!("address add {address}/25 dev eth0\nlink set eth0 up\nroute add default via {subnet}.129\n");
+                namespace.ip_batch(&both(&lines))?;
             }
         }
         if serve {
             self.lab.adopt(servers::start(&namespace, &name, SERVER_PORT)?);
         }
+        let namespace = namespace.speaking(self.family());
         self.pods.push(Pod { name, namespace, address, node: NODES[node], device });
         Ok(())
     }
@@ -303,7 +332,7 @@ fn make_node(lab: &Lab, role: &str) -> Result<Namespace> {
     let node = lab.namespace(role)?;
     node.shell(
         "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1 \
-         net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0",
+         net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0 net.ipv6.conf.all.forwarding=1",
     )?;
     Ok(node)
 }
@@ -314,19 +343,20 @@ const OVERLAY_MTU: u32 = 1450;
 /// The device of node 10.0.0.1`own` in a vxlan, and its way to the pods of 10.0.0.1`other`.
 fn lay_overlay(node: &Namespace, own: u8, peer: &Namespace, other: u8) -> Result<()> {
     let mac = |number| format!("02:00:00:0a:00:{number:02x}");
-    node.ip_batch(&format!(
-        "link add vxlan0 address {} mtu {OVERLAY_MTU} type vxlan id 1 dstport 8472 local 10.0.0.1{own} nolearning\n\
-         address add 10.244.{own}.0/32 dev vxlan0\nlink set vxlan0 up\n\
+    let device = format!("link add vxlan0 address {} mtu {OVERLAY_MTU} type vxlan", mac(own));
+    node.ip(&format!("{device} id 1 dstport 8472 local 10.0.0.1{own} nolearning"))?;
+    node.ip_batch(&both(&format!(
+        "address add 10.244.{own}.0/32 dev vxlan0\nlink set vxlan0 up\n\
          route add 10.244.{other}.0/24 via 10.244.{other}.0 dev vxlan0 onlink\n\
          neighbor add 10.244.{other}.0 lladdr {} dev vxlan0 nud permanent\n",
-        mac(own),
         mac(other)
-    ))?;
+    )))?;
     node.shell(&format!("bridge fdb append {} dev vxlan0 dst 10.0.0.1{other}", mac(other)))
         .with_context(|| format!("the way to {}", peer.name()))
         .map(drop)
 }
 
 fn make_lan(router: &Namespace, name: &str, address: &str) -> Result<()> {
-    router.ip_batch(&format!("link add {name} type bridge\naddress add {address} dev {name}\nlink set {name} up\n"))
+    router.ip(&format!("link add {name} type bridge"))?;
+    router.ip_batch(&both(&format!("address add {address} dev {name}\nlink set {name} up\n")))
 }

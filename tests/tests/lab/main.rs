@@ -1,6 +1,27 @@
 //! The lab tests: `ringway` on real devices, with real clients. One topic a file. They need root and a build of the binary.
 #![forbid(unsafe_code)]
 
+/// A test in each family of addresses, as `NAME::v4` and `NAME::v6`. The test is given the [`Family`](ringway_tests::lab::Family).
+macro_rules! for_both {
+    ($name:ident, $test:expr) => {
+        mod $name {
+            use super::*;
+
+            const TEST: fn(ringway_tests::lab::Family) -> anyhow::Result<()> = $test;
+
+            #[test]
+            fn v4() -> anyhow::Result<()> {
+                TEST(ringway_tests::lab::Family::V4)
+            }
+
+            #[test]
+            fn v6() -> anyhow::Result<()> {
+                TEST(ringway_tests::lab::Family::V6)
+            }
+        }
+    };
+}
+
 mod affinity;
 mod announcement;
 mod bulk;
@@ -37,7 +58,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
-use ringway_tests::lab::{self, Lab, Load, Namespace, Net, Pod, Ringway, RingwayOptions, Service, Topology, address};
+use ringway_tests::lab::{self, Family, Lab, Load, Namespace, Net, Pod, Ringway, RingwayOptions, Service, Topology, address};
 
 /// Where clients outside find the service that most tests use.
 const VIP_80: &str = "10.0.0.100:80";
@@ -50,6 +71,14 @@ fn lab(name: &str, test: impl FnOnce(&Rc<Lab>) -> Result<()>) -> Result<()> {
     lab::run(name, test)
 }
 
+/// The same in a lab of its own for each family.
+fn lab_of(name: &str, family: Family, test: impl FnOnce(&Rc<Lab>) -> Result<()>) -> Result<()> {
+    match family {
+        Family::V4 => lab(name, test),
+        Family::V6 => lab(&format!("{name}_v6"), test),
+    }
+}
+
 /// Runs a test with `ringway` on node1 serving one service (VIP and ClusterIP, TCP and UDP) on these pods.
 fn serving(
     name: &str,
@@ -58,7 +87,7 @@ fn serving(
     pods: &[&str],
     test: impl FnOnce(&mut Net, &Ringway) -> Result<()>,
 ) -> Result<()> {
-    lab(name, |lab| {
+    lab_of(name, topology.speaks(), |lab| {
         let mut net = topology.build(lab)?;
         lab.capture(&net.router, "node1-eth0")?;
         lab.capture(&net.node1, "any")?;
