@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ringway_tests::lab::{Namespace, Net, PodLink, Ringway, RingwayOptions, Service, Topology, address, wait_for};
+use ringway_tests::lab::{Family, Namespace, Net, PodLink, Ringway, RingwayOptions, Service, Topology, address, wait_for};
 
-use crate::{CLUSTER_IP_80, VIP_80, lab};
+use crate::{CLUSTER_IP_80, VIP_80, lab_of};
 
 /// NodePort of port 80.
 const NODE_PORT: &str = "10.0.0.11:30080";
@@ -40,9 +40,9 @@ fn many_servers(client: &Namespace, target: &str) -> Result<()> {
     Ok(())
 }
 
-fn run(name: &str, options: RingwayOptions) -> Result<()> {
-    lab(name, |lab| {
-        let net = Topology::new().node1_pods(&[PodLink::Routed, PodLink::Bridge]).build(lab)?;
+fn run(family: Family, name: &str, options: RingwayOptions) -> Result<()> {
+    lab_of(name, family, |lab| {
+        let net = Topology::new().family(family).node1_pods(&[PodLink::Routed, PodLink::Bridge]).build(lab)?;
         net.router.ip("route add 10.96.0.0/16 via 10.0.0.11")?;
         let ringway = Ringway::start(&net, &options, &[sticky(&net, 10_800)?])?;
         let all = [VIP_80, CLUSTER_IP_80, NODE_PORT];
@@ -72,20 +72,13 @@ fn run(name: &str, options: RingwayOptions) -> Result<()> {
     })
 }
 
-#[test]
-fn a_client_sticks_to_one_pod() -> Result<()> {
-    run("affinity", RingwayOptions::default())
-}
+for_both!(a_client_sticks_to_one_pod, |family| { run(family, "affinity", RingwayOptions::default()) });
 
-#[test]
-fn a_client_sticks_to_one_pod_with_direct_delivery() -> Result<()> {
-    run("affinity_direct", RingwayOptions::direct())
-}
+for_both!(a_client_sticks_to_one_pod_with_direct_delivery, |family| { run(family, "affinity_direct", RingwayOptions::direct()) });
 
-#[test]
-fn a_pod_that_goes_is_replaced_and_silence_ends_it() -> Result<()> {
-    lab("affinity_ends", |lab| {
-        let net = Topology::new().build(lab)?;
+for_both!(a_pod_that_goes_is_replaced_and_silence_ends_it, |family| {
+    lab_of("affinity_ends", family, |lab| {
+        let net = Topology::new().family(family).build(lab)?;
         let ringway = Ringway::start(&net, &RingwayOptions::default(), &[sticky(&net, 1)?])?;
         let mut servers = std::collections::BTreeSet::new();
         wait_for("another pod after the time-out", Duration::from_secs(20), || {
@@ -105,4 +98,4 @@ fn a_pod_that_goes_is_replaced_and_silence_ends_it() -> Result<()> {
             Ok(())
         })
     })
-}
+});

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use ringway_tests::lab::{Namespace, Net, PodLink, Ringway, RingwayOptions, Topology};
 use sha2::{Digest, Sha256};
 
-use crate::{CLUSTER_IP_URL, VIP_URL, lab, web};
+use crate::{CLUSTER_IP_URL, VIP_URL, lab_of, web};
 
 const BYTES: usize = 200_000_000;
 /// Slow even for a debug build on a busy machine.
@@ -47,7 +47,7 @@ pub fn upload(net: &Net, client: &Namespace, url: &str, bytes: usize) -> Result<
 }
 
 fn bulk(name: &str, topology: Topology, options: RingwayOptions, pods: &[&str], from_pod: bool) -> Result<()> {
-    lab(name, |lab| {
+    lab_of(name, topology.speaks(), |lab| {
         let net = topology.build(lab)?;
         let _ringway = Ringway::start(&net, &options, &[web(&net, pods)?])?;
         if from_pod {
@@ -58,20 +58,17 @@ fn bulk(name: &str, topology: Topology, options: RingwayOptions, pods: &[&str], 
     })
 }
 
-#[test]
-fn client_to_another_node() -> Result<()> {
-    bulk("bulk_remote", Topology::new(), RingwayOptions::default(), &["b1"], false)
-}
+for_both!(client_to_another_node, |family| {
+    bulk("bulk_remote", Topology::new().family(family), RingwayOptions::default(), &["b1"], false)
+});
 
-#[test]
-fn client_to_pod_here_by_edge() -> Result<()> {
-    bulk("bulk_edge", Topology::new(), RingwayOptions::default(), &["a1"], false)
-}
+for_both!(client_to_pod_here_by_edge, |family| {
+    bulk("bulk_edge", Topology::new().family(family), RingwayOptions::default(), &["a1"], false)
+});
 
-#[test]
-fn client_to_pod_here_directly() -> Result<()> {
-    bulk("bulk_direct", Topology::new(), RingwayOptions::direct(), &["a1"], false)
-}
+for_both!(client_to_pod_here_directly, |family| {
+    bulk("bulk_direct", Topology::new().family(family), RingwayOptions::direct(), &["a1"], false)
+});
 
 #[test]
 fn pod_to_neighbor() -> Result<()> {
@@ -83,10 +80,9 @@ fn pod_to_neighbor_on_a_bridge() -> Result<()> {
     bulk("bulk_pod_bridge", Topology::new().node1_pods(&[PodLink::Bridge; 2]), RingwayOptions::default(), &["a2"], true)
 }
 
-#[test]
-fn pod_to_another_node() -> Result<()> {
-    bulk("bulk_pod_remote", Topology::new(), RingwayOptions::default(), &["b1"], true)
-}
+for_both!(pod_to_another_node, |family| {
+    bulk("bulk_pod_remote", Topology::new().family(family), RingwayOptions::default(), &["b1"], true)
+});
 
 #[test]
 fn pod_to_itself() -> Result<()> {

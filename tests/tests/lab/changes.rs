@@ -32,9 +32,8 @@ fn manifests_act_within_100_ms() -> Result<()> {
     })
 }
 
-#[test]
-fn endpoints_follow_the_manifests() -> Result<()> {
-    serving("changes_endpoints", Topology::new(), RingwayOptions::default(), &["a1"], |net, ringway| {
+for_both!(endpoints_follow_the_manifests, |family| {
+    serving("changes_endpoints", Topology::new().family(family), RingwayOptions::default(), &["a1"], |net, ringway| {
         for servers in [&["b1"][..], &["a2"], &["a1", "b2"], &["a1"]] {
             ringway.publish(&[web(net, servers)?])?;
             wait_for("the new backends", PATIENCE, || {
@@ -50,7 +49,7 @@ fn endpoints_follow_the_manifests() -> Result<()> {
             Ok(())
         })
     })
-}
+});
 
 #[test]
 fn bad_manifest_leaves_the_rest_in_force() -> Result<()> {
@@ -76,9 +75,8 @@ fn bad_manifest_leaves_the_rest_in_force() -> Result<()> {
     })
 }
 
-#[test]
-fn routes_and_neighbors_are_followed() -> Result<()> {
-    serving("changes_routes", Topology::new(), RingwayOptions::default(), &["b1"], |net, _| {
+for_both!(routes_and_neighbors_are_followed, |family| {
+    serving("changes_routes", Topology::new().family(family), RingwayOptions::default(), &["b1"], |net, _| {
         let mut held = net.client.hold(VIP_80, 4)?;
         let mut goes_on = |what: &str| -> Result<()> {
             std::thread::sleep(Duration::from_millis(100));
@@ -103,4 +101,4 @@ fn routes_and_neighbors_are_followed() -> Result<()> {
         net.node1.ip("neigh del 10.0.0.12 dev eth0")?;
         goes_on("a neighbor that has to be asked for")
     })
-}
+});

@@ -52,9 +52,8 @@ fn exhausted_snat_ports() -> Result<()> {
     })
 }
 
-#[test]
-fn next_hop_that_does_not_answer() -> Result<()> {
-    serving("limits_neighbor", Topology::new(), RingwayOptions::default(), &["b1"], |net, ringway| {
+for_both!(next_hop_that_does_not_answer, |family| {
+    serving("limits_neighbor", Topology::new().family(family), RingwayOptions::default(), &["b1"], |net, ringway| {
         let lost = Service::new("lost").cluster_ip(address::CLUSTER_IP2).load_balancer_ip(address::VIP).tcp(81, 8080).udp(81, 8080);
         ringway.publish(&[web(net, &["b1"])?, lost.endpoint("10.0.0.77", "node9")])?;
         std::thread::sleep(Duration::from_millis(200));
@@ -76,11 +75,10 @@ fn next_hop_that_does_not_answer() -> Result<()> {
             Ok(())
         })
     })
-}
+});
 
-#[test]
-fn first_packet_waits_for_the_neighbor() -> Result<()> {
-    serving("limits_hold", Topology::new(), RingwayOptions::default(), &["b1"], |net, _| {
+for_both!(first_packet_waits_for_the_neighbor, |family| {
+    serving("limits_hold", Topology::new().family(family), RingwayOptions::default(), &["b1"], |net, _| {
         net.client.curl(VIP_URL)?;
         net.node1.ip("neigh flush dev eth0")?;
         // Less than the second after which TCP would repeat the SYN.
@@ -88,7 +86,7 @@ fn first_packet_waits_for_the_neighbor() -> Result<()> {
         ensure!(answer.starts_with("b1"), "answer: {answer}");
         Ok(())
     })
-}
+});
 
 #[test]
 fn idle_process_sleeps() -> Result<()> {

@@ -17,36 +17,30 @@ fn pods_see_the_client(name: &str, topology: Topology, options: RingwayOptions) 
     })
 }
 
-#[test]
-fn edge_delivers_to_routed_pods() -> Result<()> {
-    pods_see_the_client("local_edge", Topology::new(), RingwayOptions::default())
-}
+for_both!(edge_delivers_to_routed_pods, |family| {
+    pods_see_the_client("local_edge", Topology::new().family(family), RingwayOptions::default())
+});
 
-#[test]
-fn edge_delivers_to_bridged_pods() -> Result<()> {
-    pods_see_the_client("local_edge_bridge", Topology::new().node1_pods(&BRIDGED), RingwayOptions::default())
-}
+for_both!(edge_delivers_to_bridged_pods, |family| {
+    pods_see_the_client("local_edge_bridge", Topology::new().family(family).node1_pods(&BRIDGED), RingwayOptions::default())
+});
 
-#[test]
-fn direct_delivers_to_routed_pods() -> Result<()> {
-    pods_see_the_client("local_direct", Topology::new(), RingwayOptions::direct())
-}
+for_both!(direct_delivers_to_routed_pods, |family| {
+    pods_see_the_client("local_direct", Topology::new().family(family), RingwayOptions::direct())
+});
 
-#[test]
-fn direct_delivers_to_bridged_pods() -> Result<()> {
-    pods_see_the_client("local_direct_bridge", Topology::new().node1_pods(&BRIDGED), RingwayOptions::direct())
-}
+for_both!(direct_delivers_to_bridged_pods, |family| {
+    pods_see_the_client("local_direct_bridge", Topology::new().family(family).node1_pods(&BRIDGED), RingwayOptions::direct())
+});
 
-#[test]
-fn edge_delivers_in_generic_mode() -> Result<()> {
+for_both!(edge_delivers_in_generic_mode, |family| {
     let options = RingwayOptions { mode: "generic", ..RingwayOptions::default() };
-    pods_see_the_client("local_edge_generic", Topology::new(), options)
-}
+    pods_see_the_client("local_edge_generic", Topology::new().family(family), options)
+});
 
-#[test]
-fn backends_here_and_elsewhere_share_the_load() -> Result<()> {
+for_both!(backends_here_and_elsewhere_share_the_load, |family| {
     let names = ["a1", "a2", "b1", "b2"];
-    serving("local_and_remote", Topology::new(), RingwayOptions::default(), &names, |net, _| {
+    serving("local_and_remote", Topology::new().family(family), RingwayOptions::default(), &names, |net, _| {
         let load = net.client.requests("tcp", VIP_80, 4, 400)?;
         ensure!(load.errors == 0, "{load:?}");
         for name in names {
@@ -57,11 +51,10 @@ fn backends_here_and_elsewhere_share_the_load() -> Result<()> {
         ensure!(load.seen_as.len() == 2, "one address for each kind of backend: {:?}", load.seen_as);
         Ok(())
     })
-}
+});
 
-#[test]
-fn host_network_backend_serves() -> Result<()> {
-    serving("local_host_network", Topology::new(), RingwayOptions::default(), &[], |net, ringway| {
+for_both!(host_network_backend_serves, |family| {
+    serving("local_host_network", Topology::new().family(family), RingwayOptions::default(), &[], |net, ringway| {
         let server = net.start_server(&net.node1, "host1", 8080)?;
         net.lab.adopt(server);
         let service = crate::web(net, &[])?.endpoint(address::NODE1, "node1");
@@ -70,4 +63,4 @@ fn host_network_backend_serves() -> Result<()> {
         ensure_served(&net.client.requests("tcp", VIP_80, 2, 100)?, &["host1"], address::CLIENT)?;
         ensure_served(&net.client.requests("udp", VIP_80, 2, 100)?, &["host1"], address::CLIENT)
     })
-}
+});

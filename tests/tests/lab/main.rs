@@ -29,6 +29,7 @@ mod changes;
 mod commands;
 mod firewall;
 mod fragments;
+mod frames;
 mod garbage;
 mod health;
 mod http;

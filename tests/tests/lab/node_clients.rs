@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ringway_tests::lab::{Namespace, Net, Pod, PodLink, Ringway, RingwayOptions, Service, Topology, address, wait_for};
+use ringway_tests::lab::{Family, Namespace, Net, Pod, PodLink, Ringway, RingwayOptions, Service, Topology, address, wait_for};
 
-use crate::{CLUSTER_IP_80, VIP_80, ensure_served, lab, serving};
+use crate::{CLUSTER_IP_80, VIP_80, ensure_served, lab_of, serving};
 
 fn node_is_served_by(name: &str, topology: Topology, servers: &[&str]) -> Result<()> {
     serving(name, topology, RingwayOptions::default(), servers, |net, _| {
@@ -17,29 +17,21 @@ fn node_is_served_by(name: &str, topology: Topology, servers: &[&str]) -> Result
     })
 }
 
-#[test]
-fn node_reaches_pods_of_its_own() -> Result<()> {
-    node_is_served_by("node_local", Topology::new(), &["a1", "a2"])
-}
+for_both!(node_reaches_pods_of_its_own, |family| { node_is_served_by("node_local", Topology::new().family(family), &["a1", "a2"]) });
 
-#[test]
-fn node_reaches_bridged_pods() -> Result<()> {
-    node_is_served_by("node_bridge", Topology::new().node1_pods(&[PodLink::Bridge; 2]), &["a1", "a2"])
-}
+for_both!(node_reaches_bridged_pods, |family| {
+    node_is_served_by("node_bridge", Topology::new().family(family).node1_pods(&[PodLink::Bridge; 2]), &["a1", "a2"])
+});
 
-#[test]
-fn node_reaches_other_nodes() -> Result<()> {
-    node_is_served_by("node_remote", Topology::new(), &["b1", "b2"])
-}
+for_both!(node_reaches_other_nodes, |family| { node_is_served_by("node_remote", Topology::new().family(family), &["b1", "b2"]) });
 
-#[test]
-fn node_reaches_another_node_by_the_second_uplink() -> Result<()> {
-    serving("node_two_uplinks", Topology::new().two_uplinks(), RingwayOptions::default(), &["b1"], |net, _| {
+for_both!(node_reaches_another_node_by_the_second_uplink, |family| {
+    serving("node_two_uplinks", Topology::new().family(family).two_uplinks(), RingwayOptions::default(), &["b1"], |net, _| {
         let load = net.node1.requests("tcp", CLUSTER_IP_80, 2, 100)?;
         anyhow::ensure!(load.errors == 0, "{load:?}");
         Ok(())
     })
-}
+});
 
 /// NodePorts of the node's own sockets: by its address and by localhost.
 const OWN_NODE_PORT: &str = "10.0.0.11:30080";
@@ -60,9 +52,8 @@ fn own_node_port_is_served_by(net: &Net, servers: &[&str]) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn node_reaches_its_own_node_ports() -> Result<()> {
-    serving("node_ports_own", Topology::new(), RingwayOptions::default(), &[], |net, ringway| {
+for_both!(node_reaches_its_own_node_ports, |family| {
+    serving("node_ports_own", Topology::new().family(family), RingwayOptions::default(), &[], |net, ringway| {
         ringway.publish(&[node_port_service(net, &["a1", "b1"], &[])?])?;
         wait_for("the NodePort", Duration::from_secs(2), || net.node1.line(LOCAL_NODE_PORT, 0).map(drop))?;
         own_node_port_is_served_by(net, &["a1", "b1"])?;
@@ -76,8 +67,12 @@ fn node_reaches_its_own_node_ports() -> Result<()> {
         // Other namespaces' localhost is their own, another port is nobody's, and the alias is not for clients outside.
         ensure!(net.pod("a1")?.namespace.line(LOCAL_NODE_PORT, 0).is_err(), "a pod's localhost is not the node's");
         ensure!(net.node1.line("127.0.0.1:30081", 0).is_err(), "a port without a service");
+        let alias = match family {
+            Family::V4 => "169.254.82.3:30080",
+            Family::V6 => "[fd52:696e:6777:6179::3]:30080",
+        };
         for client in [&net.client, &net.pod("a1")?.namespace] {
-            ensure!(client.line("169.254.82.3:30080", 0).is_err(), "the alias is served to the {}", client.role());
+            ensure!(client.line(alias, 0).is_err(), "the alias is served to the {}", client.role());
         }
         // When the service goes, localhost is the kernel's again.
         ringway.publish(&[])?;
@@ -86,11 +81,10 @@ fn node_reaches_its_own_node_ports() -> Result<()> {
             Ok(())
         })
     })
-}
+});
 
-#[test]
-fn connections_of_the_node_to_its_node_ports_survive_a_restart() -> Result<()> {
-    serving("node_ports_restart", Topology::new(), RingwayOptions::default(), &[], |net, ringway| {
+for_both!(connections_of_the_node_to_its_node_ports_survive_a_restart, |family| {
+    serving("node_ports_restart", Topology::new().family(family), RingwayOptions::default(), &[], |net, ringway| {
         ringway.publish(&[node_port_service(net, &["a1", "b1"], &[])?])?;
         wait_for("the NodePort", Duration::from_secs(2), || net.node1.line(LOCAL_NODE_PORT, 0).map(drop))?;
         let mut streams = net.node1.hold(LOCAL_NODE_PORT, 10)?;
@@ -102,11 +96,10 @@ fn connections_of_the_node_to_its_node_ports_survive_a_restart() -> Result<()> {
         ensure!(report.errors == 0 && report.exchanges > 50, "{report:?}");
         own_node_port_is_served_by(net, &["a1", "b1"])
     })
-}
+});
 
-#[test]
-fn node_reaches_a_server_of_its_own_by_its_node_port() -> Result<()> {
-    serving("node_ports_host", Topology::new(), RingwayOptions::default(), &[], |net, ringway| {
+for_both!(node_reaches_a_server_of_its_own_by_its_node_port, |family| {
+    serving("node_ports_host", Topology::new().family(family), RingwayOptions::default(), &[], |net, ringway| {
         let _server = net.start_server(&net.node1, "host1", 8080)?;
         ringway.publish(&[node_port_service(net, &[], &[])?.endpoint(address::NODE1, "node1")])?;
         wait_for("the NodePort", Duration::from_secs(2), || net.node1.line(LOCAL_NODE_PORT, 0).map(drop))?;
@@ -116,11 +109,11 @@ fn node_reaches_a_server_of_its_own_by_its_node_port() -> Result<()> {
         }
         Ok(())
     })
-}
+});
 
 /// As somebody writes it who hands out addresses of hosts: port 80 is the service's, port 9000 still the host's.
-fn host_shares_its_address(name: &str, claimed: &str, host: fn(&Net) -> &Namespace) -> Result<()> {
-    serving(name, Topology::new(), RingwayOptions::default(), &[], |net, ringway| {
+fn host_shares_its_address(family: Family, name: &str, claimed: &str, host: fn(&Net) -> &Namespace) -> Result<()> {
+    serving(name, Topology::new().family(family), RingwayOptions::default(), &[], |net, ringway| {
         net.lab.adopt(net.start_server(host(net), "host", 9000)?);
         ringway.publish(&[Service::web(claimed, address::CLUSTER_IP, [net.pod("a1")?])])?;
         wait_for("the service", Duration::from_secs(2), || net.node1.line(CLUSTER_IP_80, 0).map(drop))?;
@@ -137,22 +130,15 @@ fn host_shares_its_address(name: &str, claimed: &str, host: fn(&Net) -> &Namespa
     })
 }
 
-#[test]
-fn another_node_shares_its_address() -> Result<()> {
-    host_shares_its_address("shared_node2", "10.0.0.12", |net| &net.node2)
-}
+for_both!(another_node_shares_its_address, |family| { host_shares_its_address(family, "shared_node2", "10.0.0.12", |net| &net.node2) });
 
-#[test]
-fn this_node_shares_its_address() -> Result<()> {
-    host_shares_its_address("shared_node1", address::NODE1, |net| &net.node1)
-}
+for_both!(this_node_shares_its_address, |family| { host_shares_its_address(family, "shared_node1", address::NODE1, |net| &net.node1) });
 
-/// `--announce` is not for such addresses: to answer ARP for a host is to take it off the network.
-#[test]
-fn a_host_that_is_no_node_shares_its_address() -> Result<()> {
+// `--announce` is not for such addresses: to answer ARP for a host is to take it off the network.
+for_both!(a_host_that_is_no_node_shares_its_address, |family| {
     let options = RingwayOptions { announce: false, ..RingwayOptions::default() };
-    lab("shared_client", |lab| {
-        let net = Topology::new().build(lab)?;
+    lab_of("shared_client", family, |lab| {
+        let net = Topology::new().family(family).build(lab)?;
         net.lab.adopt(net.start_server(&net.client, "host", 9000)?);
         let ringway = Ringway::start(&net, &options, &[Service::web(address::CLIENT, address::CLUSTER_IP, [net.pod("a1")?])])?;
         for (who, client) in [("node", &net.node1), ("pod", &net.pod("a2")?.namespace)] {
@@ -167,12 +153,11 @@ fn a_host_that_is_no_node_shares_its_address() -> Result<()> {
         ensure!(error.is_some(), "served without Ringway");
         Ok(())
     })
-}
+});
 
-/// As kube-vip does on its leader.
-#[test]
-fn a_vip_that_a_device_of_the_node_has_is_served_to_the_node() -> Result<()> {
-    serving("vip_on_device", Topology::new(), RingwayOptions::default(), &["a1", "b1"], |net, _| {
+// As kube-vip does on its leader.
+for_both!(a_vip_that_a_device_of_the_node_has_is_served_to_the_node, |family| {
+    serving("vip_on_device", Topology::new().family(family), RingwayOptions::default(), &["a1", "b1"], |net, _| {
         net.node1.ip(&format!("address add {}/32 dev eth0", address::VIP))?;
         ensure_served(&net.node1.requests("tcp", VIP_80, 2, 60)?, &["a1", "b1"], address::NODE1)?;
         let load = net.client.requests("tcp", VIP_80, 2, 60)?;
@@ -180,17 +165,20 @@ fn a_vip_that_a_device_of_the_node_has_is_served_to_the_node() -> Result<()> {
         net.node1.ip(&format!("address delete {}/32 dev eth0", address::VIP))?;
         ensure_served(&net.node1.requests("tcp", VIP_80, 2, 60)?, &["a1", "b1"], address::NODE1)
     })
-}
+});
 
-/// The router has a route for the VIP to this node, and this node's way out is the router.
-#[test]
-fn what_a_vip_does_not_serve_goes_round_no_circle() -> Result<()> {
-    serving("vip_no_loop", Topology::new(), RingwayOptions::default(), &["a1"], |net, ringway| {
+// The router has a route for the VIP to this node, and this node's way out is the router.
+for_both!(what_a_vip_does_not_serve_goes_round_no_circle, |family| {
+    serving("vip_no_loop", Topology::new().family(family), RingwayOptions::default(), &["a1"], |net, ringway| {
         let vip = "198.18.0.7";
         ringway.publish(&[Service::web(vip, address::CLUSTER_IP, [net.pod("a1")?])])?;
         net.router.ip(&format!("route add {vip}/32 via {}", address::NODE1))?;
         net.client.until("answer", &format!("{vip}:80"), Duration::from_secs(2), || Ok(()))?;
-        let forwarded = || -> Result<u64> { Ok(net.router.shell("cat /proc/net/snmp | awk '/^Ip: [0-9]/ {print $7}'")?.trim().parse()?) };
+        let count = match family {
+            Family::V4 => "awk '/^Ip: [0-9]/ {print $7}' /proc/net/snmp",
+            Family::V6 => "awk '/^Ip6OutForwDatagrams/ {print $2}' /proc/net/snmp6",
+        };
+        let forwarded = || -> Result<u64> { Ok(net.router.shell(count)?.trim().parse()?) };
         let before = forwarded()?;
         ensure!(net.client.line(&format!("{vip}:81"), 0).is_err(), "somebody answers");
         net.client.shell(&format!("ping -c 3 -i 0.2 -W 1 {vip} || true"))?;
@@ -198,4 +186,4 @@ fn what_a_vip_does_not_serve_goes_round_no_circle() -> Result<()> {
         ensure!(packets < 20, "the router forwarded {packets} packets");
         Ok(())
     })
-}
+});

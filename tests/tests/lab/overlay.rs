@@ -1,15 +1,15 @@
 //! Backends behind an overlay device (vxlan): clients outside, the node, pods.
 
 use anyhow::{Result, ensure};
-use ringway_tests::lab::{RingwayOptions, Topology};
+use ringway_tests::lab::{Family, RingwayOptions, Topology};
 
 use crate::{CLUSTER_IP_80, VIP_80, ensure_served, serving};
 
 /// The node's address in the overlay: replies come back by it.
 const OVERLAY_ADDRESS: &str = "10.244.1.0";
 
-fn overlay_is_served(name: &str, options: RingwayOptions) -> Result<()> {
-    serving(name, Topology::new().overlay(), options, &["b1", "b2"], |net, _| {
+fn overlay_is_served(family: Family, name: &str, options: RingwayOptions) -> Result<()> {
+    serving(name, Topology::new().family(family).overlay(), options, &["b1", "b2"], |net, _| {
         for protocol in ["tcp", "udp"] {
             ensure_served(&net.client.requests(protocol, VIP_80, 4, 200)?, &["b1", "b2"], OVERLAY_ADDRESS)?;
             ensure_served(&net.node1.requests(protocol, CLUSTER_IP_80, 2, 100)?, &["b1", "b2"], OVERLAY_ADDRESS)?;
@@ -23,12 +23,8 @@ fn overlay_is_served(name: &str, options: RingwayOptions) -> Result<()> {
     })
 }
 
-#[test]
-fn backends_behind_an_overlay_serve() -> Result<()> {
-    overlay_is_served("overlay_edge", RingwayOptions::default())
-}
+for_both!(backends_behind_an_overlay_serve, |family| { overlay_is_served(family, "overlay_edge", RingwayOptions::default()) });
 
-#[test]
-fn backends_behind_an_overlay_serve_with_direct_delivery() -> Result<()> {
-    overlay_is_served("overlay_direct", RingwayOptions::direct())
-}
+for_both!(backends_behind_an_overlay_serve_with_direct_delivery, |family| {
+    overlay_is_served(family, "overlay_direct", RingwayOptions::direct())
+});

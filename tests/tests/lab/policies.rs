@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ringway_tests::lab::{Namespace, Net, PodLink, Ringway, RingwayOptions, Service, Topology, address, wait_for};
+use ringway_tests::lab::{Family, Namespace, Net, PodLink, Ringway, RingwayOptions, Service, Topology, address, wait_for};
 
-use crate::{CLUSTER_IP_80, VIP_80, ensure_refused, ensure_silence, lab};
+use crate::{CLUSTER_IP_80, VIP_80, ensure_refused, ensure_silence, lab_of};
 
 const NODE_PORT: &str = "10.0.0.11:30080";
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -36,9 +36,9 @@ fn reached(net: &Net, outside: &[&str], inside: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn fall_back(name: &str, options: RingwayOptions) -> Result<()> {
-    lab(name, |lab| {
-        let net = Topology::new().node1_pods(&[PodLink::Routed, PodLink::Bridge]).build(lab)?;
+fn fall_back(family: Family, name: &str, options: RingwayOptions) -> Result<()> {
+    lab_of(name, family, |lab| {
+        let net = Topology::new().family(family).node1_pods(&[PodLink::Routed, PodLink::Bridge]).build(lab)?;
         let (a1, b1) = (net.pod("a1")?, net.pod("b1")?);
         let ringway = Ringway::start(&net, &options, &[web()])?;
         for (external, internal) in [("Cluster", "Cluster"), ("Local", "Cluster"), ("Cluster", "Local"), ("Local", "Local")] {
@@ -63,20 +63,17 @@ fn fall_back(name: &str, options: RingwayOptions) -> Result<()> {
     })
 }
 
-#[test]
-fn terminating_endpoints_are_the_last_resort_of_every_policy() -> Result<()> {
-    fall_back("policies_fallback", RingwayOptions::default())
-}
+for_both!(terminating_endpoints_are_the_last_resort_of_every_policy, |family| {
+    fall_back(family, "policies_fallback", RingwayOptions::default())
+});
 
-#[test]
-fn terminating_endpoints_are_the_last_resort_with_direct_delivery() -> Result<()> {
-    fall_back("policies_direct", RingwayOptions::direct())
-}
+for_both!(terminating_endpoints_are_the_last_resort_with_direct_delivery, |family| {
+    fall_back(family, "policies_direct", RingwayOptions::direct())
+});
 
-#[test]
-fn source_ranges_hold_for_everybody_on_the_load_balancers_address_only() -> Result<()> {
-    lab("policies_ranges", |lab| {
-        let net = Topology::new().node1_pods(&[PodLink::Routed, PodLink::Bridge]).build(lab)?;
+for_both!(source_ranges_hold_for_everybody_on_the_load_balancers_address_only, |family| {
+    lab_of("policies_ranges", family, |lab| {
+        let net = Topology::new().family(family).node1_pods(&[PodLink::Routed, PodLink::Bridge]).build(lab)?;
         let ranges = |list: &str| Ok::<_, anyhow::Error>(web().pods([net.pod("b1")?]).spec(&format!("loadBalancerSourceRanges: [{list}]")));
         let (a1, a2) = (&net.pod("a1")?.namespace, &net.pod("a2")?.namespace);
         let ringway = Ringway::start(&net, &RingwayOptions::default(), &[ranges("")?])?;
@@ -105,4 +102,4 @@ fn source_ranges_hold_for_everybody_on_the_load_balancers_address_only() -> Resu
         }
         Ok(())
     })
-}
+});

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ringway_tests::lab::{Namespace, Net, PodLink, Ringway, RingwayOptions, Service, Stream, Topology, address, wait_for};
+use ringway_tests::lab::{Family, Namespace, Net, PodLink, Ringway, RingwayOptions, Service, Stream, Topology, address, wait_for};
 
-use crate::{CLUSTER_IP_80, VIP_80, lab};
+use crate::{CLUSTER_IP_80, VIP_80, lab_of};
 
 const NODE_PORT: &str = "10.0.0.11:30080";
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -16,8 +16,8 @@ fn web(net: &Net, pods: &[&str]) -> Result<Service> {
     Ok(service.tcp_node_port(80, 8080, 30080).udp_node_port(80, 8080, 30080).pods(pods))
 }
 
-fn build(lab: &std::rc::Rc<ringway_tests::lab::Lab>) -> Result<Net> {
-    let net = Topology::new().node1_pods(&[PodLink::Routed, PodLink::Bridge]).build(lab)?;
+fn build(family: Family, lab: &std::rc::Rc<ringway_tests::lab::Lab>) -> Result<Net> {
+    let net = Topology::new().family(family).node1_pods(&[PodLink::Routed, PodLink::Bridge]).build(lab)?;
     net.router.ip("route add 10.96.0.0/16 via 10.0.0.11")?;
     Ok(net)
 }
@@ -41,9 +41,9 @@ fn ensure_all_live(held: &mut [(String, Stream)], when: &str) -> Result<()> {
     Ok(())
 }
 
-fn connections_outlive_their_service(name: &str, options: RingwayOptions, pods: &[&str]) -> Result<()> {
-    lab(name, |lab| {
-        let net = build(lab)?;
+fn connections_outlive_their_service(family: Family, name: &str, options: RingwayOptions, pods: &[&str]) -> Result<()> {
+    lab_of(name, family, |lab| {
+        let net = build(family, lab)?;
         let short = options.clone().with(&["--timeout-tcp-closed", "1"]);
         let ringway = Ringway::start(&net, &short, &[web(&net, pods)?])?;
         let mut held = hold_all(&net)?;
@@ -73,15 +73,13 @@ fn connections_outlive_their_service(name: &str, options: RingwayOptions, pods: 
     })
 }
 
-#[test]
-fn connections_to_pods_elsewhere_outlive_their_service() -> Result<()> {
-    connections_outlive_their_service("removals_remote", RingwayOptions::default(), &["b1"])
-}
+for_both!(connections_to_pods_elsewhere_outlive_their_service, |family| {
+    connections_outlive_their_service(family, "removals_remote", RingwayOptions::default(), &["b1"])
+});
 
-#[test]
-fn connections_to_pods_here_outlive_their_service_with_direct_delivery() -> Result<()> {
-    connections_outlive_their_service("removals_direct", RingwayOptions::direct(), &["a1"])
-}
+for_both!(connections_to_pods_here_outlive_their_service_with_direct_delivery, |family| {
+    connections_outlive_their_service(family, "removals_direct", RingwayOptions::direct(), &["a1"])
+});
 
 /// One datagram from a fixed port, until the wanted server answers it.
 fn moves_to(client: &Namespace, target: &str, server: &str) -> Result<()> {
@@ -92,9 +90,9 @@ fn moves_to(client: &Namespace, target: &str, server: &str) -> Result<()> {
     })
 }
 
-fn datagrams_move(name: &str, options: RingwayOptions) -> Result<()> {
-    lab(name, |lab| {
-        let net = build(lab)?;
+fn datagrams_move(family: Family, name: &str, options: RingwayOptions) -> Result<()> {
+    lab_of(name, family, |lab| {
+        let net = build(family, lab)?;
         let ringway = Ringway::start(&net, &options, &[web(&net, &["b1"])?])?;
         lab.adopt(net.start_server(&net.pod("b1")?.namespace, "b1-9090", 9090)?);
         let outside: Vec<(&Namespace, &str)> = [VIP_80, CLUSTER_IP_80, NODE_PORT].into_iter().map(|target| (&net.client, target)).collect();
@@ -128,12 +126,8 @@ fn datagrams_move(name: &str, options: RingwayOptions) -> Result<()> {
     })
 }
 
-#[test]
-fn datagrams_from_a_fixed_port_follow_their_service() -> Result<()> {
-    datagrams_move("removals_udp", RingwayOptions::default())
-}
+for_both!(datagrams_from_a_fixed_port_follow_their_service, |family| { datagrams_move(family, "removals_udp", RingwayOptions::default()) });
 
-#[test]
-fn datagrams_from_a_fixed_port_follow_their_service_with_direct_delivery() -> Result<()> {
-    datagrams_move("removals_udp_direct", RingwayOptions::direct())
-}
+for_both!(datagrams_from_a_fixed_port_follow_their_service_with_direct_delivery, |family| {
+    datagrams_move(family, "removals_udp_direct", RingwayOptions::direct())
+});

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ringway_tests::lab::{Capture, Net, Ringway, RingwayOptions, Topology, wait_for};
+use ringway_tests::lab::{Capture, Family, Net, Ringway, RingwayOptions, Topology, wait_for};
 
 use crate::{CLUSTER_IP_80, VIP_80, VIP_URL, lab, serving, web};
 
@@ -13,9 +13,8 @@ const BEAT: Duration = Duration::from_millis(20);
 const NO_PAUSE_MS: f64 = 250.0;
 const DOWN: Duration = Duration::from_millis(700);
 
-#[test]
-fn connections_survive_kill_and_restart() -> Result<()> {
-    serving("restart_kill", Topology::new(), RingwayOptions::default(), &["b1"], |net, ringway| {
+for_both!(connections_survive_kill_and_restart, |family| {
+    serving("restart_kill", Topology::new().family(family), RingwayOptions::default(), &["b1"], |net, ringway| {
         let mut by_worker = net.client.hold(VIP_80, 10)?;
         let mut by_edge_from_pod = net.pod("a1")?.namespace.hold(VIP_80, 10)?;
         ringway.publish(&[web(net, &["a1"])?])?;
@@ -46,11 +45,10 @@ fn connections_survive_kill_and_restart() -> Result<()> {
         }
         Ok(())
     })
-}
+});
 
-#[test]
-fn worker_flow_in_motion_survives_kill_and_restart() -> Result<()> {
-    serving("restart_in_motion", Topology::new(), RingwayOptions::default(), &["b1", "b2"], |net, ringway| {
+for_both!(worker_flow_in_motion_survives_kill_and_restart, |family| {
+    serving("restart_in_motion", Topology::new().family(family), RingwayOptions::default(), &["b1", "b2"], |net, ringway| {
         let mut streams = net.client.hold(VIP_80, 20)?;
         streams.run_every(BEAT)?;
         ringway.kill();
@@ -61,7 +59,7 @@ fn worker_flow_in_motion_survives_kill_and_restart() -> Result<()> {
         ensure!(report.servers.len() == 2, "{report:?}");
         Ok(())
     })
-}
+});
 
 /// Links, routes and pins that are there.
 fn traces(net: &Net, ringway: &Ringway) -> Result<String> {
@@ -161,21 +159,23 @@ fn starts_again_with_other_options() -> Result<()> {
     })
 }
 
-#[test]
-fn uplink_goes_down_and_comes_up() -> Result<()> {
-    serving("restart_uplink_down", Topology::new(), RingwayOptions::default(), &["a1", "b1"], |net, _| {
+for_both!(uplink_goes_down_and_comes_up, |family| {
+    serving("restart_uplink_down", Topology::new().family(family), RingwayOptions::default(), &["a1", "b1"], |net, _| {
         let mut held = net.client.hold(VIP_80, 4)?;
         net.node1.ip("link set eth0 down")?;
         std::thread::sleep(Duration::from_millis(200));
         net.node1.ip("link set eth0 up")?;
-        // The kernel has dropped the routes of the device.
+        // The kernel has dropped the routes of the device, and its addresses of IPv6.
+        if family == Family::V6 {
+            net.node1.ip("address add 10.0.0.11/24 dev eth0 nodad")?;
+        }
         net.node1.ip_batch("route add default via 10.0.0.1\nroute add 10.244.2.0/24 via 10.0.0.12\n")?;
         wait_for("the VIP again", Duration::from_secs(5), || net.client.curl_within(VIP_URL, Duration::from_secs(1)))?;
         let report = held.exchange(Duration::from_secs(5))?;
         ensure!(report.errors == 0, "connections did not survive: {report:?}");
         Ok(())
     })
-}
+});
 
 #[test]
 fn two_processes_do_not_fight() -> Result<()> {

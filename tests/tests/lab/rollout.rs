@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ringway_tests::lab::{Net, PodLink, Ringway, RingwayOptions, RunningLoad, SERVER_PORT, Service, Topology, address, wait_for};
+use ringway_tests::lab::{Family, Net, PodLink, Ringway, RingwayOptions, RunningLoad, SERVER_PORT, Service, Topology, address, wait_for};
 
-use crate::{CLUSTER_IP_80, VIP_80, ensure_no_frame_leaked, lab};
+use crate::{CLUSTER_IP_80, VIP_80, ensure_no_frame_leaked, lab_of};
 
 const NODE_PORT: &str = "10.0.0.11:30080";
 const LOAD: Duration = Duration::from_millis(4_500);
@@ -41,9 +41,9 @@ fn start_loads(net: &Net) -> Result<Vec<(String, RunningLoad)>> {
     loads.into_iter().enumerate().map(start).collect()
 }
 
-fn roll(name: &str, options: RingwayOptions) -> Result<()> {
-    lab(name, |lab| {
-        let topology = Topology::new().without_servers().node1_pods(&[PodLink::Routed, PodLink::Bridge]).node2_pods(2);
+fn roll(family: Family, name: &str, options: RingwayOptions) -> Result<()> {
+    lab_of(name, family, |lab| {
+        let topology = Topology::new().family(family).without_servers().node1_pods(&[PodLink::Routed, PodLink::Bridge]).node2_pods(2);
         let net = topology.build(lab)?;
         let mut servers = BTreeMap::new();
         let serve = |name| -> Result<_> { net.start_server(&net.pod(name)?.namespace, name, SERVER_PORT) };
@@ -75,12 +75,6 @@ fn roll(name: &str, options: RingwayOptions) -> Result<()> {
     })
 }
 
-#[test]
-fn a_rolling_update_fails_nobody() -> Result<()> {
-    roll("rollout", RingwayOptions::default())
-}
+for_both!(a_rolling_update_fails_nobody, |family| { roll(family, "rollout", RingwayOptions::default()) });
 
-#[test]
-fn a_rolling_update_fails_nobody_with_direct_delivery() -> Result<()> {
-    roll("rollout_direct", RingwayOptions::direct())
-}
+for_both!(a_rolling_update_fails_nobody_with_direct_delivery, |family| { roll(family, "rollout_direct", RingwayOptions::direct()) });

@@ -51,17 +51,12 @@ fn associations(name: &str, topology: Topology, options: RingwayOptions) -> Resu
     })
 }
 
-#[test]
-fn associations_pass() -> Result<()> {
-    associations("sctp_edge", Topology::new(), RingwayOptions::default())
-}
+for_both!(associations_pass, |family| { associations("sctp_edge", Topology::new().family(family), RingwayOptions::default()) });
 
-#[test]
-fn associations_pass_with_direct_delivery() -> Result<()> {
-    associations("sctp_direct", Topology::new(), RingwayOptions::direct())
-}
+for_both!(associations_pass_with_direct_delivery, |family| {
+    associations("sctp_direct", Topology::new().family(family), RingwayOptions::direct())
+});
 
-#[test]
-fn associations_pass_an_overlay() -> Result<()> {
-    associations("sctp_overlay", Topology::new().overlay(), RingwayOptions::default())
-}
+for_both!(associations_pass_an_overlay, |family| {
+    associations("sctp_overlay", Topology::new().family(family).overlay(), RingwayOptions::default())
+});

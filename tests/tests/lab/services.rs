@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use ringway_tests::lab::{Namespace, Net, Ringway, RingwayOptions, Service, Topology, address, wait_for};
 
-use crate::{CLUSTER_IP_80, VIP_80, ensure_refused, lab, serving};
+use crate::{CLUSTER_IP_80, VIP_80, ensure_refused, lab, lab_of, serving};
 
 const NODE_PORT: &str = "10.0.0.11:30080";
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -36,10 +36,9 @@ fn clients(net: &Net) -> Result<[&Namespace; 3]> {
     Ok([&net.client, &net.pod("a2")?.namespace, &net.node1])
 }
 
-#[test]
-fn types_change() -> Result<()> {
-    lab("services_types", |lab| {
-        let net = Topology::new().build(lab)?;
+for_both!(types_change, |family| {
+    lab_of("services_types", family, |lab| {
+        let net = Topology::new().family(family).build(lab)?;
         net.router.ip("route add 10.96.0.0/16 via 10.0.0.11")?;
         let pods = || -> Result<_> { Ok([net.pod("a1")?, net.pod("b1")?]) };
         let cluster_ip = Service::new("web").cluster_ip(address::CLUSTER_IP).tcp(80, 8080).pods(pods()?);
@@ -66,11 +65,10 @@ fn types_change() -> Result<()> {
         }
         Ok(())
     })
-}
+});
 
-#[test]
-fn tcp_and_udp_share_a_port_number() -> Result<()> {
-    serving("services_protocols", Topology::new(), RingwayOptions::default(), &["a1"], |net, ringway| {
+for_both!(tcp_and_udp_share_a_port_number, |family| {
+    serving("services_protocols", Topology::new().family(family), RingwayOptions::default(), &["a1"], |net, ringway| {
         let web = || -> Result<_> {
             Ok(Service::new("web").cluster_ip(address::CLUSTER_IP).load_balancer_ip(address::VIP).pods([net.pod("a1")?, net.pod("b1")?]))
         };
@@ -115,7 +113,7 @@ fn tcp_and_udp_share_a_port_number() -> Result<()> {
         ensure!(load.errors == 0 && load.requests > 100, "TCP was removed: {load:?}");
         asks("udp", true)
     })
-}
+});
 
 #[test]
 fn services_are_made_again() -> Result<()> {
@@ -171,10 +169,9 @@ fn labels_hand_a_service_to_somebody_else_and_back() -> Result<()> {
     })
 }
 
-/// A named targetPort is another number in each slice.
-#[test]
-fn slices_add_up_and_have_ports_of_their_own() -> Result<()> {
-    serving("services_slices", Topology::new(), RingwayOptions::default(), &["a1"], |net, ringway| {
+// A named targetPort is another number in each slice.
+for_both!(slices_add_up_and_have_ports_of_their_own, |family| {
+    serving("services_slices", Topology::new().family(family), RingwayOptions::default(), &["a1"], |net, ringway| {
         let (a2, b2) = (net.pod("a2")?, net.pod("b2")?);
         for (pod, name) in [(a2, "a2-9090"), (b2, "b2-9091")] {
             let port = name[3..].parse()?;
@@ -183,8 +180,9 @@ fn slices_add_up_and_have_ports_of_their_own() -> Result<()> {
         let slice = |number: u32, address: &str, port: &str| {
             format!(
                 "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: web-{number}, namespace: default, \
-                 labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\nports: [{{name: tcp-80, protocol: TCP, port: {port}}}]\n\
-                 endpoints: [{{addresses: [{address}], conditions: {{ready: true}}}}]\n"
+                 labels: {{kubernetes.io/service-name: web}}}}\naddressType: {}\nports: [{{name: tcp-80, protocol: TCP, port: {port}}}]\n\
+                 endpoints: [{{addresses: [{address}], conditions: {{ready: true}}}}]\n",
+                family.kubernetes()
             )
         };
         let answers_come_from = |servers: &[&str]| {
@@ -211,4 +209,4 @@ fn slices_add_up_and_have_ports_of_their_own() -> Result<()> {
         ringway.remove_manifest("slice2.yaml")?;
         answers_come_from(&["a1"])
     })
-}
+});
