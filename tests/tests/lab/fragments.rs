@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use etherparse::{IpFragOffset, Ipv4Header, PacketBuilder};
-use ringway_tests::lab::{Capture, Namespace, Net, PodLink, RingwayOptions, SERVER_PORT, Service, Topology, address, wait_for};
+use etherparse::{IpFragOffset, IpHeaders, IpNumber, Ipv6FragmentHeader};
+use ringway_tests::lab::{
+    Capture, Family, Frame, Namespace, Net, PodLink, RingwayOptions, SERVER_PORT, Service, Topology, address, wait_for,
+};
 
-use crate::{CLUSTER_IP_80, VIP_80, serving, web};
+use crate::{CLUSTER_IP_80, VIP_80, frames, serving, web};
 
 /// Two fragments, three, and nearly as many as a datagram can have: the answer is longer than the question.
 const SIZES: [usize; 3] = [2_000, 4_000, 60_000];
@@ -55,50 +57,67 @@ fn large_datagrams(name: &str, topology: Topology, options: RingwayOptions) -> R
     })
 }
 
-#[test]
-fn large_datagrams_pass() -> Result<()> {
-    large_datagrams("fragments_edge", Topology::new(), RingwayOptions::default())
-}
+for_both!(large_datagrams_pass, |family| { large_datagrams("fragments_edge", Topology::new().family(family), RingwayOptions::default()) });
 
-#[test]
-fn large_datagrams_pass_with_direct_delivery() -> Result<()> {
-    large_datagrams("fragments_direct", Topology::new(), RingwayOptions::direct())
-}
+for_both!(large_datagrams_pass_with_direct_delivery, |family| {
+    large_datagrams("fragments_direct", Topology::new().family(family), RingwayOptions::direct())
+});
 
-#[test]
-fn large_datagrams_pass_an_overlay() -> Result<()> {
-    large_datagrams("fragments_overlay", Topology::new().overlay(), RingwayOptions::default())
-}
+for_both!(large_datagrams_pass_an_overlay, |family| {
+    large_datagrams("fragments_overlay", Topology::new().family(family).overlay(), RingwayOptions::default())
+});
 
-#[test]
-fn large_datagrams_pass_with_generic_xdp() -> Result<()> {
-    large_datagrams("fragments_generic", Topology::new(), RingwayOptions { mode: "generic", ..RingwayOptions::default() })
-}
+for_both!(large_datagrams_pass_with_generic_xdp, |family| {
+    large_datagrams("fragments_generic", Topology::new().family(family), RingwayOptions { mode: "generic", ..RingwayOptions::default() })
+});
 
 /// A datagram of the client in fragments of `bytes`, as the router sends them to node1.
 fn fragments(net: &Net, source_port: u16, id: u16, bytes: usize) -> Result<Vec<Vec<u8>>> {
-    let ethernet = PacketBuilder::ethernet2(net.router.mac("lan0")?, net.node1.mac("eth0")?);
+    let headers = frames::ip(net.family(), address::CLIENT, address::VIP, 64)?;
     let mut whole = Vec::new();
-    ethernet.ipv4([192, 0, 2, 10], [10, 0, 0, 100], 64).udp(source_port, 80).write(&mut whole, &b"ping".repeat(1_000))?;
-    let (mut ip, payload) = Ipv4Header::from_slice(&whole[14..])?;
-    let mut frames = Vec::new();
-    for (number, piece) in payload.chunks(bytes).enumerate() {
-        (ip.identification, ip.dont_fragment) = (id, false);
-        ip.fragment_offset = IpFragOffset::try_new(u16::try_from(number * bytes / 8)?)?;
-        ip.more_fragments = (number + 1) * bytes < payload.len();
-        ip.set_payload_len(piece.len())?;
-        ip.header_checksum = ip.calc_header_checksum();
-        let mut frame = whole[..14].to_vec();
-        ip.write(&mut frame)?;
-        frame.extend_from_slice(piece);
-        frames.push(frame);
+    frames::to_node1(net)?.ip(headers).udp(source_port, 80).write(&mut whole, &b"ping".repeat(1_000))?;
+    let (ethernet, packet) = whole.split_at(frames::ETHERNET);
+    let (mut headers, payload) = IpHeaders::from_slice(packet)?;
+    let pieces = payload.payload.chunks(bytes).enumerate();
+    pieces
+        .map(|(number, piece)| {
+            let offset = IpFragOffset::try_new(u16::try_from(number * bytes / 8)?)?;
+            let has_more = (number + 1) * bytes < payload.payload.len();
+            match &mut headers {
+                IpHeaders::Ipv4(ip, _) => {
+                    (ip.identification, ip.dont_fragment) = (id, false);
+                    (ip.fragment_offset, ip.more_fragments) = (offset, has_more);
+                }
+                IpHeaders::Ipv6(ip, extensions) => {
+                    ip.next_header = IpNumber::IPV6_FRAGMENTATION_HEADER;
+                    extensions.fragment = Some(Ipv6FragmentHeader::new(IpNumber::UDP, offset, has_more, id.into()));
+                }
+            }
+            headers.set_payload_len(piece.len())?;
+            if let IpHeaders::Ipv4(ip, _) = &mut headers {
+                ip.header_checksum = ip.calc_header_checksum();
+            }
+            let mut frame = ethernet.to_vec();
+            headers.write(&mut frame)?;
+            frame.extend_from_slice(piece);
+            Ok(frame)
+        })
+        .collect()
+}
+
+/// The first fragment of a datagram to this port.
+fn is_first_to(family: Family, frame: &[u8], port: u16) -> bool {
+    let port = port.to_be_bytes();
+    match family {
+        Family::V4 => frame[36..38] == port && frame[20] & 0x1f == 0 && frame[21] == 0,
+        // Behind a fragment header (RFC 8200 section 4.5).
+        Family::V6 => frame[20] == 44 && frame[64..66] == port && frame[56] == 0 && frame[57] & 0xf8 == 0,
     }
-    Ok(frames)
 }
 
 /// From the wire, in other orders than they were sent in, some twice, some not at all.
-fn fragments_in_disorder(name: &str, options: RingwayOptions) -> Result<()> {
-    serving(name, Topology::new(), options, &["b1"], |net, ringway| {
+fn fragments_in_disorder(family: Family, name: &str, options: RingwayOptions) -> Result<()> {
+    serving(name, Topology::new().family(family), options, &["b1"], |net, ringway| {
         let capture = Capture::start(&net.client, "eth0", "udp and src host 10.0.0.100", net.lab.artifact_dir())?;
         let mut port = 7_000;
         for server in ["b1", "a1"] {
@@ -119,9 +138,8 @@ fn fragments_in_disorder(name: &str, options: RingwayOptions) -> Result<()> {
                     let mut frames = fragments(net, source_port, 100 + round * 10 + number as u16, 256)?;
                     disorder(&mut frames);
                     let answers = || -> Result<usize> {
-                        let is_answer =
-                            |bytes: &[u8]| bytes[36..38] == source_port.to_be_bytes() && bytes[20] & 0x1f == 0 && bytes[21] == 0;
-                        Ok(capture.frames()?.iter().filter(|frame| is_answer(&frame.bytes)).count())
+                        let is_answer = |frame: &Frame| is_first_to(family, &frame.bytes, source_port);
+                        Ok(capture.frames()?.iter().filter(|frame| is_answer(frame)).count())
                     };
                     let before = answers()?;
                     net.router.send_frames("lan0", &frames)?;
@@ -139,12 +157,8 @@ fn fragments_in_disorder(name: &str, options: RingwayOptions) -> Result<()> {
     })
 }
 
-#[test]
-fn fragments_may_come_in_any_order() -> Result<()> {
-    fragments_in_disorder("fragments_disorder", RingwayOptions::default())
-}
+for_both!(fragments_may_come_in_any_order, |family| { fragments_in_disorder(family, "fragments_disorder", RingwayOptions::default()) });
 
-#[test]
-fn fragments_may_come_in_any_order_with_direct_delivery() -> Result<()> {
-    fragments_in_disorder("fragments_disorder_direct", RingwayOptions::direct())
-}
+for_both!(fragments_may_come_in_any_order_with_direct_delivery, |family| {
+    fragments_in_disorder(family, "fragments_disorder_direct", RingwayOptions::direct())
+});

@@ -4,10 +4,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ringway_tests::lab::{Lab, Namespace, Net, PodLink, Ringway, RingwayOptions, SERVER_PORT, Service, Topology, address, wait_for};
+use ringway_tests::lab::{
+    Family, Lab, Namespace, Net, PodLink, Ringway, RingwayOptions, SERVER_PORT, Service, Topology, address, wait_for,
+};
 
 use crate::bulk::upload;
-use crate::{CLUSTER_IP_80, CLUSTER_IP_URL, VIP_80, VIP_URL, ensure_no_frame_leaked, ensure_refused, lab, web};
+use crate::{CLUSTER_IP_80, CLUSTER_IP_URL, VIP_80, VIP_URL, ensure_no_frame_leaked, ensure_refused, lab_of, web};
 
 const BYTES: usize = 2_000_000;
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -26,9 +28,9 @@ fn ensure_told(host: &Namespace, destination: &str) -> Result<()> {
 }
 
 /// The last hop to the client is narrow: who sends what it downloads has to learn it, behind the VIP.
-fn narrow_at_the_client(name: &str, options: RingwayOptions, server: &str, told_of: &str) -> Result<()> {
-    lab(name, |lab| {
-        let net = Topology::new().build(lab)?;
+fn narrow_at_the_client(family: Family, name: &str, options: RingwayOptions, server: &str, told_of: &str) -> Result<()> {
+    lab_of(name, family, |lab| {
+        let net = Topology::new().family(family).build(lab)?;
         net.router.ip("link set clients mtu 1300")?;
         let ringway = Ringway::start(&net, &options, &[web(&net, &[server])?])?;
         download(&net.client, VIP_URL)?;
@@ -37,26 +39,22 @@ fn narrow_at_the_client(name: &str, options: RingwayOptions, server: &str, told_
     })
 }
 
-#[test]
-fn a_backend_elsewhere_learns_the_clients_mtu() -> Result<()> {
-    narrow_at_the_client("mtu_client_remote", RingwayOptions::default(), "b1", address::NODE1)
-}
+for_both!(a_backend_elsewhere_learns_the_clients_mtu, |family| {
+    narrow_at_the_client(family, "mtu_client_remote", RingwayOptions::default(), "b1", address::NODE1)
+});
 
-#[test]
-fn a_pod_here_learns_the_clients_mtu() -> Result<()> {
-    narrow_at_the_client("mtu_client_edge", RingwayOptions::default(), "a1", address::CLIENT)
-}
+for_both!(a_pod_here_learns_the_clients_mtu, |family| {
+    narrow_at_the_client(family, "mtu_client_edge", RingwayOptions::default(), "a1", address::CLIENT)
+});
 
-#[test]
-fn a_pod_here_learns_the_clients_mtu_with_direct_delivery() -> Result<()> {
-    narrow_at_the_client("mtu_client_direct", RingwayOptions::direct(), "a1", address::CLIENT)
-}
+for_both!(a_pod_here_learns_the_clients_mtu_with_direct_delivery, |family| {
+    narrow_at_the_client(family, "mtu_client_direct", RingwayOptions::direct(), "a1", address::CLIENT)
+});
 
-/// A hop between this node and the backend is narrow, which a router there says to our SNAT address, a pod's, or the node's.
-#[test]
-fn clients_learn_the_mtu_towards_a_backend_elsewhere() -> Result<()> {
-    lab("mtu_backend", |lab| {
-        let net = Topology::new().node2_behind_router().build(lab)?;
+// A hop between this node and the backend is narrow, which a router there says to our SNAT address, a pod's, or the node's.
+for_both!(clients_learn_the_mtu_towards_a_backend_elsewhere, |family| {
+    lab_of("mtu_backend", family, |lab| {
+        let net = Topology::new().family(family).node2_behind_router().build(lab)?;
         net.router.ip("link set lan2 mtu 1300")?;
         let ringway = Ringway::start(&net, &RingwayOptions::default(), &[web(&net, &["b1"])?])?;
         let pod = &net.pod("a1")?.namespace;
@@ -70,28 +68,26 @@ fn clients_learn_the_mtu_towards_a_backend_elsewhere() -> Result<()> {
         }
         ensure_no_frame_leaked(&ringway)
     })
-}
+});
 
-/// The next hop of the worker itself is narrow.
-#[test]
-fn the_way_to_the_backend_is_narrow() -> Result<()> {
-    lab("mtu_next_hop", |lab| {
-        let net = Topology::new().two_uplinks().build(lab)?;
+// The next hop of the worker itself is narrow.
+for_both!(the_way_to_the_backend_is_narrow, |family| {
+    lab_of("mtu_next_hop", family, |lab| {
+        let net = Topology::new().family(family).two_uplinks().build(lab)?;
         net.node1.ip("link set eth1 mtu 1300")?;
         let _ringway = Ringway::start(&net, &RingwayOptions::default(), &[web(&net, &["b1"])?])?;
         upload(&net, &net.client, VIP_URL, BYTES)?;
         ensure_told(&net.client, address::VIP)
     })
-}
+});
 
-/// Senders of datagrams are told, too: by routers beyond this node, and by the worker where its own next hop is narrow. From then on they
-/// send fragments.
-#[test]
-fn senders_of_datagrams_learn_the_mtu() -> Result<()> {
+// Senders of datagrams are told, too: by routers beyond this node, and by the worker where its own next hop is narrow. From then on they
+// send fragments.
+for_both!(senders_of_datagrams_learn_the_mtu, |family| {
     for (name, topology) in [("mtu_udp_router", Topology::new().node2_behind_router()), ("mtu_udp_next_hop", Topology::new().two_uplinks())]
     {
-        lab(name, |lab| {
-            let net = topology.build(lab)?;
+        lab_of(name, family, |lab| {
+            let net = topology.family(family).build(lab)?;
             let narrow = if name == "mtu_udp_router" { (&net.router, "lan2") } else { (&net.node1, "eth1") };
             narrow.0.ip(&format!("link set {} mtu 1300", narrow.1))?;
             let _ringway = Ringway::start(&net, &RingwayOptions::default(), &[web(&net, &["b1"])?])?;
@@ -103,17 +99,17 @@ fn senders_of_datagrams_learn_the_mtu() -> Result<()> {
         })?;
     }
     Ok(())
-}
+});
 
 /// A pod whose server is gone says so, and whoever asked by the service's address understands it.
-fn closed_ports(name: &str, options: RingwayOptions, servers: &[&str]) -> Result<()> {
+fn closed_ports(family: Family, name: &str, options: RingwayOptions, servers: &[&str]) -> Result<()> {
     const CLOSED: u16 = 9_999;
-    lab(name, |lab: &Rc<Lab>| {
-        let net: Net = Topology::new().node1_pods(&[PodLink::Routed, PodLink::Bridge, PodLink::Bridge]).build(lab)?;
+    lab_of(name, family, |lab: &Rc<Lab>| {
+        let net: Net = Topology::new().family(family).node1_pods(&[PodLink::Routed, PodLink::Bridge, PodLink::Bridge]).build(lab)?;
         let ringway = Ringway::start(&net, &options, &[])?;
         for server in servers {
             // A host tells one sender no more than six times in a row, and many here look to it like one.
-            net.pod(server)?.namespace.sysctl("net.ipv4.icmp_ratelimit", "0")?;
+            net.pod(server)?.namespace.shell("sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")?;
             let service = Service::new("web").cluster_ip(address::CLUSTER_IP).load_balancer_ip(address::VIP);
             let closed = service.clone().udp(80, CLOSED).pods([net.pod(server)?]);
             let open = service.udp(80, SERVER_PORT).pods([net.pod(server)?]);
@@ -134,15 +130,11 @@ fn closed_ports(name: &str, options: RingwayOptions, servers: &[&str]) -> Result
     })
 }
 
-#[test]
-fn closed_ports_of_pods_are_told() -> Result<()> {
-    closed_ports("icmp_closed", RingwayOptions::default(), &["a1", "a2", "b1"])
-}
+for_both!(closed_ports_of_pods_are_told, |family| { closed_ports(family, "icmp_closed", RingwayOptions::default(), &["a1", "a2", "b1"]) });
 
-#[test]
-fn closed_ports_of_pods_are_told_with_direct_delivery() -> Result<()> {
-    closed_ports("icmp_closed_direct", RingwayOptions::direct(), &["a1", "a2"])
-}
+for_both!(closed_ports_of_pods_are_told_with_direct_delivery, |family| {
+    closed_ports(family, "icmp_closed_direct", RingwayOptions::direct(), &["a1", "a2"])
+});
 
 /// Pings that are answered, of three.
 fn pongs(client: &Namespace, target: &str, payload_bytes: u32) -> Result<usize> {
@@ -150,10 +142,9 @@ fn pongs(client: &Namespace, target: &str, payload_bytes: u32) -> Result<usize> 
     Ok(text.lines().filter(|line| line.contains("bytes from") && line.contains(target)).count())
 }
 
-#[test]
-fn services_addresses_answer_pings() -> Result<()> {
-    lab("icmp_ping", |lab| {
-        let net = Topology::new().node1_pods(&[PodLink::Routed, PodLink::Bridge]).build(lab)?;
+for_both!(services_addresses_answer_pings, |family| {
+    lab_of("icmp_ping", family, |lab| {
+        let net = Topology::new().family(family).node1_pods(&[PodLink::Routed, PodLink::Bridge]).build(lab)?;
         net.router.ip("route add 10.96.0.0/16 via 10.0.0.11")?;
         let ringway = Ringway::start(&net, &RingwayOptions::default(), &[web(&net, &["b1"])?])?;
         let (routed, bridged) = (&net.pod("a1")?.namespace, &net.pod("a2")?.namespace);
@@ -189,12 +180,11 @@ fn services_addresses_answer_pings() -> Result<()> {
         })?;
         ensure_no_frame_leaked(&ringway)
     })
-}
+});
 
-#[test]
-fn pings_go_unanswered_if_told_so() -> Result<()> {
-    lab("icmp_no_ping", |lab| {
-        let net = Topology::new().build(lab)?;
+for_both!(pings_go_unanswered_if_told_so, |family| {
+    lab_of("icmp_no_ping", family, |lab| {
+        let net = Topology::new().family(family).build(lab)?;
         let options = RingwayOptions::default().with(&["--answer-ping", "false"]);
         let _ringway = Ringway::start(&net, &options, &[web(&net, &["b1"])?])?;
         for (client, target) in
@@ -204,4 +194,4 @@ fn pings_go_unanswered_if_told_so() -> Result<()> {
         }
         Ok(())
     })
-}
+});

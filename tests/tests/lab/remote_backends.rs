@@ -1,6 +1,6 @@
 //! Client → VIP or NodePort → backend on another node: every packet by the workers, source replaced by an address of ours.
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use ringway_tests::lab::{RingwayOptions, Service, Topology, address};
 
 use crate::{VIP_80, VIP_URL, ensure_served, lab_of, serving, web};
