@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ringway_tests::lab::{Namespace, Net, PodLink, Ringway, RingwayOptions, Topology};
+use ringway_tests::lab::{Family, Namespace, Net, PodLink, Ringway, RingwayOptions, Topology};
 use sha2::{Digest, Sha256};
 
 use crate::{CLUSTER_IP_URL, VIP_URL, lab_of, web};
@@ -87,4 +87,33 @@ for_both!(pod_to_another_node, |family| {
 #[test]
 fn pod_to_itself() -> Result<()> {
     bulk("bulk_pod_hairpin", Topology::new(), RingwayOptions::default(), &["a1"], true)
+}
+
+/// Super-packets of more than 64 KiB, which have no length in the IPv6 header but one in a hop-by-hop option (RFC 2675) or none at all.
+fn big_tcp(name: &str, pods: &[&str]) -> Result<()> {
+    lab_of(name, Family::V6, |lab| {
+        let net = Topology::new().family(Family::V6).build(lab)?;
+        let sizes = "gso_max_size 180000 gro_max_size 180000";
+        for pod in &net.pods {
+            pod.namespace.ip(&format!("link set dev eth0 {sizes}"))?;
+            let node = if pod.node == "node1" { &net.node1 } else { &net.node2 };
+            node.ip(&format!("link set dev {} {sizes}", pod.device))?;
+        }
+        for node in [&net.node1, &net.node2] {
+            node.ip(&format!("link set dev eth0 {sizes}"))?;
+        }
+        let _ringway = Ringway::start(&net, &RingwayOptions::default(), &[web(&net, pods)?])?;
+        transfer(&net, &net.pod("a1")?.namespace, CLUSTER_IP_URL, BYTES)?;
+        transfer(&net, &net.node1, CLUSTER_IP_URL, BYTES)
+    })
+}
+
+#[test]
+fn big_tcp_to_a_neighbor() -> Result<()> {
+    big_tcp("bulk_big_local", &["a2"])
+}
+
+#[test]
+fn big_tcp_to_another_node() -> Result<()> {
+    big_tcp("bulk_big_remote", &["b1"])
 }

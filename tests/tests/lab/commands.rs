@@ -7,9 +7,8 @@ use ringway_tests::lab::{RingwayOptions, Service, Topology, address, wait_for};
 
 use crate::{VIP_80, VIP_URL, serving};
 
-#[test]
-fn every_command_shows_what_runs() -> Result<()> {
-    serving("commands_tables", Topology::new(), RingwayOptions::default(), &["a1", "b1"], |net, ringway| {
+for_both!(every_command_shows_what_runs, |family| {
+    serving("commands_tables", Topology::new().family(family), RingwayOptions::default(), &["a1", "b1"], |net, ringway| {
         let _held = net.client.hold(VIP_80, 6)?;
         net.client.curl(VIP_URL)?;
         let expected: [(&str, &[&str]); 6] = [
@@ -23,7 +22,7 @@ fn every_command_shows_what_runs() -> Result<()> {
         for (command, words) in expected {
             let output = ringway.run(&[command])?;
             ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-            let text = String::from_utf8_lossy(&output.stdout);
+            let text = family.named(&String::from_utf8_lossy(&output.stdout));
             let missing: Vec<&&str> = words.iter().filter(|word| !text.contains(**word)).collect();
             ensure!(missing.is_empty(), "`ringway {command}` does not show {missing:?}:\n{text}");
             ringway.ask(command)?;
@@ -35,7 +34,7 @@ fn every_command_shows_what_runs() -> Result<()> {
         ensure!(workers.len() == 2 && workers.iter().any(|worker| worker["packets"].as_u64() > Some(0)), "workers: {workers:?}");
         Ok(())
     })
-}
+});
 
 #[test]
 fn commands_say_that_nothing_runs() -> Result<()> {
@@ -48,10 +47,9 @@ fn commands_say_that_nothing_runs() -> Result<()> {
     })
 }
 
-/// iperf3 with four streams: its control connection and the data go to the same frontend.
-#[test]
-fn iperf3_through_the_vip() -> Result<()> {
-    serving("commands_iperf3", Topology::new(), RingwayOptions::default(), &[], |net, ringway| {
+// iperf3 with four streams: its control connection and the data go to the same frontend.
+for_both!(iperf3_through_the_vip, |family| {
+    serving("commands_iperf3", Topology::new().family(family), RingwayOptions::default(), &[], |net, ringway| {
         let pod = net.pod("b1")?;
         net.lab.adopt(pod.namespace.spawn("iperf3", &["iperf3", "-s"])?);
         let service = ringway_tests::lab::Service::new("iperf").load_balancer_ip("10.0.0.100").cluster_ip("10.96.0.10");
@@ -67,7 +65,7 @@ fn iperf3_through_the_vip() -> Result<()> {
         }
         Ok(())
     })
-}
+});
 
 #[test]
 fn pods_that_bypass_the_node_are_named() -> Result<()> {

@@ -101,6 +101,33 @@ for_both!(senders_of_datagrams_learn_the_mtu, |family| {
     Ok(())
 });
 
+/// Backends answer with datagrams that the client's last hop does not take whole: they are told, and divide.
+fn backends_learn_from_their_answers(family: Family, name: &str, options: RingwayOptions, server: &str) -> Result<()> {
+    lab_of(name, family, |lab| {
+        let net = Topology::new().family(family).build(lab)?;
+        net.router.ip("link set clients mtu 1300")?;
+        net.client.ip("link set eth0 mtu 1300")?;
+        let ringway = Ringway::start(&net, &options, &[web(&net, &[server])?])?;
+        wait_for("the backend", PATIENCE, || net.client.udp(VIP_80, 0))?;
+        ensure!(net.client.udp_of_bytes(VIP_80, 5_555, 1_400).is_err(), "the first answer tells");
+        net.client.udp_of_bytes(VIP_80, 5_555, 1_400)?;
+        ensure_told(&net.pod(server)?.namespace, if server == "b1" { address::NODE1 } else { address::CLIENT })?;
+        ensure_no_frame_leaked(&ringway)
+    })
+}
+
+for_both!(backends_elsewhere_learn_from_their_answers, |family| {
+    backends_learn_from_their_answers(family, "mtu_answer_remote", RingwayOptions::default(), "b1")
+});
+
+for_both!(backends_here_learn_from_their_answers, |family| {
+    backends_learn_from_their_answers(family, "mtu_answer_edge", RingwayOptions::default(), "a1")
+});
+
+for_both!(backends_here_learn_from_their_answers_with_direct_delivery, |family| {
+    backends_learn_from_their_answers(family, "mtu_answer_direct", RingwayOptions::direct(), "a1")
+});
+
 /// A pod whose server is gone says so, and whoever asked by the service's address understands it.
 fn closed_ports(family: Family, name: &str, options: RingwayOptions, servers: &[&str]) -> Result<()> {
     const CLOSED: u16 = 9_999;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use etherparse::{SlicedPacket, TransportSlice, VlanSlice};
-use ringway_tests::lab::{Capture, Family, Frame, Net, RingwayOptions, Topology, address};
+use ringway_tests::lab::{Capture, Family, Frame, Net, RingwayOptions, Topology, address, wait_for};
 
 use crate::{frames, serving};
 
@@ -95,6 +95,37 @@ for_both!(last_hop_ends_here, |family| {
         capture.wait_frame("time exceeded", PATIENCE, |frame| {
             frame.bytes[at..].starts_with(&[&addresses[..], &[kind, 0]].concat()) && frame.bytes.ends_with(b"last hop")
         })?;
+        Ok(())
+    })
+});
+
+// A hop behind the translation ends: what it says is translated back, and quotes the packet as the client sent it.
+for_both!(later_hops_are_told_of, |family| {
+    let name = "wire_later_hop";
+    serving(name, Topology::new().family(family), RingwayOptions::default(), &["b1"], |net, ringway| {
+        // By node2 on the way to b1, and by this node on the way to a1, which `edge` has translated before.
+        for (pod, hops, source_port) in [("b1", 2, 5_010), ("a1", 1, 5_020)] {
+            ringway.publish(&[crate::web(net, &[pod])?])?;
+            wait_for("the backend", PATIENCE, || {
+                ensure!(net.client.curl(crate::VIP_URL)?.starts_with(pod), "not yet");
+                Ok(())
+            })?;
+            let (client, vip) = (frames::octets(family, address::CLIENT)?, frames::octets(family, address::VIP)?);
+            let ports = [u16::to_be_bytes(source_port), u16::to_be_bytes(80)].concat();
+            // Destination of the error; its type; addresses and ports in what it quotes.
+            let (at, kind, quoted) = match family {
+                Family::V4 => (30, 11, 54),
+                Family::V6 => (38, 3, 70),
+            };
+            for round in ["first", "second"] {
+                let capture = Capture::start(&net.router, PORT, "icmp or icmp6", net.lab.artifact_dir())?;
+                net.router.send_frames(PORT, &[datagram(net, hops, None, source_port, round.as_bytes())?])?;
+                capture.wait_frame(&format!("{pod}: time exceeded, {round} packet"), PATIENCE, |frame| {
+                    frame.bytes[at..].starts_with(&[&client[..], &[kind, 0]].concat())
+                        && frame.bytes.get(quoted..).is_some_and(|quote| quote.starts_with(&[&client[..], &vip, &ports].concat()))
+                })?;
+            }
+        }
         Ok(())
     })
 });
