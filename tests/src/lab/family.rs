@@ -53,7 +53,8 @@ impl Family {
     ///
     /// ```
     /// # use ringway_tests::lab::Family;
-    /// assert_eq!(Family::V6.named("a1 [fd00::a00:b]:80, fd00::a60:0/112, ::1: 10.0.0.1"), "a1 10.0.0.11:80, 10.96.0.0/16, 127.0.0.1: IPv4(10.0.0.1)");
+    /// let printed = "a1 [fd00::a00:b]:80, fd00::a60:0/112, ::1: 10.0.0.1";
+    /// assert_eq!(Family::V6.named(printed), "a1 10.0.0.11:80, 10.96.0.0/16, 127.0.0.1: IPv4(10.0.0.1)");
     /// ```
     pub fn named(self, text: &str) -> String {
         match self {

@@ -34,9 +34,8 @@ fn wait_closed(client: &Namespace) -> Result<()> {
     })
 }
 
-#[test]
-fn health_check_ports_follow_their_services() -> Result<()> {
-    serving("health_ports", Topology::new(), RingwayOptions::default(), &["a1"], |net, ringway| {
+for_both!(health_check_ports_follow_their_services, |family| {
+    serving("health_ports", Topology::new().family(family), RingwayOptions::default(), &["a1"], |net, ringway| {
         ensure!(get(&net.client, PORT_URL).is_err(), "nobody asked for the port yet");
         ringway.publish(&[local(net, &["a1", "a2", "b1"])?])?;
         let answer = wait_answer(&net.client, PORT_URL, |answer| answer.code == 200)?;
@@ -45,7 +44,8 @@ fn health_check_ports_follow_their_services() -> Result<()> {
         ensure!(answer.header("X-Load-Balancing-Endpoint-Weight") == Some("2"), "{answer:?}");
 
         // Terminating endpoints get what comes, and load balancers are told to send no more.
-        let terminating = local(net, &["a1"])?.yaml().replace("{ready: true}", "{ready: false, serving: true, terminating: true}");
+        let terminating =
+            local(net, &["a1"])?.yaml_speaking(family).replace("{ready: true}", "{ready: false, serving: true, terminating: true}");
         ringway.write_manifest("services.yaml", &terminating)?;
         let answer = wait_answer(&net.client, PORT_URL, |answer| answer.code == 503)?;
         ensure!(answer.json()?["localEndpoints"] == 0 && answer.json()?["serviceProxyHealthy"] == true, "{answer:?}");
@@ -69,7 +69,7 @@ fn health_check_ports_follow_their_services() -> Result<()> {
         ringway.publish(&[])?;
         wait_closed(&net.client)
     })
-}
+});
 
 #[test]
 fn a_taken_health_check_port_is_one_services_problem() -> Result<()> {

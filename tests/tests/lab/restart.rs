@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use ringway_tests::lab::{Capture, Family, Net, Ringway, RingwayOptions, Topology, wait_for};
 
-use crate::{CLUSTER_IP_80, VIP_80, VIP_URL, lab, serving, web};
+use crate::{CLUSTER_IP_80, VIP_80, VIP_URL, lab, lab_of, serving, web};
 
 const BEAT: Duration = Duration::from_millis(20);
 
@@ -61,7 +61,7 @@ for_both!(worker_flow_in_motion_survives_kill_and_restart, |family| {
     })
 });
 
-/// Links, routes and pins that are there.
+/// Links, routes, groups and pins that are there.
 fn traces(net: &Net, ringway: &Ringway) -> Result<String> {
     let mut found = String::new();
     for device in ["rw0", "rw1"] {
@@ -72,6 +72,9 @@ fn traces(net: &Net, ringway: &Ringway) -> Result<String> {
     found += &net.node1.ip("route show table all proto 82")?;
     let rules = net.node1.ip("-d rule show")?;
     found += &rules.lines().filter(|rule| rule.contains("proto 82")).map(|rule| format!("rule {rule}\n")).collect::<String>();
+    if net.node1.ip("maddress show dev eth0")?.contains("ff02::1:ff00:64") {
+        found += "the VIP's group on eth0\n";
+    }
     if net.node1.ip("-d link show dev eth0")?.contains("xdp") {
         found += "XDP on eth0\n";
     }
@@ -95,22 +98,20 @@ fn ensure_gone(net: &Net, ringway: &Ringway) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn sigterm_leaves_nothing_behind() -> Result<()> {
-    lab("restart_sigterm", |lab| {
-        let net = Topology::new().build(lab)?;
+for_both!(sigterm_leaves_nothing_behind, |family| {
+    lab_of("restart_sigterm", family, |lab| {
+        let net = Topology::new().family(family).build(lab)?;
         let ringway = Ringway::start(&net, &RingwayOptions::default(), &[web(&net, &["a1", "b1"])?])?;
         net.client.curl(VIP_URL)?;
         ensure!(!traces(&net, &ringway)?.is_empty(), "a running process must leave traces, or this test sees nothing");
         ringway.terminate()?;
         ensure_gone(&net, &ringway)
     })
-}
+});
 
-#[test]
-fn cleanup_after_kill_leaves_nothing_behind() -> Result<()> {
-    lab("restart_cleanup", |lab| {
-        let net = Topology::new().build(lab)?;
+for_both!(cleanup_after_kill_leaves_nothing_behind, |family| {
+    lab_of("restart_cleanup", family, |lab| {
+        let net = Topology::new().family(family).build(lab)?;
         let ringway = Ringway::start(&net, &RingwayOptions::default(), &[web(&net, &["a1", "b1"])?])?;
         net.client.curl(VIP_URL)?;
         ringway.kill();
@@ -122,7 +123,7 @@ fn cleanup_after_kill_leaves_nothing_behind() -> Result<()> {
         ringway.start_again()?;
         net.client.curl(VIP_URL).map(drop)
     })
-}
+});
 
 #[test]
 fn killed_at_any_moment_of_its_start() -> Result<()> {

@@ -15,10 +15,9 @@ const NO_PAUSE_MS: f64 = 250.0;
 /// What a new pod of a DaemonSet needs at least.
 const DOWN: Duration = Duration::from_millis(1_500);
 
-#[test]
-fn no_connection_breaks_when_the_process_is_replaced() -> Result<()> {
+for_both!(no_connection_breaks_when_the_process_is_replaced, |family| {
     let options = RingwayOptions::default().with(&["--on-stop", "keep"]);
-    serving("update_keep", Topology::new(), options, &["b1"], |net, ringway| {
+    serving("update_keep", Topology::new().family(family), options, &["b1"], |net, ringway| {
         let mut by_worker = net.client.hold(VIP_80, 10)?;
         let mut from_pod = net.pod("a1")?.namespace.hold(VIP_80, 10)?;
         let mut from_node = net.node1.hold(CLUSTER_IP_80, 10)?;
@@ -51,7 +50,7 @@ fn no_connection_breaks_when_the_process_is_replaced() -> Result<()> {
         }
         Ok(())
     })
-}
+});
 
 /// The capabilities that the DaemonSet asks for, as setpriv(1) wants them.
 fn capabilities() -> Result<String> {
