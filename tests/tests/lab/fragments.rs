@@ -34,8 +34,9 @@ fn large_datagrams(name: &str, topology: Topology, options: RingwayOptions) -> R
                 pod => web(net, &[pod])?,
             };
             ringway.publish(&[service.spec("externalTrafficPolicy: Cluster").udp_node_port(81, SERVER_PORT, 30_081)])?;
-            wait_for("the backend", PATIENCE, || ensure_echoed(&net.client, VIP_80, 4, server))?;
-            let mut paths = vec![(&net.client, VIP_80), (&net.client, "10.0.0.11:30081"), (&net.node1, CLUSTER_IP_80)];
+            let outside = [VIP_80, "10.0.0.11:30081"];
+            wait_for("the backend", PATIENCE, || outside.iter().try_for_each(|target| ensure_echoed(&net.client, target, 4, server)))?;
+            let mut paths = vec![(&net.client, outside[0]), (&net.client, outside[1]), (&net.node1, CLUSTER_IP_80)];
             // The host's server, which listens on all addresses, would answer pods from the one that is nearest to them.
             for pod in ["a1", "a2", "a3"].iter().filter(|_| server != "host") {
                 paths.extend([CLUSTER_IP_80, VIP_80].map(|target| (&net.pod(pod).expect("a pod").namespace, target)));
