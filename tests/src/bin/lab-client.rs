@@ -63,6 +63,8 @@ enum Command {
     },
     /// One line over TCP and its answer.
     Line { target: SocketAddr, source_port: u16 },
+    /// One exchange, then silence until the connection ends.
+    Idle { protocol: Protocol, target: SocketAddr },
     /// Ends when a connect succeeds, or does not any more.
     Until { wanted: Wanted, target: SocketAddr, timeout_ms: u64 },
     /// Connections that stay; `exchange MS`, `every MS` and `stop` on standard input.
@@ -77,6 +79,7 @@ fn main() -> Result<()> {
         Command::Load { protocol, target, loops, for_ms, requests } => load(protocol, target, loops, for_ms, requests),
         Command::Udp { target, source_port, bytes } => print_line(&ask_udp(target, source_port, bytes)?),
         Command::Line { target, source_port } => print_line(&ask_tcp(target, source_port)?),
+        Command::Idle { protocol, target } => idle(protocol, target),
         Command::Until { wanted, target, timeout_ms } => until(wanted, target, Duration::from_millis(timeout_ms)),
         Command::Hold { target, connections } => hold(target, connections),
         Command::Frames { device } => send_frames(&device),
@@ -224,6 +227,35 @@ fn exchange(stream: &mut BufReader<TcpStream>, line: &str) -> Result<String> {
         bail!("the connection ended, or answers something else: {answer:?}");
     }
     Ok(answer.to_owned())
+}
+
+/// Says `idle` when the answer has come, then how the wait for more ended.
+fn idle(protocol: Protocol, target: SocketAddr) -> Result<()> {
+    let ended = match protocol {
+        Protocol::Tcp => {
+            let mut stream = BufReader::new(connect(target, 0)?);
+            exchange(&mut stream, "ping").with_context(|| format!("no answer from {target}"))?;
+            stream.get_ref().set_read_timeout(None)?;
+            print_line("idle")?;
+            stream.read_line(&mut String::new())
+        }
+        Protocol::Udp => {
+            let socket = UdpSocket::bind((unspecified(target), 0))?;
+            socket.connect(target)?;
+            socket.send(b"ping")?;
+            socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+            socket.recv(&mut [0; 65536]).with_context(|| format!("no answer from {target}"))?;
+            socket.set_read_timeout(None)?;
+            print_line("idle")?;
+            socket.recv(&mut [0; 65536])
+        }
+        Protocol::Sctp => bail!("an SCTP socket without a module knows nothing of connections"),
+    };
+    match ended {
+        Ok(0) => print_line("closed"),
+        Ok(_) => print_line("answered"),
+        Err(error) => print_line(&error.kind().to_string()),
+    }
 }
 
 fn until(wanted: Wanted, target: SocketAddr, timeout: Duration) -> Result<()> {

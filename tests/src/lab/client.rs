@@ -32,6 +32,11 @@ pub struct RunningLoad {
     family: Family,
 }
 
+/// A connection on which nothing happens.
+pub struct Idle {
+    process: Process,
+}
+
 /// Connections that stay open and exchange a line every now and then.
 pub struct Stream {
     process: Process,
@@ -84,6 +89,16 @@ impl Namespace {
         self.exec(&[&program.to_string_lossy(), "line", target, &source_port.to_string()]).map(|text| text.trim_end().to_owned())
     }
 
+    /// Exchanges once and falls silent, over TCP or a connected UDP socket.
+    pub fn idle(&self, protocol: &str, target: &str) -> Result<Idle> {
+        let program = own_program("lab-client")?;
+        let mut process = self.spawn("idle", &[&program.to_string_lossy(), "idle", protocol, target])?;
+        let line =
+            process.line(Duration::from_secs(5)).with_context(|| format!("lab-client idle {protocol} {target}: {}", process.log_tail()))?;
+        ensure!(line == "idle", "lab-client idle says {line}");
+        Ok(Idle { process })
+    }
+
     /// Milliseconds until a connect to `target` succeeds (`answer`) or does not (`refuse`), tried every 2 ms, counted from the end of `change`.
     pub fn until(&self, wanted: &str, target: &str, timeout: Duration, change: impl FnOnce() -> Result<()>) -> Result<f64> {
         let program = own_program("lab-client")?;
@@ -134,6 +149,13 @@ impl RunningLoad {
     pub fn finish(mut self) -> Result<Load> {
         let line = self.family.named(&self.process.line(self.duration + Duration::from_secs(10))?);
         serde_json::from_str(&line).with_context(|| format!("lab-client load printed {line}"))
+    }
+}
+
+impl Idle {
+    /// Waits for its end: `connection reset`, `connection refused`, `closed` or `answered`.
+    pub fn ended(&mut self, timeout: Duration) -> Result<String> {
+        self.process.line(timeout)
     }
 }
 

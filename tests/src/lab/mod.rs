@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 pub use capture::{Capture, Frame};
-pub use client::{Load, RunningLoad, Stream, StreamReport};
+pub use client::{Idle, Load, RunningLoad, Stream, StreamReport};
 pub use family::Family;
 pub use manifests::{Endpoint, Service};
 pub use namespace::Namespace;

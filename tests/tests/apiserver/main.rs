@@ -5,6 +5,7 @@
 mod bed;
 mod differential;
 mod follow;
+mod gone;
 mod kept;
 mod loss;
 mod packets;
