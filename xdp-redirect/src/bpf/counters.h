@@ -6,7 +6,7 @@
 
 /* One block per hook, in the order of enum hook. */
 #define EDGE_COUNTERS(X, hook)                                                                          \
-	X(hook##_other)      /* not TCP, UDP or SCTP over IPv4, malformed: goes on */                   \
+	X(hook##_other)      /* not TCP, UDP or SCTP over IP, malformed: goes on */                      \
 	X(hook##_miss)       /* no flow, no frontend: goes on */                                        \
 	X(hook##_hit)        /* rewritten in place */                                                   \
 	X(hook##_upcall)     /* to a worker */                                                          \
@@ -20,7 +20,7 @@
 	EDGE_COUNTERS(X, node_out)                                                                      \
 	X(edge_drop_rewrite)       /* the kernel refused to change the packet */                        \
 	X(edge_drop_fragment)      /* to a VIP, and its first one did not come: would loop */           \
-	X(edge_drop_ttl)           /* TTL expired on a path that we route */                            \
+	X(edge_drop_ttl)           /* TTL or hop limit expired on a path that we route */               \
 	X(node_out_own_upcall)     /* upcalls of the other hooks on their way through rw1: go on */     \
 	X(node_out_drop_forwarded) /* not the node's own, though routed to the hostlink */              \
 	X(node_out_drop_miss)      /* the node's own, to no frontend of ours: would loop */             \
@@ -32,6 +32,7 @@
 	X(uplink_pass_returned)    /* handed back by us (generic XDP only) */                           \
 	X(uplink_redirect)         /* to the socket of this queue (dropped if there is none) */         \
 	X(uplink_redirect_arp)     /* ARP request for an announced VIP, likewise */                     \
+	X(uplink_redirect_ndp)     /* neighbor solicitation for one, likewise */                        \
 	X(uplink_drop_unknown)     /* ours, but the uplink has no sockets configured */                 \
 	X(uplink_drop_vip)         /* to a VIP, but to nothing that it serves: would loop */            \
 	X(hostlink_redirect)       /* to the socket of this queue (dropped if there is none) */         \

@@ -23,12 +23,12 @@ enum flow_op {
 	FLOW_WORKER = 5,   /* a worker executes this entry: redirect to its socket, or upcall */
 };
 
-/* Bits of flow4.flags beside the op in the low byte. */
+/* Bits of `flags` of an entry beside the op in the low byte. */
 #define FLOW_OP_MASK 0xffu
 #define FLOW_FORWARD 0x100u /* this entry matches client -> frontend */
 #define FLOW_SNAT 0x200u    /* the flow holds a NAT binding: our source address or port */
 
-/* Bits of flow4.seen: TCP flags (RFC 9293 section 3.1) of the packets that hit, and: */
+/* Bits of `seen` of an entry: TCP flags (RFC 9293 section 3.1) of the packets that hit, and: */
 #define SEEN_FIN 0x01u
 #define SEEN_SYN 0x02u
 #define SEEN_RST 0x04u
@@ -36,16 +36,24 @@ enum flow_op {
 #define SEEN_ANY 0x100u /* a packet hit this entry */
 #define SEEN_STOPPED 0x200u /* of a forward entry: its backend stopped serving, the next packet is the first of a new flow */
 
-/* Units of flow4.last and flow4.created: CLOCK_MONOTONIC ns >> TICK_SHIFT, 16.8 ms. */
+/* Units of `last` and `created` of an entry: CLOCK_MONOTONIC ns >> TICK_SHIFT, 16.8 ms. */
 #define TICK_SHIFT 24
 #define TICKS_PER_SECOND 60u
+
+/* Addresses as in the packet. */
+typedef __u32 ip4;
+typedef struct {
+	__u64 word[2];
+} ip6;
 
 /* One direction of an IPv4 flow. Addresses and ports are in network byte order as in the packet;
  * ports = source | destination << 16 as loaded by a little-endian u32 read of the L4 header.
  * Key and rewrite never change while meta != 0; meta is stored last (release) and cleared first. */
 struct flow4 {
-	__u32 saddr, daddr, ports, meta; /* meta = ifindex << 11 | hook << 8 | protocol; 0 = empty */
-	__u32 new_saddr, new_daddr, new_ports, flags;
+	ip4 saddr, daddr;
+	__u32 ports, meta;             /* meta = ifindex << 11 | hook << 8 | protocol; 0 = empty */
+	ip4 new_saddr, new_daddr;
+	__u32 new_ports, flags;
 	__u16 addr_diff, port_diff; /* folded ones-complement difference new - old, for checksums */
 	__u32 ifindex;              /* of the op */
 	__u8 dmac[6];               /* of the op */
@@ -56,21 +64,32 @@ struct flow4 {
 	__u32 peer;    /* slot of the other direction */
 };
 
+/* One direction of an IPv6 flow, likewise. */
+struct flow6 {
+	ip6 saddr, daddr;
+	__u32 ports, meta;
+	ip6 new_saddr, new_daddr;
+	__u32 new_ports, flags;
+	__u16 addr_diff, port_diff;
+	__u32 ifindex;
+	__u8 dmac[6];
+	__u16 overflowed;
+	__u32 seen, last, created, peer;
+	__u32 reserved[4]; /* so that an entry is two cache lines */
+};
+
 #define BUCKET_ENTRIES 4
 struct bucket4 {
 	struct flow4 entry[BUCKET_ENTRIES];
 };
+struct bucket6 {
+	struct flow6 entry[BUCKET_ENTRIES];
+};
 
 #define FLOW_META(zone, hook, proto) ((__u32)(zone) << 11 | (__u32)(hook) << 8 | (__u32)(proto))
 
-/* Bucket one from the low bits of the hash; bucket two is another one nearby, chosen by the top bits. */
-static inline __attribute__((always_inline)) __u64
-flow_hash(__u64 seed, __u32 saddr, __u32 daddr, __u32 ports, __u32 meta)
+static inline __attribute__((always_inline)) __u64 flow_hash_end(__u64 h, __u32 ports, __u32 meta)
 {
-	__u64 h = ((__u64)saddr << 32 | daddr) ^ seed;
-
-	h *= 0xff51afd7ed558ccdULL;
-	h ^= h >> 32;
 	h ^= (__u64)ports << 32 | meta;
 	h *= 0xc4ceb9fe1a85ec53ULL;
 	h ^= h >> 29;
@@ -78,6 +97,30 @@ flow_hash(__u64 seed, __u32 saddr, __u32 daddr, __u32 ports, __u32 meta)
 	h ^= h >> 32;
 	return h;
 }
+
+static inline __attribute__((always_inline)) __u64 flow_hash_word(__u64 h, __u64 word)
+{
+	h ^= word;
+	h *= 0xff51afd7ed558ccdULL;
+	h ^= h >> 32;
+	return h;
+}
+
+static inline __attribute__((always_inline)) __u64
+flow_hash4(__u64 seed, ip4 saddr, ip4 daddr, __u32 ports, __u32 meta)
+{
+	return flow_hash_end(flow_hash_word(seed, (__u64)saddr << 32 | daddr), ports, meta);
+}
+
+static inline __attribute__((always_inline)) __u64
+flow_hash6(__u64 seed, ip6 saddr, ip6 daddr, __u32 ports, __u32 meta)
+{
+	__u64 h = flow_hash_word(flow_hash_word(seed, saddr.word[0]), saddr.word[1]);
+
+	return flow_hash_end(flow_hash_word(flow_hash_word(h, daddr.word[0]), daddr.word[1]), ports, meta);
+}
+
+/* Bucket one from the low bits of the hash; bucket two is another one nearby, chosen by the top bits. */
 #define FLOW_BUCKET1(h, bits) ((__u32)(h) & ((1u << (bits)) - 1))
 #define FLOW_BUCKETS_NEARBY 128u
 #define FLOW_OTHERS_NEARBY(bits) (((bits) < 7 ? 1u << (bits) : FLOW_BUCKETS_NEARBY) - 1)

@@ -12,102 +12,117 @@ static __always_inline _Bool is_of_this_node(struct bpf_sock_addr *ctx)
 	return bpf_get_netns_cookie(ctx) == netns_cookie;
 }
 
-static __always_inline const __u32 *frontend_at(struct bpf_sock_addr *ctx, __u32 address)
+#define FAMILY_CODE "family/node.h"
+#include "both.h"
+
+static __always_inline int socket_to_alias4(struct bpf_sock_addr *ctx)
 {
-	struct frontend4 key = {.address = address, .port = ctx->user_port, .protocol = ctx->protocol};
+	ip4 address = ctx->user_ip4;
 
-	return bpf_map_lookup_elem(&frontends4, &key);
-}
-
-struct alias {
-	__u32 address; /* 0: none */
-	__u16 port;
-};
-
-/* The alias of what the socket wants. A loopback address (0.0.0.0 means one to connect and sendto) stands for every NodePort. */
-static __always_inline struct alias alias_of(struct bpf_sock_addr *ctx)
-{
-	struct alias none = {}, of_node_port = {.address = node_port_alias, .port = ctx->user_port};
-	__u32 address = ctx->user_ip4;
-	const __u32 *frontend;
-
-	if (!address || (bpf_ntohl(address) >> 24) == 127)
-		return is_served(frontend_at(ctx, node_port_alias)) ? of_node_port : none;
-	frontend = frontend_at(ctx, address);
-	if (!is_served(frontend))
-		return none;
-	if (*frontend & FRONTEND_NODE_PORT)
-		return of_node_port;
-	if (*frontend & FRONTEND_VIP) {
-		struct alias of_vip = {.address = vip_alias, .port = FRONTEND_ALIAS_PORT(*frontend)};
-
-		return of_vip.port ? of_vip : none; /* the alias was full */
-	}
-	return none;
-}
-
-static __always_inline int to_alias(struct bpf_sock_addr *ctx)
-{
-	struct node_name name = {.address = ctx->user_ip4, .port = ctx->user_port};
-	const struct node_name *known;
-	struct node_peer key = {};
-	struct alias alias;
-
-	if (!is_of_this_node(ctx))
-		return ALLOW;
-	alias = alias_of(ctx);
-	if (!alias.address)
-		return ALLOW;
-	key.cookie = bpf_get_socket_cookie(ctx);
-	key.alias = alias.address;
-	key.alias_port = alias.port;
-	key.protocol = ctx->protocol;
-	known = bpf_map_lookup_elem(&node_peers4, &key);
-	if ((!known || known->address != name.address || known->port != name.port) &&
-	    bpf_map_update_elem(&node_peers4, &key, &name, BPF_ANY))
-		return ALLOW; /* an answer from the alias would be a stranger's */
-	count(COUNT_node_socket);
-	ctx->user_ip4 = alias.address;
-	ctx->user_port = alias.port;
+	if (to_alias4(ctx, &address))
+		ctx->user_ip4 = address;
 	return ALLOW;
 }
 
-static __always_inline int from_alias(struct bpf_sock_addr *ctx)
+static __always_inline int socket_from_alias4(struct bpf_sock_addr *ctx)
 {
-	struct node_peer key = {.alias = ctx->user_ip4, .alias_port = ctx->user_port, .protocol = ctx->protocol};
-	const struct node_name *known;
+	ip4 address = ctx->user_ip4;
 
-	if ((key.alias != node_port_alias && key.alias != vip_alias) || !is_of_this_node(ctx))
-		return ALLOW;
-	key.cookie = bpf_get_socket_cookie(ctx);
-	known = bpf_map_lookup_elem(&node_peers4, &key);
-	if (!known)
-		return ALLOW;
-	ctx->user_ip4 = known->address;
-	ctx->user_port = known->port;
+	if (from_alias4(ctx, &address))
+		ctx->user_ip4 = address;
+	return ALLOW;
+}
+
+static __always_inline ip6 user_ip6(struct bpf_sock_addr *ctx)
+{
+	__u64 a = ctx->user_ip6[0], b = ctx->user_ip6[1], c = ctx->user_ip6[2], d = ctx->user_ip6[3];
+
+	return (ip6){{b << 32 | a, d << 32 | c}};
+}
+
+static __always_inline void set_user_ip6(struct bpf_sock_addr *ctx, ip6 address)
+{
+	ctx->user_ip6[0] = address.word[0];
+	ctx->user_ip6[1] = address.word[0] >> 32;
+	ctx->user_ip6[2] = address.word[1];
+	ctx->user_ip6[3] = address.word[1] >> 32;
+}
+
+/* ::ffff:a.b.c.d is an IPv4 address that a socket of IPv6 uses (RFC 4291 section 2.5.5.2). Its connect and what it is told come here,
+ * its datagrams to the hooks of IPv4. */
+static __always_inline _Bool is_mapped(ip6 address)
+{
+	return !address.word[0] && (__u32)address.word[1] == bpf_htonl(0xffff);
+}
+
+static __always_inline int socket_to_alias6(struct bpf_sock_addr *ctx)
+{
+	ip6 address = user_ip6(ctx);
+	ip4 mapped = address.word[1] >> 32;
+
+	if (!is_mapped(address) && to_alias6(ctx, &address))
+		set_user_ip6(ctx, address);
+	else if (is_mapped(address) && to_alias4(ctx, &mapped))
+		ctx->user_ip6[3] = mapped;
+	return ALLOW;
+}
+
+static __always_inline int socket_from_alias6(struct bpf_sock_addr *ctx)
+{
+	ip6 address = user_ip6(ctx);
+	ip4 mapped = address.word[1] >> 32;
+
+	if (!is_mapped(address) && from_alias6(ctx, &address))
+		set_user_ip6(ctx, address);
+	else if (is_mapped(address) && from_alias4(ctx, &mapped))
+		ctx->user_ip6[3] = mapped;
 	return ALLOW;
 }
 
 SEC("cgroup/connect4")
 int node_connect4(struct bpf_sock_addr *ctx)
 {
-	return to_alias(ctx);
+	return socket_to_alias4(ctx);
+}
+
+SEC("cgroup/connect6")
+int node_connect6(struct bpf_sock_addr *ctx)
+{
+	return socket_to_alias6(ctx);
 }
 
 SEC("cgroup/sendmsg4")
 int node_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return to_alias(ctx);
+	return socket_to_alias4(ctx);
+}
+
+SEC("cgroup/sendmsg6")
+int node_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return socket_to_alias6(ctx);
 }
 
 SEC("cgroup/recvmsg4")
 int node_recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return from_alias(ctx);
+	return socket_from_alias4(ctx);
+}
+
+SEC("cgroup/recvmsg6")
+int node_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return socket_from_alias6(ctx);
 }
 
 SEC("cgroup/getpeername4")
 int node_getpeername4(struct bpf_sock_addr *ctx)
 {
-	return from_alias(ctx);
+	return socket_from_alias4(ctx);
+}
+
+SEC("cgroup/getpeername6")
+int node_getpeername6(struct bpf_sock_addr *ctx)
+{
+	return socket_from_alias6(ctx);
 }
