@@ -7,8 +7,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use libbpf_sys as sys;
-
 /// The root cgroup of version 2 and where it was found.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -63,12 +61,6 @@ pub(crate) fn netns_cookie() -> io::Result<u64> {
         unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut len) };
     if ret == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
-
-/// Attach types of the hooks, in the order of [`crate::ProgramName`].
-pub(crate) const CONNECT4: sys::bpf_attach_type = sys::BPF_CGROUP_INET4_CONNECT;
-pub(crate) const SENDMSG4: sys::bpf_attach_type = sys::BPF_CGROUP_UDP4_SENDMSG;
-pub(crate) const RECVMSG4: sys::bpf_attach_type = sys::BPF_CGROUP_UDP4_RECVMSG;
-pub(crate) const GETPEERNAME4: sys::bpf_attach_type = sys::BPF_CGROUP_INET4_GETPEERNAME;
 
 #[cfg(test)]
 mod tests {

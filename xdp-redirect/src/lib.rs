@@ -16,15 +16,17 @@ mod link;
 mod maps;
 mod pins;
 pub mod probe;
+mod program;
 mod programs;
 mod syscall;
 mod test_run;
 
 pub use counters::Counters;
 pub use error::Error;
-pub use link::{Attachment, PinnedLink, ProgramName, XdpMode, cleanup, pinned_links, prune};
+pub use link::{Attachment, PinnedLink, XdpMode, cleanup, pinned_links, prune};
 pub use maps::{AddressUse, Addresses, DeviceMacs, FrontendUse, Frontends, Sockets, UplinkUse, Uplinks, XskMap};
 pub use pins::MapFate;
+pub use program::ProgramName;
 pub use programs::{LoadOptions, LoadReport, Programs};
 pub use test_run::{SkbContext, SkbResult, TcAction, XdpAction};
 

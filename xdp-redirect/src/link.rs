@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use libbpf_sys as sys;
 
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::Cgroup;
 use crate::probe::{self, XdpAttached};
+use crate::program::ProgramName;
 use crate::{Error, Programs, syscall};
 
 /// How XDP runs on a device.
@@ -52,78 +53,6 @@ pub enum Attachment {
     Replaced { why: String },
 }
 
-/// The programs that can be attached, as named in pins and errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ProgramName {
-    Uplink,
-    Hostlink,
-    EdgePodIn,
-    EdgePodOut,
-    EdgeUplinkIn,
-    EdgeUplinkOut,
-    EdgeOverlayIn,
-    EdgeTunnelIn,
-    EdgeNodeOut,
-    Deliver,
-    NodeConnect4,
-    NodeSendmsg4,
-    NodeRecvmsg4,
-    NodeGetpeername4,
-}
-
-impl ProgramName {
-    pub const ALL: [ProgramName; 14] = [
-        ProgramName::Uplink,
-        ProgramName::Hostlink,
-        ProgramName::EdgePodIn,
-        ProgramName::EdgePodOut,
-        ProgramName::EdgeUplinkIn,
-        ProgramName::EdgeUplinkOut,
-        ProgramName::EdgeOverlayIn,
-        ProgramName::EdgeTunnelIn,
-        ProgramName::EdgeNodeOut,
-        ProgramName::Deliver,
-        ProgramName::NodeConnect4,
-        ProgramName::NodeSendmsg4,
-        ProgramName::NodeRecvmsg4,
-        ProgramName::NodeGetpeername4,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ProgramName::Uplink => "uplink",
-            ProgramName::Hostlink => "hostlink",
-            ProgramName::EdgePodIn => "edge_pod_in",
-            ProgramName::EdgePodOut => "edge_pod_out",
-            ProgramName::EdgeUplinkIn => "edge_uplink_in",
-            ProgramName::EdgeUplinkOut => "edge_uplink_out",
-            ProgramName::EdgeOverlayIn => "edge_overlay_in",
-            ProgramName::EdgeTunnelIn => "edge_tunnel_in",
-            ProgramName::EdgeNodeOut => "edge_node_out",
-            ProgramName::Deliver => "deliver",
-            ProgramName::NodeConnect4 => "node_connect4",
-            ProgramName::NodeSendmsg4 => "node_sendmsg4",
-            ProgramName::NodeRecvmsg4 => "node_recvmsg4",
-            ProgramName::NodeGetpeername4 => "node_getpeername4",
-        }
-    }
-
-    fn pin_name(self, ifindex: u32) -> String {
-        format!("{}-{ifindex}", self.as_str())
-    }
-
-    /// Attach type and flags of a new link of a tc program.
-    ///
-    /// Others' tcx programs should see client and backend as if no service existed. So ours runs first on the way in, where
-    /// it translates from the frontend, and last on the way out, where it translates back to it.
-    fn tcx(self) -> (sys::bpf_attach_type, u32) {
-        match self {
-            ProgramName::EdgePodOut | ProgramName::EdgeUplinkOut | ProgramName::EdgeNodeOut => (sys::BPF_TCX_EGRESS, sys::BPF_F_AFTER),
-            _ => (sys::BPF_TCX_INGRESS, sys::BPF_F_BEFORE),
-        }
-    }
-}
-
 /// A link of ours, found by its pin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinnedLink {
@@ -141,52 +70,60 @@ impl Programs {
     /// # Errors
     /// [`Error::Conflict`] names the XDP program of somebody else; [`Error::Attach`] if the driver cannot do the mode.
     pub fn attach_uplink(&self, ifindex: u32, mode: XdpMode) -> Result<Attachment, Error> {
-        self.attach_xdp(ProgramName::Uplink, self.fds.uplink.as_fd(), ifindex, mode)
+        self.attach_xdp(ProgramName::Uplink, ifindex, mode)
     }
 
     /// `hostlink` on `rw0`: native only, for generic XDP never sees redirected frames.
     pub fn attach_hostlink(&self, rw0: u32) -> Result<Attachment, Error> {
-        self.attach_xdp(ProgramName::Hostlink, self.fds.hostlink.as_fd(), rw0, XdpMode::Native)
+        self.attach_xdp(ProgramName::Hostlink, rw0, XdpMode::Native)
     }
 
     /// `edge` on both directions of a pod's host-side device (a veth, or the port of a bridge).
     pub fn attach_edge_pod(&self, ifindex: u32) -> Result<Attachment, Error> {
         // The way back first: a reply must not leave untranslated because its request was translated already.
-        self.attach_tcx(ProgramName::EdgePodOut, self.fds.edge_pod_out.as_fd(), ifindex)?;
-        self.attach_tcx(ProgramName::EdgePodIn, self.fds.edge_pod_in.as_fd(), ifindex)
+        self.attach_tcx(ProgramName::EdgePodOut, ifindex)?;
+        self.attach_tcx(ProgramName::EdgePodIn, ifindex)
     }
 
     /// `edge` on both directions of an uplink.
     pub fn attach_edge_uplink(&self, ifindex: u32) -> Result<Attachment, Error> {
-        self.attach_tcx(ProgramName::EdgeUplinkOut, self.fds.edge_uplink_out.as_fd(), ifindex)?;
-        self.attach_tcx(ProgramName::EdgeUplinkIn, self.fds.edge_uplink_in.as_fd(), ifindex)
+        self.attach_tcx(ProgramName::EdgeUplinkOut, ifindex)?;
+        self.attach_tcx(ProgramName::EdgeUplinkIn, ifindex)
     }
 
     /// `edge` on the ingress of an overlay device; `ethernet` tells whether its packets have Ethernet headers.
     pub fn attach_edge_overlay(&self, ifindex: u32, ethernet: bool) -> Result<Attachment, Error> {
         match ethernet {
-            true => self.attach_tcx(ProgramName::EdgeOverlayIn, self.fds.edge_overlay_in.as_fd(), ifindex),
-            false => self.attach_tcx(ProgramName::EdgeTunnelIn, self.fds.edge_tunnel_in.as_fd(), ifindex),
+            true => self.attach_tcx(ProgramName::EdgeOverlayIn, ifindex),
+            false => self.attach_tcx(ProgramName::EdgeTunnelIn, ifindex),
         }
     }
 
     /// `edge` on the egress of `rw1`, for the node's own sockets.
     pub fn attach_edge_node(&self, rw1: u32) -> Result<Attachment, Error> {
-        self.attach_tcx(ProgramName::EdgeNodeOut, self.fds.edge_node_out.as_fd(), rw1)
+        self.attach_tcx(ProgramName::EdgeNodeOut, rw1)
     }
 
     /// `deliver` on the ingress of `rw1`.
     pub fn attach_deliver(&self, rw1: u32) -> Result<Attachment, Error> {
-        self.attach_tcx(ProgramName::Deliver, self.fds.deliver.as_fd(), rw1)
+        self.attach_tcx(ProgramName::Deliver, rw1)
     }
 
     /// `node` on the sockets of all processes of the machine; it acts on those in the network namespace in which it was loaded.
     pub fn attach_node(&self, root: &Cgroup) -> Result<Attachment, Error> {
         // The way back first, as with pods.
-        self.attach_cgroup(ProgramName::NodeRecvmsg4, self.fds.node_recvmsg4.as_fd(), root, cgroup::RECVMSG4)?;
-        self.attach_cgroup(ProgramName::NodeGetpeername4, self.fds.node_getpeername4.as_fd(), root, cgroup::GETPEERNAME4)?;
-        self.attach_cgroup(ProgramName::NodeSendmsg4, self.fds.node_sendmsg4.as_fd(), root, cgroup::SENDMSG4)?;
-        self.attach_cgroup(ProgramName::NodeConnect4, self.fds.node_connect4.as_fd(), root, cgroup::CONNECT4)
+        for name in [
+            ProgramName::NodeRecvmsg4,
+            ProgramName::NodeRecvmsg6,
+            ProgramName::NodeGetpeername4,
+            ProgramName::NodeGetpeername6,
+            ProgramName::NodeSendmsg4,
+            ProgramName::NodeSendmsg6,
+            ProgramName::NodeConnect6,
+        ] {
+            self.attach_cgroup(name, root)?;
+        }
+        self.attach_cgroup(ProgramName::NodeConnect4, root)
     }
 
     /// Takes `edge` off a pod's device, or removes its pins if the device is gone already.
@@ -213,11 +150,11 @@ impl Programs {
     }
 
     fn link_path(&self, program: ProgramName, ifindex: u32) -> PathBuf {
-        link_dir(&self.pin_dir).join(program.pin_name(ifindex))
+        link_dir(&self.pin_dir).join(pin_name(program, ifindex))
     }
 
-    fn attach_xdp(&self, name: ProgramName, prog: BorrowedFd<'_>, ifindex: u32, mode: XdpMode) -> Result<Attachment, Error> {
-        let path = self.link_path(name, ifindex);
+    fn attach_xdp(&self, name: ProgramName, ifindex: u32, mode: XdpMode) -> Result<Attachment, Error> {
+        let (path, prog) = (self.link_path(name, ifindex), self.fds.get(name));
         let attached = probe::xdp_attached(ifindex)?;
         let misfit = |link: &syscall::LinkFacts| match &attached {
             Some(XdpAttached { mode: Some(found), prog_id, .. }) if *prog_id == link.prog_id && *found != mode => {
@@ -229,7 +166,7 @@ impl Programs {
         if taken == Some(Attachment::TakenOver) {
             return Ok(Attachment::TakenOver);
         }
-        create(name, prog, ifindex, sys::BPF_XDP, mode.flags(), &path).map_err(|error| match probe::xdp_attached(ifindex) {
+        create(name, prog, ifindex, mode.flags(), &path).map_err(|error| match probe::xdp_attached(ifindex) {
             // Whatever the errno: if somebody's program is there, that is what is in the way.
             Ok(Some(XdpAttached { prog_id, prog_name, mode })) => Error::Conflict {
                 program: name.as_str(),
@@ -243,30 +180,24 @@ impl Programs {
         Ok(taken.unwrap_or(Attachment::Attached))
     }
 
-    fn attach_tcx(&self, name: ProgramName, prog: BorrowedFd<'_>, ifindex: u32) -> Result<Attachment, Error> {
-        let path = self.link_path(name, ifindex);
+    fn attach_tcx(&self, name: ProgramName, ifindex: u32) -> Result<Attachment, Error> {
+        let (path, prog) = (self.link_path(name, ifindex), self.fds.get(name));
         let taken = take_over(&path, prog, ifindex.into(), |_| None)?;
         if taken == Some(Attachment::TakenOver) {
             return Ok(Attachment::TakenOver);
         }
-        let (attach_type, flags) = name.tcx();
-        create(name, prog, ifindex, attach_type, flags, &path)?;
+        create(name, prog, ifindex, 0, &path)?;
         Ok(taken.unwrap_or(Attachment::Attached))
     }
 
-    fn attach_cgroup(
-        &self,
-        name: ProgramName,
-        prog: BorrowedFd<'_>,
-        root: &Cgroup,
-        attach_type: sys::bpf_attach_type,
-    ) -> Result<Attachment, Error> {
-        let path = self.link_path(name, 0);
+    fn attach_cgroup(&self, name: ProgramName, root: &Cgroup) -> Result<Attachment, Error> {
+        let (path, prog) = (self.link_path(name, 0), self.fds.get(name));
         let taken = take_over(&path, prog, root.id, |_| None)?;
         if taken == Some(Attachment::TakenOver) {
             return Ok(Attachment::TakenOver);
         }
-        let link = syscall::link_create(prog, root.folder.as_raw_fd(), attach_type, 0)
+        let (attach_type, flags) = name.attach_point();
+        let link = syscall::link_create(prog, root.folder.as_raw_fd(), attach_type, flags)
             .map_err(|source| Error::AttachCgroup { program: name.as_str(), source })?;
         pin_link(&link, &path)?;
         Ok(taken.unwrap_or(Attachment::Attached))
@@ -303,17 +234,15 @@ fn take_over(
     Ok(Some(Attachment::Replaced { why }))
 }
 
-fn create(
-    name: ProgramName,
-    prog: BorrowedFd<'_>,
-    ifindex: u32,
-    attach_type: sys::bpf_attach_type,
-    flags: u32,
-    path: &Path,
-) -> Result<(), Error> {
+/// A new link to a device; `mode` is that of XDP.
+fn create(name: ProgramName, prog: BorrowedFd<'_>, ifindex: u32, mode: u32, path: &Path) -> Result<(), Error> {
     let program = name.as_str();
-    let link =
-        syscall::link_create(prog, ifindex as i32, attach_type, flags).map_err(|source| Error::Attach { program, ifindex, source })?;
+    let (attach_type, flags) = name.attach_point();
+    let link = syscall::link_create(prog, ifindex as i32, attach_type, flags | mode).map_err(|source| Error::Attach {
+        program,
+        ifindex,
+        source,
+    })?;
     pin_link(&link, path)
 }
 
@@ -370,6 +299,10 @@ pub fn prune(pin_dir: &Path) -> Result<Vec<PinnedLink>, Error> {
         remove_link(&link.path)?;
     }
     Ok(dead)
+}
+
+fn pin_name(program: ProgramName, ifindex: u32) -> String {
+    format!("{}-{ifindex}", program.as_str())
 }
 
 fn parse_pin_name(name: &str) -> Option<(ProgramName, u32)> {

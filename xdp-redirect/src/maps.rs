@@ -1,6 +1,6 @@
 //! The maps that user space writes, typed. All methods take effect for the next packet.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
@@ -8,7 +8,7 @@ use ringway_engine::tables::FrontendKey;
 
 use crate::{Error, syscall};
 
-/// What the programs know of a frontend: a value of `frontends4`.
+/// What the programs know of a frontend: a value of `frontends4` and `frontends6`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FrontendUse {
     /// It may have backends on this node, so `uplink` must look at the flow table.
@@ -25,9 +25,9 @@ pub enum Sockets {
     /// By a route of the address.
     #[default]
     Routed,
-    /// They are sent to the same port of [`NODE_PORT_ALIAS`](ringway_engine::tables::NODE_PORT_ALIAS).
+    /// They are sent to the same port of [`NODE_PORT_ALIAS`](ringway_engine::tables::NODE_PORT_ALIAS), or of the same of IPv6.
     NodePort,
-    /// They are sent to this port of [`VIP_ALIAS`](ringway_engine::tables::VIP_ALIAS); 0 if there is none for them.
+    /// They are sent to this port of [`VIP_ALIAS`](ringway_engine::tables::VIP_ALIAS), or of the same of IPv6; 0 if there is none for them.
     Vip(u16),
 }
 
@@ -101,22 +101,39 @@ impl NamedMap {
     }
 }
 
+/// A map of IPv4 and one of IPv6 that mean the same.
+#[derive(Debug)]
+pub(crate) struct BothFamilies {
+    pub(crate) v4: NamedMap,
+    pub(crate) v6: NamedMap,
+}
+
+impl BothFamilies {
+    fn of(&self, address: IpAddr) -> &NamedMap {
+        if address.is_ipv4() { &self.v4 } else { &self.v6 }
+    }
+
+    fn entries(&self) -> Result<Vec<Entry>, Error> {
+        Ok([self.v4.entries()?, self.v6.entries()?].concat())
+    }
+}
+
 fn read_u32(bytes: &[u8]) -> u32 {
     bytes.try_into().map_or(0, u32::from_ne_bytes)
 }
 
-/// Which destinations are ours: `frontends4`.
+/// Which destinations are ours: `frontends4` and `frontends6`.
 #[derive(Debug)]
-pub struct Frontends(pub(crate) NamedMap);
+pub struct Frontends(pub(crate) BothFamilies);
 
 impl Frontends {
     /// Adds a frontend or changes what it is.
     pub fn upsert(&self, key: &FrontendKey, value: FrontendUse) -> Result<(), Error> {
-        self.0.upsert(&frontend_bytes(key), &value.flags().to_ne_bytes())
+        self.0.of(key.address).upsert(&frontend_bytes(key), &value.flags().to_ne_bytes())
     }
 
     pub fn remove(&self, key: &FrontendKey) -> Result<(), Error> {
-        self.0.remove(&frontend_bytes(key))
+        self.0.of(key.address).remove(&frontend_bytes(key))
     }
 
     /// All frontends: the next start compares them with what should be there.
@@ -126,25 +143,32 @@ impl Frontends {
     }
 }
 
-/// `struct frontend4`.
-fn frontend_bytes(key: &FrontendKey) -> [u8; 8] {
-    let (a, p) = (key.address.octets(), key.port.to_be_bytes());
-    [a[0], a[1], a[2], a[3], p[0], p[1], key.protocol, 0]
+/// `struct frontend4` or `struct frontend6`.
+fn frontend_bytes(key: &FrontendKey) -> Vec<u8> {
+    [&address_bytes(key.address)[..], &key.port.to_be_bytes(), &[key.protocol, 0]].concat()
 }
 
 fn frontend_of(bytes: &[u8]) -> Option<FrontendKey> {
-    let &[a, b, c, d, hi, lo, protocol, _] = bytes else { return None };
-    Some(FrontendKey { address: Ipv4Addr::new(a, b, c, d), port: u16::from_be_bytes([hi, lo]), protocol })
+    let (address, &[hi, lo, protocol, _]) = bytes.split_last_chunk()?;
+    Some(FrontendKey { address: address_of(address)?, port: u16::from_be_bytes([hi, lo]), protocol })
 }
 
-fn address_of(bytes: &[u8]) -> Option<Ipv4Addr> {
-    Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?))
+fn address_bytes(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().into(),
+        IpAddr::V6(v6) => v6.octets().into(),
+    }
 }
 
-/// What an address is to us beside its frontends: a value of `addresses4`.
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+/// What an address is to us beside its frontends: a value of `addresses4` and `addresses6`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AddressUse {
-    /// Answer ARP for it.
+    /// Answer ARP or neighbor solicitations for it.
     pub announced: bool,
     /// Every port of it is ours: a worker refuses what no frontend takes.
     pub closed: bool,
@@ -156,21 +180,21 @@ pub struct AddressUse {
     pub snat_ports: Option<(u16, u16)>,
 }
 
-/// Addresses that are ours as such: `addresses4`.
+/// Addresses that are ours as such: `addresses4` and `addresses6`.
 #[derive(Debug)]
-pub struct Addresses(pub(crate) NamedMap);
+pub struct Addresses(pub(crate) BothFamilies);
 
 impl Addresses {
     /// Adds an address or changes what it is.
-    pub fn upsert(&self, address: Ipv4Addr, value: AddressUse) -> Result<(), Error> {
-        self.0.upsert(&address.octets(), &value.to_bytes())
+    pub fn upsert(&self, address: IpAddr, value: AddressUse) -> Result<(), Error> {
+        self.0.of(address).upsert(&address_bytes(address), &value.to_bytes())
     }
 
-    pub fn remove(&self, address: Ipv4Addr) -> Result<(), Error> {
-        self.0.remove(&address.octets())
+    pub fn remove(&self, address: IpAddr) -> Result<(), Error> {
+        self.0.of(address).remove(&address_bytes(address))
     }
 
-    pub fn entries(&self) -> Result<Vec<(Ipv4Addr, AddressUse)>, Error> {
+    pub fn entries(&self) -> Result<Vec<(IpAddr, AddressUse)>, Error> {
         Ok(self.0.entries()?.iter().filter_map(|(key, value)| Some((address_of(key)?, AddressUse::from_bytes(value)?))).collect())
     }
 }
@@ -182,7 +206,7 @@ impl AddressUse {
     const SNAT: u32 = 8;
     const PING: u32 = 16;
 
-    /// `struct address4`.
+    /// `struct address`.
     fn to_bytes(self) -> [u8; 8] {
         let flag = |is_set, flag| if is_set { flag } else { 0 };
         let flags = flag(self.announced, Self::ANNOUNCED) | flag(self.closed, Self::CLOSED) | flag(self.vip, Self::VIP);

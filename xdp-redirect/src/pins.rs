@@ -23,30 +23,29 @@ pub enum MapFate {
     },
 }
 
-/// `struct node_meta`: how the pinned flow table was made.
+/// `struct node_meta`: how the pinned flow tables were made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NodeMeta {
     pub(crate) layout_version: u32,
-    pub(crate) bucket_bits: u32,
+    pub(crate) bucket_bits4: u32,
+    pub(crate) bucket_bits6: u32,
     pub(crate) seed: u64,
 }
 
 impl NodeMeta {
+    /// Of another layout, of which this may be shorter, only the version means something.
     fn from_bytes(bytes: &[u8]) -> Option<NodeMeta> {
-        let (version, rest) = bytes.split_first_chunk::<4>()?;
-        let (bits, rest) = rest.split_first_chunk::<4>()?;
-        Some(NodeMeta {
-            layout_version: u32::from_ne_bytes(*version),
-            bucket_bits: u32::from_ne_bytes(*bits),
-            seed: u64::from_ne_bytes(rest.try_into().ok()?),
-        })
+        let word = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+        let seed = bytes.get(16..24).and_then(|seed| seed.try_into().ok()).map(u64::from_ne_bytes);
+        Some(NodeMeta { layout_version: word(0)?, bucket_bits4: word(4)?, bucket_bits6: word(8)?, seed: seed.unwrap_or_default() })
     }
 
-    pub(crate) fn to_bytes(self) -> [u8; 16] {
-        let mut bytes = [0; 16];
+    pub(crate) fn to_bytes(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
         bytes[..4].copy_from_slice(&self.layout_version.to_ne_bytes());
-        bytes[4..8].copy_from_slice(&self.bucket_bits.to_ne_bytes());
-        bytes[8..].copy_from_slice(&self.seed.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&self.bucket_bits4.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&self.bucket_bits6.to_ne_bytes());
+        bytes[16..].copy_from_slice(&self.seed.to_ne_bytes());
         bytes
     }
 

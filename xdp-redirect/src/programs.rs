@@ -2,19 +2,21 @@
 
 use std::fs;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapHandle, OpenObject, PrintCallback, PrintLevel, set_print};
 use ringway_engine::affinity::AffinitySlot;
+use ringway_engine::family::{Family, V4, V6};
 use ringway_engine::flow::FlowSlot;
-use ringway_engine::tables::{NODE_PORT_ALIAS, VIP_ALIAS};
+use ringway_engine::tables::{NODE_PORT_ALIAS, NODE_PORT_ALIAS6, VIP_ALIAS, VIP_ALIAS6};
 
 use crate::cgroup;
-use crate::maps::NamedMap;
+use crate::maps::{BothFamilies, NamedMap};
 use crate::pins::{self, MapFate, NodeMeta};
+use crate::program::ProgramFds;
 use crate::skel::{RingwaySkel, RingwaySkelBuilder};
 use crate::{Addresses, Counters, DeviceMacs, Error, Frontends, Uplinks, XskMap, flows};
 
@@ -23,8 +25,10 @@ use crate::{Addresses, Counters, DeviceMacs, Error, Frontends, Uplinks, XskMap, 
 pub struct LoadOptions {
     /// A folder on a bpffs, see [`crate::bpffs::ensure`]. Maps are pinned below `map`, links below `link`.
     pub pin_dir: PathBuf,
-    /// Slots of the flow table, [`ringway_engine::flow::FlowTable::slots_for`]: a power of two.
+    /// Slots of the flow table of IPv4, [`ringway_engine::flow::slots_for`]: a power of two.
     pub flow_slots: usize,
+    /// Slots of that of IPv6, likewise. One is twice as large.
+    pub flow6_slots: usize,
     /// Slots of the affinity table, [`ringway_engine::affinity::AffinityTable::slots_for`].
     pub affinity_slots: usize,
     /// The host's side of the hostlink.
@@ -43,9 +47,9 @@ pub struct LoadReport {
 }
 
 impl LoadReport {
-    /// True if the flows of an earlier process are there.
+    /// True if the flows of an earlier process are there, of both families.
     pub fn kept_flows(&self) -> bool {
-        self.maps.iter().any(|(name, fate)| *name == "flows4" && *fate == MapFate::Reused)
+        self.maps.iter().filter(|(name, _)| name.starts_with("flows")).all(|(_, fate)| *fate == MapFate::Reused)
     }
 }
 
@@ -64,28 +68,10 @@ pub struct Programs {
     pub counters: Arc<Counters>,
     pub(crate) fds: ProgramFds,
     pub(crate) pin_dir: PathBuf,
-    slots: &'static [FlowSlot],
+    slots: &'static [FlowSlot<V4>],
+    slots6: &'static [FlowSlot<V6>],
     affinity: &'static [AffinitySlot],
     seed: u64,
-}
-
-/// The programs by name.
-#[derive(Debug)]
-pub(crate) struct ProgramFds {
-    pub(crate) uplink: OwnedFd,
-    pub(crate) hostlink: OwnedFd,
-    pub(crate) edge_pod_in: OwnedFd,
-    pub(crate) edge_pod_out: OwnedFd,
-    pub(crate) edge_uplink_in: OwnedFd,
-    pub(crate) edge_uplink_out: OwnedFd,
-    pub(crate) edge_overlay_in: OwnedFd,
-    pub(crate) edge_tunnel_in: OwnedFd,
-    pub(crate) edge_node_out: OwnedFd,
-    pub(crate) deliver: OwnedFd,
-    pub(crate) node_connect4: OwnedFd,
-    pub(crate) node_sendmsg4: OwnedFd,
-    pub(crate) node_recvmsg4: OwnedFd,
-    pub(crate) node_getpeername4: OwnedFd,
 }
 
 impl Programs {
@@ -94,7 +80,8 @@ impl Programs {
     /// # Errors
     /// [`Error::Load`] with the verifier's log, [`Error::Pin`] if `pin_dir` is on no bpffs, [`Error::Argument`].
     pub fn load(options: LoadOptions) -> Result<(Programs, LoadReport), Error> {
-        let bucket_bits = pins::bucket_bits_of(options.flow_slots)?;
+        let bucket_bits4 = pins::bucket_bits_of(options.flow_slots)?;
+        let bucket_bits6 = pins::bucket_bits_of(options.flow6_slots)?;
         if !(1..=256).contains(&options.workers) {
             return Err(Error::Argument { what: "the number of workers", value: options.workers.into(), allowed: "1 to 256" });
         }
@@ -110,35 +97,35 @@ impl Programs {
             open.maps.rodata_data.as_deref_mut().ok_or(Error::Argument { what: "the object's rodata", value: 0, allowed: "present" })?;
         let layout_version = rodata.layout_version;
         let names = rodata.counter_names.iter().map(|name| c_string(name)).collect();
-        let (meta, stale) = node_meta(&dir, layout_version, bucket_bits)?;
+        let (meta, stale) = node_meta(&dir, layout_version, [bucket_bits4, bucket_bits6])?;
         rodata.seed = meta.seed;
-        rodata.bucket_bits = bucket_bits;
+        rodata.bucket_bits4 = bucket_bits4;
+        rodata.bucket_bits6 = bucket_bits6;
         rodata.rw1_ifindex = options.rw1_ifindex;
         rodata.workers = options.workers;
         rodata.generic_uplinks = options.generic_uplinks.into();
         rodata.netns_cookie = cgroup::netns_cookie().map_err(Error::NetnsCookie)?;
-        rodata.node_port_alias = u32::from_ne_bytes(NODE_PORT_ALIAS.octets());
-        rodata.vip_alias = u32::from_ne_bytes(VIP_ALIAS.octets());
-        open.maps.flows4.set_max_entries(1 << bucket_bits).map_err(|source| Error::Map { action: "sizing", map: "flows4", source })?;
-
+        rodata.node_port_alias4 = V4::from_ip(NODE_PORT_ALIAS);
+        rodata.vip_alias4 = V4::from_ip(VIP_ALIAS);
+        rodata.node_port_alias6.word = V6::from_ip(NODE_PORT_ALIAS6);
+        rodata.vip_alias6.word = V6::from_ip(VIP_ALIAS6);
         let affinity_slots = u32::try_from(options.affinity_slots).unwrap_or(u32::MAX);
-        open.maps.affinity4.set_max_entries(affinity_slots).map_err(|source| Error::Map { action: "sizing", map: "affinity4", source })?;
-
         let maps = &mut open.maps;
+        for (map, name, entries) in [
+            (&mut maps.flows4, "flows4", 1 << bucket_bits4),
+            (&mut maps.flows6, "flows6", 1 << bucket_bits6),
+            (&mut maps.affinity, "affinity", affinity_slots),
+        ] {
+            map.set_max_entries(entries).map_err(|source| Error::Map { action: "sizing", map: name, source })?;
+        }
         let stale = stale.as_deref();
-        let fates = [
-            ("flows4", pins::take_over(&mut maps.flows4, "flows4", &dir.join("flows4"), stale)?),
-            ("affinity4", pins::take_over(&mut maps.affinity4, "affinity4", &dir.join("affinity4"), stale)?),
-            ("frontends4", pins::take_over(&mut maps.frontends4, "frontends4", &dir.join("frontends4"), stale)?),
-            ("addresses4", pins::take_over(&mut maps.addresses4, "addresses4", &dir.join("addresses4"), stale)?),
-            ("uplinks", pins::take_over(&mut maps.uplinks, "uplinks", &dir.join("uplinks"), stale)?),
-            ("device_macs", pins::take_over(&mut maps.device_macs, "device_macs", &dir.join("device_macs"), stale)?),
-            ("xsks_uplinks", pins::take_over(&mut maps.xsks_uplinks, "xsks_uplinks", &dir.join("xsks_uplinks"), stale)?),
-            ("xsks_hostlink", pins::take_over(&mut maps.xsks_hostlink, "xsks_hostlink", &dir.join("xsks_hostlink"), stale)?),
-            ("node_peers4", pins::take_over(&mut maps.node_peers4, "node_peers4", &dir.join("node_peers4"), stale)?),
-            ("counters", pins::take_over(&mut maps.counters, "counters", &dir.join("counters"), stale)?),
-            ("node_meta", pins::take_over(&mut maps.node_meta, "node_meta", &dir.join("node_meta"), stale)?),
-        ];
+        macro_rules! take_over {
+            ($($map:ident)*) => {
+                [$((stringify!($map), pins::take_over(&mut maps.$map, stringify!($map), &dir.join(stringify!($map)), stale)?)),*]
+            };
+        }
+        let fates = take_over!(flows4 flows6 affinity frontends4 frontends6 addresses4 addresses6 uplinks device_macs xsks_uplinks
+            xsks_hostlink node_peers4 node_peers6 counters node_meta);
 
         let skel = open.load().map_err(|source| log.error("verifying", source))?;
         drop(log);
@@ -161,51 +148,40 @@ impl Programs {
             pins::pin_new(&handle, fate, &dir.join(name))?;
             Ok(NamedMap { handle, name })
         };
-        let fd = |prog: BorrowedFd<'_>, program: &'static str| {
-            prog.try_clone_to_owned().map_err(|source| Error::Attach { program, ifindex: 0, source })
-        };
         let maps = &skel.maps;
         // First the seed, then the table that needs it: a crash between them must not leave a table without.
         named(&maps.node_meta, "node_meta")?.upsert(&0u32.to_ne_bytes(), &meta.to_bytes())?;
         let flows4 = named(&maps.flows4, "flows4")?;
-        let affinity4 = named(&maps.affinity4, "affinity4")?;
-        // Only the programs use it; it is pinned for the next start.
+        let flows6 = named(&maps.flows6, "flows6")?;
+        let affinity = named(&maps.affinity, "affinity")?;
+        // Only the programs use them; they are pinned for the next start.
         named(&maps.node_peers4, "node_peers4")?;
-        let progs = &skel.progs;
+        named(&maps.node_peers6, "node_peers6")?;
         Ok(Programs {
-            frontends: Frontends(named(&maps.frontends4, "frontends4")?),
-            addresses: Addresses(named(&maps.addresses4, "addresses4")?),
+            frontends: Frontends(BothFamilies { v4: named(&maps.frontends4, "frontends4")?, v6: named(&maps.frontends6, "frontends6")? }),
+            addresses: Addresses(BothFamilies { v4: named(&maps.addresses4, "addresses4")?, v6: named(&maps.addresses6, "addresses6")? }),
             uplinks: Uplinks(named(&maps.uplinks, "uplinks")?),
             device_macs: DeviceMacs(named(&maps.device_macs, "device_macs")?),
             xsks_uplinks: XskMap(named(&maps.xsks_uplinks, "xsks_uplinks")?),
             xsks_hostlink: XskMap(named(&maps.xsks_hostlink, "xsks_hostlink")?),
             counters: Arc::new(Counters { map: named(&maps.counters, "counters")?, names: counter_names }),
-            fds: ProgramFds {
-                uplink: fd(progs.uplink.as_fd(), "uplink")?,
-                hostlink: fd(progs.hostlink.as_fd(), "hostlink")?,
-                edge_pod_in: fd(progs.edge_pod_in.as_fd(), "edge_pod_in")?,
-                edge_pod_out: fd(progs.edge_pod_out.as_fd(), "edge_pod_out")?,
-                edge_uplink_in: fd(progs.edge_uplink_in.as_fd(), "edge_uplink_in")?,
-                edge_uplink_out: fd(progs.edge_uplink_out.as_fd(), "edge_uplink_out")?,
-                edge_overlay_in: fd(progs.edge_overlay_in.as_fd(), "edge_overlay_in")?,
-                edge_tunnel_in: fd(progs.edge_tunnel_in.as_fd(), "edge_tunnel_in")?,
-                edge_node_out: fd(progs.edge_node_out.as_fd(), "edge_node_out")?,
-                deliver: fd(progs.deliver.as_fd(), "deliver")?,
-                node_connect4: fd(progs.node_connect4.as_fd(), "node_connect4")?,
-                node_sendmsg4: fd(progs.node_sendmsg4.as_fd(), "node_sendmsg4")?,
-                node_recvmsg4: fd(progs.node_recvmsg4.as_fd(), "node_recvmsg4")?,
-                node_getpeername4: fd(progs.node_getpeername4.as_fd(), "node_getpeername4")?,
-            },
+            fds: ProgramFds::of(skel.object())?,
             pin_dir: options.pin_dir.clone(),
-            slots: flows::map_slots(flows4.handle.as_fd(), meta.bucket_bits)?,
-            affinity: flows::map_affinity(affinity4.handle.as_fd(), options.affinity_slots)?,
+            slots: flows::map_slots(flows4.handle.as_fd(), meta.bucket_bits4)?,
+            slots6: flows::map_slots(flows6.handle.as_fd(), meta.bucket_bits6)?,
+            affinity: flows::map_affinity(affinity.handle.as_fd(), options.affinity_slots)?,
             seed: meta.seed,
         })
     }
 
-    /// The flow table's slots: shared memory with the BPF programs. Lives as long as the process.
-    pub fn flow_slots(&self) -> &'static [FlowSlot] {
+    /// The slots of the flow table of IPv4: shared memory with the BPF programs. Lives as long as the process.
+    pub fn flow_slots(&self) -> &'static [FlowSlot<V4>] {
         self.slots
+    }
+
+    /// Those of IPv6.
+    pub fn flow6_slots(&self) -> &'static [FlowSlot<V6>] {
+        self.slots6
     }
 
     /// The affinity table's slots, likewise, though no program reads them.
@@ -213,7 +189,7 @@ impl Programs {
         self.affinity
     }
 
-    /// The seed of the flow table's hash: random when the table was first made, then kept with it.
+    /// The seed of the flow tables' hashes: random when they were first made, then kept with them.
     pub fn seed(&self) -> u64 {
         self.seed
     }
@@ -224,20 +200,19 @@ impl Programs {
 }
 
 /// The pinned meta if the pinned maps may be used; else a new one and, if there was an old one, why it does not fit.
-fn node_meta(dir: &Path, layout_version: u32, bucket_bits: u32) -> Result<(NodeMeta, Option<String>), Error> {
+fn node_meta(dir: &Path, layout_version: u32, [bucket_bits4, bucket_bits6]: [u32; 2]) -> Result<(NodeMeta, Option<String>), Error> {
     let path = dir.join("node_meta");
     let stale = match NodeMeta::read_pinned(&path) {
-        Some(found) if found.layout_version == layout_version && found.bucket_bits == bucket_bits => return Ok((found, None)),
         Some(found) if found.layout_version != layout_version => {
             Some(format!("its layout is version {}, ours is {layout_version}", found.layout_version))
         }
-        // Only the flow table depends on it, and its max_entries will differ.
-        Some(found) => return Ok((NodeMeta { bucket_bits, ..found }, None)),
+        // Only the flow tables depend on the bits, and their max_entries will differ.
+        Some(found) => return Ok((NodeMeta { bucket_bits4, bucket_bits6, ..found }, None)),
         None if dir.join("flows4").exists() => Some("the seed of its flow table is lost".to_string()),
         None => None,
     };
     let seed = pins::random_seed().map_err(|source| Error::Pin { action: "choosing a seed for", path, source })?;
-    Ok((NodeMeta { layout_version, bucket_bits, seed }, stale))
+    Ok((NodeMeta { layout_version, bucket_bits4, bucket_bits6, seed }, stale))
 }
 
 fn c_string(bytes: &[i8]) -> String {

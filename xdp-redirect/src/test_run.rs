@@ -2,7 +2,7 @@
 //! Nothing leaves the machine; counters and flow entries change as with a real packet.
 
 use std::mem;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::slice;
 
 use libbpf_sys as sys;
@@ -79,7 +79,7 @@ impl Programs {
         // Without a context it is the loopback device, which does not run XDP otherwise.
         let ctx_in = if ifindex <= 1 { &[] } else { bytes_of(&ctx) };
         let run = TestRun { data: frame, out: &mut out, ctx_in, ctx_out: &mut [], repeat };
-        let result = syscall::test_run(self.fds.uplink.as_fd(), run).map_err(|source| Error::TestRun {
+        let result = syscall::test_run(self.fds.get(ProgramName::Uplink), run).map_err(|source| Error::TestRun {
             program: "uplink",
             bytes: frame.len(),
             source,
@@ -128,24 +128,10 @@ impl Programs {
     }
 
     fn tc_program(&self, program: ProgramName) -> Result<BorrowedFd<'_>, Error> {
-        Ok(match program {
-            ProgramName::EdgePodIn => self.fds.edge_pod_in.as_fd(),
-            ProgramName::EdgePodOut => self.fds.edge_pod_out.as_fd(),
-            ProgramName::EdgeUplinkIn => self.fds.edge_uplink_in.as_fd(),
-            ProgramName::EdgeUplinkOut => self.fds.edge_uplink_out.as_fd(),
-            ProgramName::EdgeOverlayIn => self.fds.edge_overlay_in.as_fd(),
-            ProgramName::EdgeTunnelIn => self.fds.edge_tunnel_in.as_fd(),
-            ProgramName::EdgeNodeOut => self.fds.edge_node_out.as_fd(),
-            ProgramName::Deliver => self.fds.deliver.as_fd(),
-            ProgramName::Uplink
-            | ProgramName::Hostlink
-            | ProgramName::NodeConnect4
-            | ProgramName::NodeSendmsg4
-            | ProgramName::NodeRecvmsg4
-            | ProgramName::NodeGetpeername4 => {
-                return Err(Error::Argument { what: "a program of another hook", value: program as u64, allowed: "a tc program" });
-            }
-        })
+        match program.attach_point().0 {
+            sys::BPF_TCX_INGRESS | sys::BPF_TCX_EGRESS => Ok(self.fds.get(program)),
+            _ => Err(Error::Argument { what: "a program of another hook", value: program as u64, allowed: "a tc program" }),
+        }
     }
 }
 

@@ -7,6 +7,9 @@ typedef struct ipv6hdr header6;
 #define ETHERTYPE6 ETH_P_IPV6
 #define ADDRESSES6 offsetof(struct ipv6hdr, saddr)
 #define ICMP6 IPPROTO_ICMPV6
+/* Word by word: of a whole that is copied clang forgets that it is volatile, and takes it for 0. */
+#define NODE_PORT_ALIAS6 ((ip6){{node_port_alias6.word[0], node_port_alias6.word[1]}})
+#define VIP_ALIAS6 ((ip6){{vip_alias6.word[0], vip_alias6.word[1]}})
 #define HEADERS_BYTES_MAX6 (sizeof(struct ipv6hdr) + sizeof(struct tcphdr))
 
 static __always_inline _Bool same6(ip6 a, ip6 b)
@@ -174,7 +177,7 @@ struct solicitation {
 	struct ipv6hdr ip;
 	struct icmp_header icmp;
 	ip6 target;
-} WITHOUT_GAPS;
+};
 
 /* A message of neighbor discovery: all but solicitations are the kernel's, whatever their address. */
 static __always_inline _Bool is_ndp(const struct ipv6hdr *ip, const void *end)

@@ -1,5 +1,6 @@
 //! `deliver`: orders in, packets where they belong.
 
+use ringway_engine::family::V4;
 use ringway_engine::order::{Order, is_echo, order_mac};
 use xdp_redirect::{LoadOptions, ProgramName, Programs, SkbContext, TcAction};
 
@@ -12,7 +13,7 @@ const DEVICE_MAC: [u8; 6] = [2, 9, 9, 9, 9, 9];
 const MARK: u32 = 0x5257_0001;
 
 fn ordered(destination: [u8; 6]) -> Vec<u8> {
-    let mut frame = tcp(end("198.51.100.7", 5000), end("203.0.113.10", 80), ACK);
+    let mut frame = tcp(end::<V4>("198.51.100.7", 5000), end::<V4>("203.0.113.10", 80), ACK);
     frame[..6].copy_from_slice(&destination);
     frame
 }

@@ -1,21 +1,24 @@
 //! What `edge` does to packets: rewrites with every checksum recomputed in full, upcalls, the loop guard.
 
-use std::net::Ipv4Addr;
-
 use ringway_engine::flow::{FlowKey, FlowOp, FlowTable, Hook, Rewrite, SEEN_ACK, SEEN_ANY, TICK_SHIFT};
 use ringway_engine::order::{Upcall, upcall_mac};
 use ringway_engine::tables::FrontendKey;
 use std::sync::atomic::Ordering;
 use xdp_redirect::{AddressUse, FrontendUse, ProgramName, Programs, SkbContext, SkbResult, TcAction};
 
-use crate::packet::{self, ACK, CLIENT_MAC, FIN, NODE_MAC, SYN, Seen, read, tcp, udp};
-use crate::scratch::{End, FLOWS_MAX, NOW, Scratch, end, one_way, table_of, to};
+use crate::packet::{self, ACK, CLIENT_MAC, FIN, NODE_MAC, SYN, Seen, read, tcp, udp, udp_check};
+use crate::scratch::{Addresses, End, FLOWS_MAX, NOW, Scratch, end, for_both_families, ip, one_way, table_of, to};
 
 const LOOPBACK: u32 = 1;
 const MARK: u32 = 0x5257_0001;
 /// All of its ports are ours.
-const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+fn cluster_ip<F: Addresses>() -> F::Ip {
+    ip::<F>("10.96.0.10")
+}
+
+fn vip<F: Addresses>() -> F::Ip {
+    ip::<F>("203.0.113.10")
+}
 
 fn run(programs: &Programs, program: ProgramName, frame: &[u8], mark: u32) -> SkbResult {
     programs.test_run_tc(program, frame, SkbContext { mark, ..SkbContext::default() }).expect("a test run")
@@ -25,50 +28,49 @@ fn count(programs: &Programs, name: &str) -> u64 {
     programs.counters.get(name).expect("counters").expect("a counter of this name")
 }
 
-fn pod_key(src: End, dst: End, protocol: u8) -> FlowKey {
+fn pod_key<F: Addresses>(src: End<F>, dst: End<F>, protocol: u8) -> FlowKey<F> {
     FlowKey::new(src, dst, LOOPBACK, Hook::PodIn, protocol)
 }
 
-#[test]
-fn a_hit_rewrites_addresses_ports_and_checksums() {
+fn a_hit_rewrites_addresses_ports_and_checksums<F: Addresses>() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
-    let table = table_of(&programs);
-    let (pod, backend) = (end("10.1.0.4", 40000), end("10.1.200.77", 8080));
+    let table = table_of::<F>(&programs);
+    let (pod, backend) = (end::<F>("10.1.0.4", 40000), end::<F>("10.1.200.77", 8080));
     for protocol in [6, 17] {
-        table.insert(0, &one_way(pod_key(pod, (VIP, 80), protocol), to(pod, backend, FlowOp::Pass)), NOW).expect("room");
+        table.insert(0, &one_way(pod_key(pod, (vip::<F>(), 80), protocol), to(pod, backend, FlowOp::Pass)), NOW).expect("room");
     }
-    let mut no_checksum = udp(pod, (VIP, 80));
-    no_checksum[14 + 20 + 6..][..2].fill(0);
     for (what, frame) in [
-        ("TCP", tcp(pod, (VIP, 80), ACK)),
-        ("UDP", udp(pod, (VIP, 80))),
-        ("UDP without a checksum", no_checksum.clone()),
-        ("IP options", packet::with_ip_options(&tcp(pod, (VIP, 80), ACK), &[1; 8])),
-        ("the most IP options", packet::with_ip_options(&udp(pod, (VIP, 80)), &[1; 40])),
+        ("TCP", tcp(pod, (vip::<F>(), 80), ACK)),
+        ("UDP", udp(pod, (vip::<F>(), 80))),
+        ("IP options", packet::with_ip_options(&tcp(pod, (vip::<F>(), 80), ACK), &[1; 8])),
+        ("the most IP options", packet::with_ip_options(&udp(pod, (vip::<F>(), 80)), &[1; 40])),
     ] {
         let result = run(&programs, ProgramName::EdgePodIn, &frame, 0);
         assert_eq!(result.action, TcAction::Next, "{what}");
-        assert_eq!(read(&result.frame), Seen { src: pod, dst: backend, ttl: 64 }, "{what}");
+        assert_eq!(read::<F>(&result.frame), Seen { src: pod, dst: backend, ttl: 64 }, "{what}");
         assert_eq!(result.frame.len(), frame.len(), "{what}");
         assert_eq!(result.frame[..12], frame[..12], "{what}: MAC addresses stay");
     }
+    assert_eq!(count(&programs, "pod_in_hit"), 4);
+    // In IPv6 a checksum of 0 is none, which is not allowed.
+    let mut no_checksum = udp(pod, (vip::<F>(), 80));
+    no_checksum[udp_check::<F>()..][..2].fill(0);
     let result = run(&programs, ProgramName::EdgePodIn, &no_checksum, 0);
-    assert_eq!(result.frame[14 + 20 + 6..][..2], [0, 0], "no checksum stays none");
-    assert_eq!(count(&programs, "pod_in_hit"), 6);
+    assert_eq!(result.frame[udp_check::<F>()..][..2], [0, 0], "no checksum stays none");
+    assert_eq!(result.frame == no_checksum, F::IS_V6);
 }
 
 /// Every tuple is found in bucket one, bucket two or an overflow bucket of the table that user space filled, and every difference is right.
-#[test]
-fn many_random_flows_are_found_and_rewritten() {
+fn many_random_flows_are_found_and_rewritten<F: Addresses>() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
     // Far above the limit that so many slots are for, so that many entries overflow.
-    let table = FlowTable::over(programs.flow_slots(), 2 * FLOWS_MAX, 1, programs.seed(), NOW).0;
+    let table = FlowTable::<F>::over(F::slots(&programs), 2 * FLOWS_MAX, 1, programs.seed(), NOW).0;
     let mut state = 42u64;
     let mut random_end = || {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (Ipv4Addr::from((state >> 32) as u32), (state >> 16) as u16)
+        (F::ip(((state >> 32) as u32).into()), (state >> 16) as u16)
     };
     for i in 0..1500 {
         let (src, dst, new_src, new_dst) = (random_end(), random_end(), random_end(), random_end());
@@ -77,37 +79,35 @@ fn many_random_flows_are_found_and_rewritten() {
         table.insert(0, &flow, NOW).expect("room, in an overflow bucket if need be");
         let frame = if protocol == 6 { tcp(src, dst, ACK) } else { udp(src, dst) };
         let result = run(&programs, ProgramName::EdgeUplinkIn, &frame, 0);
-        let seen = read(&result.frame);
+        let seen = read::<F>(&result.frame);
         assert_eq!((seen.src, seen.dst), (new_src, new_dst), "flow {i}");
     }
 }
 
 /// A UDP checksum that becomes 0 is written as 0xffff: 0 would say that there is none.
-#[test]
-fn a_udp_checksum_is_never_rewritten_to_none() {
+fn a_udp_checksum_is_never_rewritten_to_none<F: Addresses>() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
-    let table = table_of(&programs);
-    let pod = end("10.1.0.4", 40000);
+    let table = table_of::<F>(&programs);
+    let pod = end::<F>("10.1.0.4", 40000);
     // Ports are summed too: find the one for which the sum comes out as all ones.
     let backend =
-        (1..=65535).map(|port| (Ipv4Addr::new(10, 1, 200, 77), port)).find(|&dst| udp(pod, dst)[14 + 20 + 6..][..2] == [0xff, 0xff]);
+        (1..=65535).map(|port| (ip::<F>("10.1.200.77"), port)).find(|&dst| udp(pod, dst)[udp_check::<F>()..][..2] == [0xff, 0xff]);
     let backend = backend.expect("one port in 65535");
-    table.insert(0, &one_way(pod_key(pod, (VIP, 80), 17), to(pod, backend, FlowOp::Pass)), NOW).expect("room");
-    let result = run(&programs, ProgramName::EdgePodIn, &udp(pod, (VIP, 80)), 0);
-    assert_eq!(result.frame[14 + 20 + 6..][..2], [0xff, 0xff]);
+    table.insert(0, &one_way(pod_key(pod, (vip::<F>(), 80), 17), to(pod, backend, FlowOp::Pass)), NOW).expect("room");
+    let result = run(&programs, ProgramName::EdgePodIn, &udp(pod, (vip::<F>(), 80)), 0);
+    assert_eq!(result.frame[udp_check::<F>()..][..2], [0xff, 0xff]);
 }
 
-#[test]
-fn a_hit_tells_the_workers_that_the_flow_lives() {
+fn a_hit_tells_the_workers_that_the_flow_lives<F: Addresses>() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
-    let table = table_of(&programs);
-    let (pod, backend) = (end("10.1.0.4", 40000), end("10.1.0.5", 8080));
-    let slot = table.insert(0, &one_way(pod_key(pod, (VIP, 80), 6), to(pod, backend, FlowOp::Pass)), NOW).expect("room");
+    let table = table_of::<F>(&programs);
+    let (pod, backend) = (end::<F>("10.1.0.4", 40000), end::<F>("10.1.0.5", 8080));
+    let slot = table.insert(0, &one_way(pod_key(pod, (vip::<F>(), 80), 6), to(pod, backend, FlowOp::Pass)), NOW).expect("room");
     let now = (monotonic_ns() >> TICK_SHIFT) as u32;
     table.slot(slot).last.store(now.wrapping_sub(100), Ordering::Relaxed);
-    run(&programs, ProgramName::EdgePodIn, &tcp(pod, (VIP, 80), ACK), 0);
+    run(&programs, ProgramName::EdgePodIn, &tcp(pod, (vip::<F>(), 80), ACK), 0);
     let entry = table.slot(slot);
     assert_eq!(entry.seen.load(Ordering::Relaxed), SEEN_ANY | SEEN_ACK);
     // The coarse clock that the program reads may be a few milliseconds, and so one tick, behind.
@@ -115,7 +115,7 @@ fn a_hit_tells_the_workers_that_the_flow_lives() {
     assert!((last.wrapping_sub(now) as i32) >= -1, "last = {last} at {now}");
 
     entry.last.store(now.wrapping_sub(10), Ordering::Relaxed);
-    run(&programs, ProgramName::EdgePodIn, &tcp(pod, (VIP, 80), FIN | ACK), 0);
+    run(&programs, ProgramName::EdgePodIn, &tcp(pod, (vip::<F>(), 80), FIN | ACK), 0);
     assert_eq!(entry.last.load(Ordering::Relaxed), now.wrapping_sub(10), "written at most once a second");
     assert_eq!(entry.seen.load(Ordering::Relaxed), SEEN_ANY | SEEN_ACK | u32::from(FIN));
 }
@@ -128,12 +128,14 @@ fn monotonic_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-#[test]
-fn the_first_packet_of_a_pod_to_a_frontend_is_an_upcall() {
+fn the_first_packet_of_a_pod_to_a_frontend_is_an_upcall<F: Addresses>() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
-    programs.frontends.upsert(&FrontendKey { address: VIP, port: 80, protocol: 6 }, FrontendUse::default()).expect("a frontend");
-    let frame = tcp(end("10.1.0.4", 40000), (VIP, 80), SYN);
+    programs
+        .frontends
+        .upsert(&FrontendKey { address: vip::<F>().into(), port: 80, protocol: 6 }, FrontendUse::default())
+        .expect("a frontend");
+    let frame = tcp(end::<F>("10.1.0.4", 40000), (vip::<F>(), 80), SYN);
     let result = run(&programs, ProgramName::EdgePodIn, &frame, 0);
     assert_eq!(result.action, TcAction::Redirect);
     assert_eq!(result.frame[..6], upcall_mac(Upcall { hook: Hook::PodIn, ifindex: LOOPBACK }));
@@ -144,9 +146,10 @@ fn the_first_packet_of_a_pod_to_a_frontend_is_an_upcall() {
     assert_eq!(returned.frame, frame);
     assert_eq!(count(&programs, "pod_in_loop_guard"), 1);
 
-    for (what, frame) in
-        [("another port", tcp(end("10.1.0.4", 40000), (VIP, 81), SYN)), ("another protocol", udp(end("10.1.0.4", 40000), (VIP, 80)))]
-    {
+    for (what, frame) in [
+        ("another port", tcp(end::<F>("10.1.0.4", 40000), (vip::<F>(), 81), SYN)),
+        ("another protocol", udp(end::<F>("10.1.0.4", 40000), (vip::<F>(), 80))),
+    ] {
         let result = run(&programs, ProgramName::EdgePodIn, &frame, 0);
         assert_eq!((result.action, result.frame), (TcAction::Next, frame), "{what}");
     }
@@ -155,58 +158,54 @@ fn the_first_packet_of_a_pod_to_a_frontend_is_an_upcall() {
     }
 }
 
-#[test]
-fn a_packet_that_came_back_from_a_worker_is_translated() {
+fn a_packet_that_came_back_from_a_worker_is_translated<F: Addresses>() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
-    let (client, backend) = (end("198.51.100.7", 5000), end("10.1.0.5", 8080));
-    let key = FlowKey::new(client, (VIP, 80), 0, Hook::UplinkIn, 6);
-    table_of(&programs).insert(0, &one_way(key, to(client, backend, FlowOp::Pass)), NOW).expect("room");
-    let result = run(&programs, ProgramName::EdgeUplinkIn, &tcp(client, (VIP, 80), SYN), MARK);
-    assert_eq!((result.action, result.mark, read(&result.frame).dst), (TcAction::Next, 0, backend));
+    let (client, backend) = (end::<F>("198.51.100.7", 5000), end::<F>("10.1.0.5", 8080));
+    let key = FlowKey::new(client, (vip::<F>(), 80), 0, Hook::UplinkIn, 6);
+    table_of::<F>(&programs).insert(0, &one_way(key, to(client, backend, FlowOp::Pass)), NOW).expect("room");
+    let result = run(&programs, ProgramName::EdgeUplinkIn, &tcp(client, (vip::<F>(), 80), SYN), MARK);
+    assert_eq!((result.action, result.mark, read::<F>(&result.frame).dst), (TcAction::Next, 0, backend));
 }
 
-#[test]
-fn frames_flooded_to_an_uplink_are_left_alone() {
+fn frames_flooded_to_an_uplink_are_left_alone<F: Addresses>() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
-    let (client, backend) = (end("198.51.100.7", 5000), end("10.1.0.5", 8080));
-    let key = FlowKey::new(client, (VIP, 80), 0, Hook::UplinkIn, 6);
-    table_of(&programs).insert(0, &one_way(key, to(client, backend, FlowOp::Pass)), NOW).expect("room");
-    let mut flooded = tcp(client, (VIP, 80), ACK);
+    let (client, backend) = (end::<F>("198.51.100.7", 5000), end::<F>("10.1.0.5", 8080));
+    let key = FlowKey::new(client, (vip::<F>(), 80), 0, Hook::UplinkIn, 6);
+    table_of::<F>(&programs).insert(0, &one_way(key, to(client, backend, FlowOp::Pass)), NOW).expect("room");
+    let mut flooded = tcp(client, (vip::<F>(), 80), ACK);
     flooded[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
     let result = run(&programs, ProgramName::EdgeUplinkIn, &flooded, 0);
     assert_eq!((result.action, result.frame), (TcAction::Next, flooded));
 }
 
-#[test]
-fn what_needs_a_worker_at_a_hit_is_an_upcall() {
+fn what_needs_a_worker_at_a_hit_is_an_upcall<F: Addresses>() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
-    let table = table_of(&programs);
-    let (client, backend) = (end("198.51.100.7", 5000), end("10.1.0.5", 8080));
-    let worker = FlowKey::new(client, (VIP, 80), 0, Hook::UplinkIn, 6);
+    let table = table_of::<F>(&programs);
+    let (client, backend) = (end::<F>("198.51.100.7", 5000), end::<F>("10.1.0.5", 8080));
+    let worker = FlowKey::new(client, (vip::<F>(), 80), 0, Hook::UplinkIn, 6);
     table.insert(0, &one_way(worker, to(client, backend, FlowOp::Worker)), NOW).expect("room");
-    assert_eq!(run(&programs, ProgramName::EdgeUplinkIn, &tcp(client, (VIP, 80), ACK), 0).action, TcAction::Redirect, "op WORKER");
+    assert_eq!(run(&programs, ProgramName::EdgeUplinkIn, &tcp(client, (vip::<F>(), 80), ACK), 0).action, TcAction::Redirect, "op WORKER");
 
-    let closed = FlowKey::new(client, (VIP, 81), LOOPBACK, Hook::PodIn, 6);
+    let closed = FlowKey::new(client, (vip::<F>(), 81), LOOPBACK, Hook::PodIn, 6);
     let slot = table.insert(0, &one_way(closed, to(client, backend, FlowOp::Pass)), NOW).expect("room");
     table.touch(slot, FIN, NOW);
-    let syn = tcp(client, (VIP, 81), SYN);
+    let syn = tcp(client, (vip::<F>(), 81), SYN);
     assert_eq!(run(&programs, ProgramName::EdgePodIn, &syn, 0).action, TcAction::Redirect, "SYN on a closed flow");
     assert_eq!(run(&programs, ProgramName::EdgePodIn, &syn, MARK).action, TcAction::Next);
 }
 
-#[test]
-fn ops_write_the_mac_redirect_and_decrement_the_ttl() {
+fn ops_write_the_mac_redirect_and_decrement_the_ttl<F: Addresses>() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
-    let table = table_of(&programs);
-    let (pod, dmac) = (end("10.1.0.4", 40000), [2, 7, 7, 7, 7, 7]);
+    let table = table_of::<F>(&programs);
+    let (pod, dmac) = (end::<F>("10.1.0.4", 40000), [2, 7, 7, 7, 7, 7]);
     let insert = |port, op| {
-        let rewrite = Rewrite { ifindex: LOOPBACK, dmac, ..to((VIP, 9), end("10.1.0.4", port), op) };
-        table.insert(0, &one_way(pod_key(pod, (VIP, port), 6), rewrite), NOW).expect("room");
-        tcp(pod, (VIP, port), ACK)
+        let rewrite = Rewrite { ifindex: LOOPBACK, dmac, ..to((vip::<F>(), 9), end::<F>("10.1.0.4", port), op) };
+        table.insert(0, &one_way(pod_key(pod, (vip::<F>(), port), 6), rewrite), NOW).expect("room");
+        tcp(pod, (vip::<F>(), port), ACK)
     };
     for (port, op, action, mac, ttl, mark) in [
         (1, FlowOp::Pass, TcAction::Next, NODE_MAC, 64, 0),
@@ -220,52 +219,52 @@ fn ops_write_the_mac_redirect_and_decrement_the_ttl() {
         assert_eq!((result.action, result.mark), (action, mark), "{op:?}");
         assert_eq!(result.frame[..6], mac, "{op:?}");
         assert_eq!(result.frame[6..12], CLIENT_MAC, "{op:?}");
-        assert_eq!(read(&result.frame), Seen { src: (VIP, 9), dst: end("10.1.0.4", port), ttl }, "{op:?}");
+        assert_eq!(read::<F>(&result.frame), Seen { src: (vip::<F>(), 9), dst: end::<F>("10.1.0.4", port), ttl }, "{op:?}");
     }
     let last_hop = packet::with_ttl(&insert(6, FlowOp::Neigh), 1);
     assert_eq!(run(&programs, ProgramName::EdgePodIn, &last_hop, 0).action, TcAction::Drop);
     assert_eq!(count(&programs, "edge_drop_ttl"), 1);
 }
 
-#[test]
-fn a_pods_flow_is_its_devices_own() {
+fn a_pods_flow_is_its_devices_own<F: Addresses>() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
-    let (pod, backend) = (end("10.1.0.4", 40000), end("10.1.0.5", 8080));
-    let elsewhere = FlowKey::new(pod, (VIP, 80), LOOPBACK + 1, Hook::PodIn, 6);
-    table_of(&programs).insert(0, &one_way(elsewhere, to(pod, backend, FlowOp::Pass)), NOW).expect("room");
-    let frame = tcp(pod, (VIP, 80), ACK);
+    let (pod, backend) = (end::<F>("10.1.0.4", 40000), end::<F>("10.1.0.5", 8080));
+    let elsewhere = FlowKey::new(pod, (vip::<F>(), 80), LOOPBACK + 1, Hook::PodIn, 6);
+    table_of::<F>(&programs).insert(0, &one_way(elsewhere, to(pod, backend, FlowOp::Pass)), NOW).expect("room");
+    let frame = tcp(pod, (vip::<F>(), 80), ACK);
     assert_eq!(run(&programs, ProgramName::EdgePodIn, &frame, 0).frame, frame);
 }
 
-#[test]
-fn an_inner_vlan_tag_is_skipped() {
+fn an_inner_vlan_tag_is_skipped<F: Addresses>() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
-    let (client, backend) = (end("198.51.100.7", 5000), end("10.1.0.5", 8080));
-    let key = FlowKey::new(client, (VIP, 80), 0, Hook::UplinkIn, 6);
-    table_of(&programs).insert(0, &one_way(key, to(client, backend, FlowOp::Pass)), NOW).expect("room");
-    let frame = packet::with_vlans(&tcp(client, (VIP, 80), ACK), &[7]);
+    let (client, backend) = (end::<F>("198.51.100.7", 5000), end::<F>("10.1.0.5", 8080));
+    let key = FlowKey::new(client, (vip::<F>(), 80), 0, Hook::UplinkIn, 6);
+    table_of::<F>(&programs).insert(0, &one_way(key, to(client, backend, FlowOp::Pass)), NOW).expect("room");
+    let frame = packet::with_vlans(&tcp(client, (vip::<F>(), 80), ACK), &[7]);
     let result = run(&programs, ProgramName::EdgeUplinkIn, &frame, 0);
-    assert_eq!(read(&result.frame).dst, backend);
+    assert_eq!(read::<F>(&result.frame).dst, backend);
     assert_eq!(result.frame[12..16], frame[12..16], "the tag stays");
 }
 
-#[test]
-fn rw1_lets_out_only_what_is_for_a_worker() {
+fn rw1_lets_out_only_what_is_for_a_worker<F: Addresses>() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
-    programs.frontends.upsert(&FrontendKey { address: VIP, port: 80, protocol: 6 }, FrontendUse::default()).expect("a frontend");
-    let node = end("10.0.0.1", 33000);
+    programs
+        .frontends
+        .upsert(&FrontendKey { address: vip::<F>().into(), port: 80, protocol: 6 }, FrontendUse::default())
+        .expect("a frontend");
+    let node = end::<F>("10.0.0.1", 33000);
     let to_neighbor = |mut frame: Vec<u8>, hook| {
         frame[..6].copy_from_slice(&upcall_mac(Upcall { hook, ifindex: LOOPBACK }));
         frame
     };
-    let own = to_neighbor(tcp(node, (VIP, 80), SYN), Hook::NodeOut);
-    let stray = to_neighbor(tcp(node, (VIP, 81), SYN), Hook::NodeOut);
-    programs.addresses.upsert(CLUSTER_IP, AddressUse { closed: true, ..AddressUse::default() }).expect("a ClusterIP");
-    let closed = to_neighbor(tcp(node, (CLUSTER_IP, 9), ACK), Hook::NodeOut);
-    let another = to_neighbor(tcp(node, (VIP, 81), SYN), Hook::PodIn);
+    let own = to_neighbor(tcp(node, (vip::<F>(), 80), SYN), Hook::NodeOut);
+    let stray = to_neighbor(tcp(node, (vip::<F>(), 81), SYN), Hook::NodeOut);
+    programs.addresses.upsert(cluster_ip::<F>().into(), AddressUse { closed: true, ..AddressUse::default() }).expect("a ClusterIP");
+    let closed = to_neighbor(tcp(node, (cluster_ip::<F>(), 9), ACK), Hook::NodeOut);
+    let another = to_neighbor(tcp(node, (vip::<F>(), 81), SYN), Hook::PodIn);
     for (what, frame, ingress_ifindex, action, counter) in [
         ("the node's own to a frontend", &own, 0, TcAction::Next, "node_out_upcall"),
         ("the node's own to none", &stray, 0, TcAction::Drop, "node_out_drop_miss"),
@@ -273,7 +272,7 @@ fn rw1_lets_out_only_what_is_for_a_worker() {
         ("a forwarded one to such a port", &closed, LOOPBACK, TcAction::Next, "node_out_upcall"),
         ("a forwarded one", &own, LOOPBACK, TcAction::Drop, "node_out_drop_forwarded"),
         ("an upcall of another hook", &another, LOOPBACK, TcAction::Next, "node_out_own_upcall"),
-        ("a stray frame", &tcp(node, (VIP, 80), SYN), 0, TcAction::Drop, "node_out_drop_foreign"),
+        ("a stray frame", &tcp(node, (vip::<F>(), 80), SYN), 0, TcAction::Drop, "node_out_drop_foreign"),
     ] {
         let context = SkbContext { ingress_ifindex, ..SkbContext::default() };
         let before = count(&programs, counter);
@@ -285,35 +284,50 @@ fn rw1_lets_out_only_what_is_for_a_worker() {
 }
 
 /// Segments in the middle of a connection are spared a lookup: the kernel routes them to rw1.
-#[test]
-fn a_pods_first_packet_to_a_closed_port_is_an_upcall() {
+fn a_pods_first_packet_to_a_closed_port_is_an_upcall<F: Addresses>() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
-    programs.addresses.upsert(CLUSTER_IP, AddressUse { closed: true, ..AddressUse::default() }).expect("a ClusterIP");
-    programs.addresses.upsert(VIP, AddressUse { vip: true, ..AddressUse::default() }).expect("a VIP");
-    let (pod, closed) = (end("10.1.0.4", 40000), (CLUSTER_IP, 9));
+    programs.addresses.upsert(cluster_ip::<F>().into(), AddressUse { closed: true, ..AddressUse::default() }).expect("a ClusterIP");
+    programs.addresses.upsert(vip::<F>().into(), AddressUse { vip: true, ..AddressUse::default() }).expect("a VIP");
+    let (pod, closed) = (end::<F>("10.1.0.4", 40000), (cluster_ip::<F>(), 9));
     for (what, frame, mark, action) in [
         ("a SYN", tcp(pod, closed, SYN), 0, TcAction::Redirect),
         ("a datagram", udp(pod, closed), 0, TcAction::Redirect),
         ("a SYN that a worker handed back", tcp(pod, closed, SYN), MARK, TcAction::Next),
         ("a segment", tcp(pod, closed, ACK), 0, TcAction::Next),
-        ("a SYN to a VIP that is no ClusterIP", tcp(pod, (VIP, 9), SYN), 0, TcAction::Next),
+        ("a SYN to a VIP that is no ClusterIP", tcp(pod, (vip::<F>(), 9), SYN), 0, TcAction::Next),
     ] {
         assert_eq!(run(&programs, ProgramName::EdgePodIn, &frame, mark).action, action, "{what}");
     }
 }
 
-#[test]
-fn the_nodes_own_flow_is_executed_at_rw1_with_its_ttl_kept() {
+fn the_nodes_own_flow_is_executed_at_rw1_with_its_ttl_kept<F: Addresses>() {
     let scratch = Scratch::new();
     let (programs, _) = scratch.load();
-    let (node, snat, backend) = (end("10.0.0.1", 33000), end("10.0.0.1", 10007), end("10.1.0.5", 8080));
+    let (node, snat, backend) = (end::<F>("10.0.0.1", 33000), end::<F>("10.0.0.1", 10007), end::<F>("10.1.0.5", 8080));
     let rewrite = Rewrite { ifindex: LOOPBACK, ..to(snat, backend, FlowOp::Neigh) };
-    let key = FlowKey::new(node, (VIP, 80), 0, Hook::NodeOut, 6);
-    table_of(&programs).insert(0, &one_way(key, rewrite), NOW).expect("room");
-    let mut frame = tcp(node, (VIP, 80), ACK);
+    let key = FlowKey::new(node, (vip::<F>(), 80), 0, Hook::NodeOut, 6);
+    table_of::<F>(&programs).insert(0, &one_way(key, rewrite), NOW).expect("room");
+    let mut frame = tcp(node, (vip::<F>(), 80), ACK);
     frame[..6].copy_from_slice(&upcall_mac(Upcall { hook: Hook::NodeOut, ifindex: LOOPBACK }));
     let result = run(&programs, ProgramName::EdgeNodeOut, &frame, 0);
     assert_eq!(result.action, TcAction::Redirect);
-    assert_eq!(read(&result.frame), Seen { src: snat, dst: backend, ttl: 64 });
+    assert_eq!(read::<F>(&result.frame), Seen { src: snat, dst: backend, ttl: 64 });
+}
+
+for_both_families! {
+    a_hit_rewrites_addresses_ports_and_checksums
+    many_random_flows_are_found_and_rewritten
+    a_udp_checksum_is_never_rewritten_to_none
+    a_hit_tells_the_workers_that_the_flow_lives
+    the_first_packet_of_a_pod_to_a_frontend_is_an_upcall
+    a_packet_that_came_back_from_a_worker_is_translated
+    frames_flooded_to_an_uplink_are_left_alone
+    what_needs_a_worker_at_a_hit_is_an_upcall
+    ops_write_the_mac_redirect_and_decrement_the_ttl
+    a_pods_flow_is_its_devices_own
+    an_inner_vlan_tag_is_skipped
+    rw1_lets_out_only_what_is_for_a_worker
+    a_pods_first_packet_to_a_closed_port_is_an_upcall
+    the_nodes_own_flow_is_executed_at_rw1_with_its_ttl_kept
 }

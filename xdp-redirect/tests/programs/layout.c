@@ -7,18 +7,31 @@
 #include "flow.h"
 
 #define SHOW(name, value) printf("%s %llu\n", name, (unsigned long long)(value))
-#define OFFSET(field) SHOW("offset." #field, offsetof(struct flow4, field))
+#define OFFSET(flow, field) SHOW("offset." #field, offsetof(struct flow, field))
 #define CONSTANT(name) SHOW(#name, name)
+
+#define ENTRY(flow)                                                                                      \
+	SHOW("sizeof", sizeof(struct flow));                                                             \
+	OFFSET(flow, saddr); OFFSET(flow, daddr); OFFSET(flow, ports); OFFSET(flow, meta);               \
+	OFFSET(flow, new_saddr); OFFSET(flow, new_daddr); OFFSET(flow, new_ports); OFFSET(flow, flags);  \
+	OFFSET(flow, addr_diff); OFFSET(flow, port_diff); OFFSET(flow, ifindex); OFFSET(flow, dmac);     \
+	OFFSET(flow, overflowed);                                                                        \
+	OFFSET(flow, seen); OFFSET(flow, last); OFFSET(flow, created); OFFSET(flow, peer)
+
+static void show_hash(__u64 hash, int i)
+{
+	SHOW("hash", hash);
+	SHOW("bucket1", FLOW_BUCKET1(hash, 1 + i % 24));
+	SHOW("bucket2", FLOW_BUCKET2(hash, 1 + i % 24));
+	SHOW("overflow", FLOW_OVERFLOW_BUCKET(hash, i % 4, 1 + i % 24));
+}
 
 int main(void)
 {
 	__u64 state = 1;
 
-	SHOW("sizeof", sizeof(struct flow4));
-	OFFSET(saddr); OFFSET(daddr); OFFSET(ports); OFFSET(meta);
-	OFFSET(new_saddr); OFFSET(new_daddr); OFFSET(new_ports); OFFSET(flags);
-	OFFSET(addr_diff); OFFSET(port_diff); OFFSET(ifindex); OFFSET(dmac); OFFSET(overflowed);
-	OFFSET(seen); OFFSET(last); OFFSET(created); OFFSET(peer);
+	ENTRY(flow4);
+	ENTRY(flow6);
 	CONSTANT(HOOK_POD_IN); CONSTANT(HOOK_POD_OUT); CONSTANT(HOOK_UPLINK_IN); CONSTANT(HOOK_UPLINK_OUT); CONSTANT(HOOK_NODE_OUT);
 	CONSTANT(FLOW_PASS); CONSTANT(FLOW_BRIDGE); CONSTANT(FLOW_PEER); CONSTANT(FLOW_NEIGH); CONSTANT(FLOW_RECEIVED); CONSTANT(FLOW_WORKER);
 	CONSTANT(FLOW_FORWARD); CONSTANT(FLOW_SNAT);
@@ -26,14 +39,9 @@ int main(void)
 	CONSTANT(TICK_SHIFT); CONSTANT(TICKS_PER_SECOND); CONSTANT(BUCKET_ENTRIES); CONSTANT(OVERFLOW_BUCKETS);
 	SHOW("meta", FLOW_META(0x12345, HOOK_UPLINK_OUT, 17));
 	for (int i = 0; i < 64; i++) {
-		__u64 hash;
-
 		state = state * 6364136223846793005ULL + 1442695040888963407ULL;
-		hash = flow_hash(state, state >> 7, state >> 13, state >> 19, state >> 23);
-		SHOW("hash", hash);
-		SHOW("bucket1", FLOW_BUCKET1(hash, 1 + i % 24));
-		SHOW("bucket2", FLOW_BUCKET2(hash, 1 + i % 24));
-		SHOW("overflow", FLOW_OVERFLOW_BUCKET(hash, i % 4, 1 + i % 24));
+		show_hash(flow_hash4(state, state >> 7, state >> 13, state >> 19, state >> 23), i);
+		show_hash(flow_hash6(state, (ip6){{state * 3, state * 5}}, (ip6){{state * 7, state * 9}}, state >> 19, state >> 23), i);
 	}
 	return 0;
 }

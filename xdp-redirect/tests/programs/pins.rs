@@ -1,6 +1,7 @@
 //! What a restart finds.
 
-use ringway_engine::flow::{FlowKey, FlowOp, FlowTable, Hook};
+use ringway_engine::family::V4;
+use ringway_engine::flow::{FlowKey, FlowOp, FlowTable, Hook, slots_for};
 use ringway_engine::tables::FrontendKey;
 use xdp_redirect::{AddressUse, Error, FrontendUse, LoadOptions, MapFate, Programs, Sockets, UplinkUse, cleanup};
 
@@ -13,8 +14,8 @@ fn a_restart_finds_flows_frontends_and_seed() {
     let scratch = Scratch::new();
     let (first, report) = scratch.load();
     assert!(report.maps.iter().all(|(_, fate)| *fate == MapFate::Created), "{report:?}");
-    let key = FlowKey::new(end("198.51.100.7", 5000), end("203.0.113.10", 80), 0, Hook::UplinkIn, 6);
-    let flow = one_way(key, to(end("198.51.100.7", 5000), end("10.1.0.5", 8080), FlowOp::Pass));
+    let key = FlowKey::new(end::<V4>("198.51.100.7", 5000), end::<V4>("203.0.113.10", 80), 0, Hook::UplinkIn, 6);
+    let flow = one_way(key, to(end::<V4>("198.51.100.7", 5000), end::<V4>("10.1.0.5", 8080), FlowOp::Pass));
     table_of(&first).insert(0, &flow, NOW).expect("room");
     let frontend = FrontendKey { address: [203, 0, 113, 10].into(), port: 80, protocol: 6 };
     first.frontends.upsert(&frontend, used).expect("a frontend");
@@ -39,7 +40,7 @@ fn a_restart_finds_flows_frontends_and_seed() {
 fn a_flow_table_of_another_size_is_replaced_and_nothing_else() {
     let scratch = Scratch::new();
     let seed = scratch.load().0.seed();
-    let options = LoadOptions { flow_slots: FlowTable::slots_for(4 * FLOWS_MAX), ..scratch.options() };
+    let options = LoadOptions { flow_slots: slots_for(4 * FLOWS_MAX), ..scratch.options() };
     let (programs, report) = Programs::load(options.clone()).expect("programs");
     assert!(!report.kept_flows());
     assert_eq!(programs.flow_slots().len(), options.flow_slots);

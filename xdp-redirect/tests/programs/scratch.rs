@@ -1,10 +1,11 @@
 //! A bpffs of its own, programs loaded there, flows in their table.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use ringway_engine::flow::{FlowKey, FlowOp, FlowTable, Hook, NewFlow, Rewrite, Tuple};
+use ringway_engine::family::{Family, V4, V6};
+use ringway_engine::flow::{FlowKey, FlowOp, FlowSlot, FlowTable, Hook, NewFlow, Rewrite, Tuple, slots_for};
 use tempfile::TempDir;
 use xdp_redirect::{LoadOptions, LoadReport, Programs, UplinkUse, bpffs, cleanup};
 
@@ -28,7 +29,8 @@ impl Scratch {
     pub fn options(&self) -> LoadOptions {
         LoadOptions {
             pin_dir: self.pin_dir.clone(),
-            flow_slots: FlowTable::slots_for(FLOWS_MAX),
+            flow_slots: slots_for(FLOWS_MAX),
+            flow6_slots: slots_for(FLOWS_MAX),
             affinity_slots: 64,
             rw1_ifindex: 1,
             workers: 2,
@@ -58,27 +60,70 @@ pub fn uplink_use(ifindex: u32) -> UplinkUse {
     UplinkUse { ifindex, queue_base: 0, mac: [0; 6] }
 }
 
+/// What a test needs to run for either family.
+pub trait Addresses: Family {
+    /// Instead of an address of IPv4 one of the family.
+    fn ip(v4: Ipv4Addr) -> Self::Ip;
+
+    fn slots(programs: &Programs) -> &'static [FlowSlot<Self>];
+}
+
+impl Addresses for V4 {
+    fn ip(v4: Ipv4Addr) -> Ipv4Addr {
+        v4
+    }
+
+    fn slots(programs: &Programs) -> &'static [FlowSlot<V4>] {
+        programs.flow_slots()
+    }
+}
+
+impl Addresses for V6 {
+    fn ip(v4: Ipv4Addr) -> Ipv6Addr {
+        let [a, b, c, d] = v4.octets();
+        Ipv6Addr::from([0x20, 1, 0xd, 0xb8, a, b, c, d, 0, 0, 0, 0, a, b, c, d])
+    }
+
+    fn slots(programs: &Programs) -> &'static [FlowSlot<V6>] {
+        programs.flow6_slots()
+    }
+}
+
+/// Makes a test for each family of functions that are generic over it.
+macro_rules! for_both_families {
+    ($($name:ident)*) => {
+        mod v4 { $(#[test] fn $name() { super::$name::<ringway_engine::family::V4>(); })* }
+        mod v6 { $(#[test] fn $name() { super::$name::<ringway_engine::family::V6>(); })* }
+    };
+}
+pub(crate) use for_both_families;
+
 /// The flow table of loaded programs.
-pub fn table_of(programs: &Programs) -> FlowTable {
-    FlowTable::over(programs.flow_slots(), FLOWS_MAX, 1, programs.seed(), NOW).0
+pub fn table_of<F: Addresses>(programs: &Programs) -> FlowTable<F> {
+    FlowTable::over(F::slots(programs), FLOWS_MAX, 1, programs.seed(), NOW).0
 }
 
 /// Address and port.
-pub type End = (Ipv4Addr, u16);
+pub type End<F> = (<F as Family>::Ip, u16);
 
-pub fn end(address: &str, port: u16) -> End {
-    (address.parse().expect("an address"), port)
+pub fn end<F: Addresses>(address: &str, port: u16) -> End<F> {
+    (ip::<F>(address), port)
+}
+
+/// The address that stands for one of IPv4.
+pub fn ip<F: Addresses>(address: &str) -> F::Ip {
+    F::ip(address.parse().expect("an address"))
 }
 
 /// The rewrite to a tuple with `op`.
-pub fn to(src: End, dst: End, op: FlowOp) -> Rewrite {
+pub fn to<F: Addresses>(src: End<F>, dst: End<F>, op: FlowOp) -> Rewrite<F> {
     Rewrite { tuple: Tuple::new(src, dst), op, ifindex: 0, dmac: [0; 6] }
 }
 
 /// A flow with `forward` and, as its other direction, one that no packet of the tests matches.
-pub fn one_way(forward: FlowKey, rewrite: Rewrite) -> NewFlow {
+pub fn one_way<F: Addresses>(forward: FlowKey<F>, rewrite: Rewrite<F>) -> NewFlow<F> {
     static FLOWS: AtomicU16 = AtomicU16::new(1);
-    let nobody = (Ipv4Addr::new(192, 0, 2, 254), FLOWS.fetch_add(1, Ordering::Relaxed));
+    let nobody = (ip::<F>("192.0.2.254"), FLOWS.fetch_add(1, Ordering::Relaxed));
     let reverse = FlowKey::new(nobody, nobody, 0, Hook::UplinkOut, forward.protocol());
     NewFlow { forward: (forward, rewrite), reverse: (reverse, to(nobody, nobody, FlowOp::Pass)), snat: false }
 }

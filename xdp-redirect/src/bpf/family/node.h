@@ -13,7 +13,7 @@ static __always_inline __u16 N(alias_of)(struct bpf_sock_addr *ctx, N(ip) addres
 {
 	const __u32 *frontend;
 
-	*alias = N(node_port_alias);
+	*alias = N(NODE_PORT_ALIAS);
 	if (N(is_loopback)(address))
 		return is_served(N(frontend_at)(ctx, *alias)) ? ctx->user_port : 0;
 	frontend = N(frontend_at)(ctx, address);
@@ -21,7 +21,7 @@ static __always_inline __u16 N(alias_of)(struct bpf_sock_addr *ctx, N(ip) addres
 		return 0;
 	if (*frontend & FRONTEND_NODE_PORT)
 		return ctx->user_port;
-	*alias = N(vip_alias);
+	*alias = N(VIP_ALIAS);
 	/* 0 also if the alias was full. */
 	return *frontend & FRONTEND_VIP ? FRONTEND_ALIAS_PORT(*frontend) : 0;
 }
@@ -58,7 +58,7 @@ static __always_inline _Bool N(from_alias)(struct bpf_sock_addr *ctx, N(ip) *add
 	struct N(node_peer) key = {.alias = *address, .alias_port = ctx->user_port, .protocol = ctx->protocol};
 	const struct N(node_name) *known;
 
-	if ((!N(same)(*address, N(node_port_alias)) && !N(same)(*address, N(vip_alias))) || !is_of_this_node(ctx))
+	if ((!N(same)(*address, N(NODE_PORT_ALIAS)) && !N(same)(*address, N(VIP_ALIAS))) || !is_of_this_node(ctx))
 		return 0;
 	key.cookie = bpf_get_socket_cookie(ctx);
 	known = bpf_map_lookup_elem(&N(node_peers), &key);
