@@ -3,9 +3,9 @@
 use netlink_packet_route::RouteNetlinkMessage as Message;
 
 use super::socket::Requests;
-use super::{HOSTLINK_GATEWAY, NetlinkError, ROUTE_PROTOCOL, RW0, RW1, hostlink, routes};
+use super::{NetlinkError, ROUTE_PROTOCOL, RW0, RW1, hostlink, routes};
 
-/// Removes our routes (protocol 82), our neighbor and the hostlink; returns a line for each kind of thing removed, none if nothing
+/// Removes our routes (protocol 82), our neighbors and the hostlink; returns a line for each kind of thing removed, none if nothing
 /// was left. A device that merely has one of our names is an error, and stays.
 ///
 /// # Errors
@@ -28,12 +28,15 @@ pub async fn cleanup() -> Result<Vec<String>, NetlinkError> {
     }
 
     if let Some((rw0, rw1)) = hostlink::find(&mut requests).await? {
-        let neighbor = hostlink::gateway_neighbor(rw1.ifindex);
-        let attempt = format!("remove the neighbor {HOSTLINK_GATEWAY} on {RW1}");
-        match requests.request(&attempt, Message::DelNeighbour(neighbor), 0).await {
-            Ok(_) => removed.push(format!("neighbor {HOSTLINK_GATEWAY} on {RW1}")),
-            Err(error) if error.errno() == Some(libc::ENOENT) => {}
-            Err(error) => return Err(error),
+        for gateway in hostlink::GATEWAYS {
+            let neighbor = hostlink::gateway_neighbor(rw1.ifindex, gateway);
+            let attempt = format!("remove the neighbor {gateway} on {RW1}");
+            match requests.request(&attempt, Message::DelNeighbour(neighbor), 0).await {
+                Ok(_) => removed.push(format!("neighbor {gateway} on {RW1}")),
+                // The second where the node has no IPv6.
+                Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::EAFNOSUPPORT)) => {}
+                Err(error) => return Err(error),
+            }
         }
         hostlink::delete(&mut requests, rw0.ifindex).await?;
         removed.push(format!("veth pair {RW0}/{RW1}"));

@@ -1,14 +1,16 @@
 //! Kernel messages to what we keep of them.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags, RoutePreference, RouteType,
+};
 use netlink_packet_route::rule::{self, RuleAttribute, RuleFlags, RuleMessage};
 use ringway_engine::tables::{NextHop, Route, RouteKind, Rule, RuleAction};
 
@@ -76,32 +78,45 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
     Some(link)
 }
 
+/// `None` for what nobody can be reached by: an IPv6 address that is not yet, or not, known to be free on its link (RFC 4862 section 5.4),
+/// and the link-local ones that each device has by itself.
 pub(super) fn address(message: &AddressMessage) -> Option<LocalAddress> {
+    type Flags = AddressHeaderFlags;
     // `Local` is ours; `Address` is the same, or the other end of a point-to-point device.
     let find = |local: bool| {
         message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Local(IpAddr::V4(address)) if local => Some(*address),
-            AddressAttribute::Address(IpAddr::V4(address)) if !local => Some(*address),
+            AddressAttribute::Local(address) if local => Some(*address),
+            AddressAttribute::Address(address) if !local => Some(*address),
             _ => None,
         })
     };
-    Some(LocalAddress {
-        ifindex: message.header.index,
-        address: find(true).or_else(|| find(false))?,
-        prefix_len: message.header.prefix_len,
-        secondary: message.header.flags.contains(AddressHeaderFlags::Secondary),
-    })
+    let address = find(true).or_else(|| find(false))?;
+    let flags = message.header.flags;
+    let secondary = match address {
+        IpAddr::V4(_) => flags.contains(Flags::Secondary),
+        IpAddr::V6(address) => {
+            // An optimistic one (RFC 4429) is in use meanwhile.
+            let tentative = flags.contains(Flags::Tentative) && !flags.contains(Flags::Optimistic);
+            if tentative || flags.contains(Flags::Dadfailed) || address.is_unicast_link_local() {
+                return None;
+            }
+            // The bit of IPv4's secondary addresses says temporary.
+            flags.intersects(Flags::Secondary | Flags::Deprecated)
+        }
+    };
+    Some(LocalAddress { ifindex: message.header.index, address, prefix_len: message.header.prefix_len, secondary })
 }
 
 /// An entry of the neighbor table or of a bridge's FDB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Neighbor {
     /// `mac` is `None` if it is not usable now.
-    Inet { key: (u32, Ipv4Addr), mac: Option<[u8; 6]>, permanent: bool },
+    Inet { key: (u32, IpAddr), mac: Option<[u8; 6]>, permanent: bool },
     /// `port` is `None` if the MAC is the host's own.
     Bridge { key: (u32, [u8; 6], u16), port: Option<u32> },
 }
 
+/// `None` for what is no neighbor: the kernel notes the MAC of each multicast group that it has sent to.
 pub(super) fn neighbor(message: &NeighbourMessage) -> Option<Neighbor> {
     let mut mac = None;
     let mut address = None;
@@ -110,7 +125,8 @@ pub(super) fn neighbor(message: &NeighbourMessage) -> Option<Neighbor> {
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(destination)) => address = Some(*destination),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(destination)) => address = Some(IpAddr::V4(*destination)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(destination)) => address = Some(IpAddr::V6(*destination)),
             NeighbourAttribute::Controller(ifindex) => bridge = Some(*ifindex),
             NeighbourAttribute::Vlan(id) => vlan = *id,
             _ => {}
@@ -118,11 +134,12 @@ pub(super) fn neighbor(message: &NeighbourMessage) -> Option<Neighbor> {
     }
     let ifindex = message.header.ifindex;
     match message.header.family {
-        AddressFamily::Inet => {
+        AddressFamily::Inet | AddressFamily::Inet6 => {
             use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
             let usable = matches!(message.header.state, Permanent | Noarp | Reachable | Stale | Delay | Probe);
             let permanent = matches!(message.header.state, Permanent | Noarp);
-            Some(Neighbor::Inet { key: (ifindex, address?), mac: mac.filter(|_| usable), permanent })
+            let address = address.filter(|address| !address.is_multicast())?;
+            Some(Neighbor::Inet { key: (ifindex, address), mac: mac.filter(|_| usable), permanent })
         }
         AddressFamily::Bridge => {
             let own = message.header.state == NeighbourState::Permanent;
@@ -139,11 +156,13 @@ pub(super) type Gaps = BTreeSet<String>;
 /// resolves a device's name.
 pub(super) fn rule(message: &RuleMessage, ifindex_of: impl Fn(&str) -> Option<u32>, gaps: &mut Gaps) -> Option<Rule> {
     const FRA_DSCP: u16 = 25;
+    const FRA_FLOWLABEL: u16 = 26;
     let header = &message.header;
+    let every = every(header.family)?;
     let mut rule = Rule {
         priority: 0,
-        from: Ipv4Net::default(),
-        to: Ipv4Net::default(),
+        from: every,
+        to: every,
         invert: header.flags.contains(RuleFlags::Invert),
         iif: None,
         suppress_prefix_len: None,
@@ -157,8 +176,8 @@ pub(super) fn rule(message: &RuleMessage, ifindex_of: impl Fn(&str) -> Option<u3
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(priority) => rule.priority = *priority,
-            RuleAttribute::Source(IpAddr::V4(address)) => rule.from = Ipv4Net::new(*address, header.src_len).ok()?,
-            RuleAttribute::Destination(IpAddr::V4(address)) => rule.to = Ipv4Net::new(*address, header.dst_len).ok()?,
+            RuleAttribute::Source(address) => rule.from = IpNet::new(*address, header.src_len).ok()?,
+            RuleAttribute::Destination(address) => rule.to = IpNet::new(*address, header.dst_len).ok()?,
             RuleAttribute::Iifname(name) => {
                 rule.iif = ifindex_of(name);
                 impossible |= rule.iif.is_none();
@@ -183,11 +202,16 @@ pub(super) fn rule(message: &RuleMessage, ifindex_of: impl Fn(&str) -> Option<u3
                 netlink_packet_core::Nla::emit_value(other, &mut value);
                 impossible |= value.first() != Some(&0);
             }
+            RuleAttribute::Other(other) if netlink_packet_core::Nla::kind(other) == FRA_FLOWLABEL => {
+                impossible = true;
+                gap = Some("selects by flow label: it is passed over");
+            }
             _ => {}
         }
     }
     if let Some(gap) = gap {
-        gaps.insert(format!("ip rule {} {gap}", rule.priority));
+        let option = if header.family == AddressFamily::Inet6 { " -6" } else { "" };
+        gaps.insert(format!("ip{option} rule {} {gap}", rule.priority));
     }
     impossible |= mark & mask.unwrap_or(u32::MAX) != 0;
     if impossible {
@@ -195,7 +219,7 @@ pub(super) fn rule(message: &RuleMessage, ifindex_of: impl Fn(&str) -> Option<u3
             return None;
         }
         // Not (what never holds): every packet.
-        rule = Rule { invert: false, from: Ipv4Net::default(), to: Ipv4Net::default(), iif: None, ..rule };
+        rule = Rule { invert: false, from: every, to: every, iif: None, ..rule };
     }
     rule.action = match header.action {
         rule::RuleAction::ToTable => RuleAction::Lookup(table),
@@ -208,22 +232,52 @@ pub(super) fn rule(message: &RuleMessage, ifindex_of: impl Fn(&str) -> Option<u3
     Some(rule)
 }
 
-/// A route with its table, if it is alive and applies to packets of TOS 0.
-pub(super) fn route(message: &RouteMessage, gaps: &mut Gaps) -> Option<(u32, Ipv4Net, Route)> {
+pub(super) fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+/// The prefix that contains every address of the family.
+pub(super) fn every(family: AddressFamily) -> Option<IpNet> {
+    let unspecified = match family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    IpNet::new(unspecified, 0).ok()
+}
+
+/// A route and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TableRoute {
+    pub(super) table: u32,
+    pub(super) prefix: IpNet,
+    pub(super) route: Route,
+    /// Of IPv6 routes with one metric the kernel takes those by the most preferred router (RFC 4191): the lowest here.
+    pub(super) preference: u8,
+}
+
+/// A route with its table, if it is alive and applies to packets of TOS 0 from everywhere. Not those of link-local destinations: each device
+/// has them, and packets of ours never go there.
+pub(super) fn route(message: &RouteMessage, gaps: &mut Gaps) -> Option<TableRoute> {
     let header = &message.header;
-    if header.address_family != AddressFamily::Inet || header.tos != 0 || header.flags.contains(RouteFlags::Cloned) {
+    // What is cloned is an exception to a route (a path MTU, a redirect) that the kernel has learnt for its own packets.
+    if header.tos != 0 || header.flags.contains(RouteFlags::Cloned) {
         return None;
     }
     let mut table = u32::from(header.table);
-    let mut destination = Ipv4Addr::UNSPECIFIED;
+    let mut destination = every(header.address_family)?.addr();
     let mut metric = 0;
+    let mut preference = 1;
     let mut mtu = None;
     let mut multipath = None;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(id) => table = *id,
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = (*address).into(),
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => destination = (*address).into(),
             RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Preference(RoutePreference::High) => preference = 0,
+            RouteAttribute::Preference(RoutePreference::Low) => preference = 2,
             RouteAttribute::Metrics(metrics) => {
                 mtu = metrics.iter().find_map(|metric| match metric {
                     RouteMetric::Mtu(bytes) => Some(*bytes),
@@ -234,7 +288,14 @@ pub(super) fn route(message: &RouteMessage, gaps: &mut Gaps) -> Option<(u32, Ipv
             _ => {}
         }
     }
-    let prefix = Ipv4Net::new(destination, header.destination_prefix_length).ok()?;
+    let prefix = IpNet::new(destination, header.destination_prefix_length).ok()?;
+    if matches!(prefix, IpNet::V6(prefix) if prefix.addr().is_unicast_link_local()) {
+        return None;
+    }
+    if header.source_prefix_length > 0 {
+        gaps.insert(format!("route {prefix} of table {table} is for some sources only: it is passed over"));
+        return None;
+    }
     // A way whose device is down is dead; without a carrier (`LINKDOWN`) it is only with ignore_routes_with_linkdown, and then the
     // kernel reports it as dead too.
     let dead = header.flags.contains(RouteFlags::Dead);
@@ -254,19 +315,18 @@ pub(super) fn route(message: &RouteMessage, gaps: &mut Gaps) -> Option<(u32, Ipv
             }
             let known: Box<[NextHop]> = ways.iter().filter_map(|way| way.ok()).collect();
             if known.len() < ways.len() {
-                gaps.insert(format!(
-                    "route {prefix} of table {table} has a way by encapsulation or an IPv6 gateway, which is not followed"
-                ));
+                let way = if destination.is_ipv4() { "encapsulation or an IPv6 gateway" } else { "encapsulation" };
+                gaps.insert(format!("route {prefix} of table {table} has a way by {way}, which is not followed"));
             }
             // Live, but beyond us: a shorter prefix would be wrong.
             if known.is_empty() { RouteKind::Refuse } else { RouteKind::Unicast(known) }
         }
-        RouteType::Local | RouteType::Broadcast if dead => return None,
-        RouteType::Local | RouteType::Broadcast => RouteKind::Local,
+        RouteType::Local | RouteType::Broadcast | RouteType::Anycast | RouteType::Multicast if dead => return None,
+        RouteType::Local | RouteType::Broadcast | RouteType::Anycast | RouteType::Multicast => RouteKind::Local,
         RouteType::Throw => RouteKind::Throw,
         _ => RouteKind::Refuse,
     };
-    Some((table, prefix, Route { kind, mtu, metric }))
+    Some(TableRoute { table, prefix, route: Route { kind, mtu, metric }, preference })
 }
 
 /// A way that we can take, or one that needs what we cannot do.
@@ -280,7 +340,8 @@ fn way(ifindex: u32, weight: u16, attributes: &[RouteAttribute]) -> Way {
     for attribute in attributes {
         match attribute {
             RouteAttribute::Oif(ifindex) => hop.ifindex = *ifindex,
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => hop.gateway = Some(*address),
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => hop.gateway = Some((*address).into()),
+            RouteAttribute::Gateway(RouteAddress::Inet6(address)) => hop.gateway = Some((*address).into()),
             RouteAttribute::Via(_) | RouteAttribute::Encap(_) => return Err(Unsupported),
             _ => {}
         }

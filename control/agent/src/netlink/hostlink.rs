@@ -6,14 +6,15 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+use netlink_packet_route::RouteNetlinkMessage as Message;
 use ringway_engine::flow::Hook;
 use ringway_engine::order::{Upcall, upcall_mac};
+use ringway_engine::tables::Neighbors;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use super::convert::{self, Link};
 use super::socket::Requests;
-use super::{HOSTLINK_GATEWAY, NetlinkError, RW0, RW1};
+use super::{HOSTLINK_GATEWAY, HOSTLINK_GATEWAY6, NetlinkError, RW0, RW1, ipv6};
 
 /// How the pair should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,15 +42,20 @@ pub struct Hostlink {
     pub rw1_ifindex: u32,
     pub rw1_mac: [u8; 6],
     pub mtu: u32,
+    /// It carries IPv6: the node has it, see [`super::Ipv6`].
+    pub ipv6: bool,
     pub action: HostlinkAction,
 }
+
+/// Of both families.
+pub(super) const GATEWAYS: [IpAddr; 2] = [IpAddr::V4(HOSTLINK_GATEWAY), IpAddr::V6(HOSTLINK_GATEWAY6)];
 
 /// Orders and upcalls carry 24 bits of an ifindex.
 const IFINDEX_MAX: u32 = (1 << 24) - 1;
 
 impl Hostlink {
     /// Creates, takes over or repairs the pair: queues, MTU, up, no IPv6 address, no transmit checksum offload on `rw1`, the
-    /// permanent neighbor. Idempotent.
+    /// permanent neighbor of each family that the node has. Idempotent.
     ///
     /// # Errors
     /// A device `rw0` or `rw1` that is not ours, or the kernel refuses.
@@ -72,10 +78,25 @@ impl Hostlink {
         for link in [&rw0, &rw1] {
             configure(&mut requests, link, config.mtu).await?;
         }
-        let neighbor = gateway_neighbor(rw1.ifindex);
-        let attempt = format!("set the permanent neighbor {HOSTLINK_GATEWAY} on {RW1}");
-        requests.request(&attempt, Message::NewNeighbour(neighbor), NLM_F_CREATE | NLM_F_REPLACE).await?;
-        Ok(Hostlink { rw0_ifindex: rw0.ifindex, rw1_ifindex: rw1.ifindex, rw1_mac: rw1.mac, mtu: config.mtu, action })
+        let ipv6 = ipv6::switch_on(RW1);
+        let hostlink = Hostlink { rw0_ifindex: rw0.ifindex, rw1_ifindex: rw1.ifindex, rw1_mac: rw1.mac, mtu: config.mtu, ipv6, action };
+        for gateway in hostlink.gateways() {
+            let attempt = format!("set the permanent neighbor {gateway} on {RW1}");
+            let neighbor = gateway_neighbor(rw1.ifindex, gateway);
+            requests.request(&attempt, Message::NewNeighbour(neighbor), NLM_F_CREATE | NLM_F_REPLACE).await?;
+        }
+        Ok(hostlink)
+    }
+
+    /// Whether it still has its permanent neighbors, and carries IPv6 exactly if it could: if not, [`Hostlink::ensure`] it again.
+    pub fn is_intact(&self, neighbors: &Neighbors) -> bool {
+        self.ipv6 == ipv6::is_on(RW1) && self.gateways().all(|gateway| neighbors.lookup(self.rw1_ifindex, gateway).is_some())
+    }
+
+    /// Gateways of the routes on `rw1`.
+    fn gateways(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let ipv6 = self.ipv6;
+        GATEWAYS.into_iter().filter(move |gateway| gateway.is_ipv4() || ipv6)
     }
 }
 
@@ -173,13 +194,12 @@ pub(super) async fn delete(requests: &mut Requests, rw0_ifindex: u32) -> Result<
 }
 
 /// Whatever is routed to the gateway leaves `rw1` as an upcall of the node.
-pub(super) fn gateway_neighbor(rw1_ifindex: u32) -> NeighbourMessage {
+pub(super) fn gateway_neighbor(rw1_ifindex: u32, gateway: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = convert::family(gateway);
     message.header.ifindex = rw1_ifindex;
     message.header.state = NeighbourState::Permanent;
     let mac = upcall_mac(Upcall { hook: Hook::NodeOut, ifindex: rw1_ifindex });
-    message.attributes =
-        vec![NeighbourAttribute::Destination(IpAddr::V4(HOSTLINK_GATEWAY).into()), NeighbourAttribute::LinkLayerAddress(mac.to_vec())];
+    message.attributes = vec![NeighbourAttribute::Destination(gateway.into()), NeighbourAttribute::LinkLayerAddress(mac.to_vec())];
     message
 }

@@ -4,21 +4,24 @@
 //! read anew when any of them, or a link, changed: the kernel removes IPv4 routes *without a word* when their device goes down or
 //! loses an address, and where a new route stands among those of the same prefix is not in its message either.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::rule::RuleMessage;
 use netlink_packet_route::{AddressFamily, address::AddressMessage};
-use ringway_engine::tables::{Device, DeviceKind, Devices, Fib, FibBuilder, Neighbors, Route, Rule, Uplink};
+use ringway_engine::tables::{Device, DeviceKind, Devices, Fib, FibBuilder, Neighbors, Rule, Uplink};
 use rustc_hash::FxHashMap;
 
-use super::convert::{self, Gaps, Link, Neighbor};
+use super::convert::{self, Gaps, Link, Neighbor, TableRoute};
 use super::socket::Requests;
 use super::{LocalAddress, NetlinkError, RW0, RW1};
+
+/// One after the other. Asked for a family that it does not have (`ipv6.disable=1`), the kernel answers with an error, which is none of
+/// that family, or with the objects of all others: look at the family of each.
+pub(super) const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 
 /// What has to be read anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,12 +50,12 @@ pub(super) struct Kernel {
     pub(super) stale: Stale,
     pub(super) changed: Changed,
     links: FxHashMap<u32, Link>,
-    neighbors: FxHashMap<(u32, Ipv4Addr), [u8; 6]>,
-    permanent: FxHashMap<(u32, Ipv4Addr), ()>,
+    neighbors: FxHashMap<(u32, IpAddr), [u8; 6]>,
+    permanent: FxHashMap<(u32, IpAddr), ()>,
     bridge_ports: FxHashMap<(u32, [u8; 6], u16), u32>,
     addresses: Vec<LocalAddress>,
     rules: Vec<Rule>,
-    routes: Vec<(u32, Ipv4Net, Route)>,
+    routes: Vec<TableRoute>,
     gaps: Gaps,
 }
 
@@ -157,7 +160,12 @@ impl Kernel {
         let (neighbors, bridge_ports) = (std::mem::take(&mut self.neighbors), std::mem::take(&mut self.bridge_ports));
         let permanent = std::mem::take(&mut self.permanent);
         let before = self.changed;
-        for (family, attempt) in [(AddressFamily::Inet, "read the neighbors"), (AddressFamily::Bridge, "read the bridges' FDB")] {
+        let families = [
+            (AddressFamily::Inet, "read the neighbors"),
+            (AddressFamily::Inet6, "read the IPv6 neighbors"),
+            (AddressFamily::Bridge, "read the bridges' FDB"),
+        ];
+        for (family, attempt) in families {
             let mut ask = NeighbourMessage::default();
             ask.header.family = family;
             for message in requests.dump(attempt, Message::GetNeighbour(ask)).await? {
@@ -176,24 +184,33 @@ impl Kernel {
         let mut addresses: Vec<LocalAddress> = local_addresses(requests).await?;
         addresses.sort_unstable();
 
-        let mut ask = RuleMessage::default();
-        ask.header.family = AddressFamily::Inet;
         let ifindex_of = |name: &str| self.links.values().find(|link| link.name == name).map(|link| link.ifindex);
-        let mut rules = Vec::new();
-        for message in requests.dump("read the ip rules", Message::GetRule(ask)).await? {
-            if let Message::NewRule(message) = message {
-                rules.extend(convert::rule(&message, ifindex_of, &mut gaps));
+        let (mut rules, mut routes) = (Vec::new(), Vec::new());
+        for family in FAMILIES {
+            let mut ask = RuleMessage::default();
+            ask.header.family = family;
+            for message in requests.dump(&format!("read the {family:?} rules"), Message::GetRule(ask)).await? {
+                if let Message::NewRule(message) = message
+                    && message.header.family == family
+                {
+                    rules.extend(convert::rule(&message, ifindex_of, &mut gaps));
+                }
             }
-        }
 
-        let mut ask = RouteMessage::default();
-        ask.header.address_family = AddressFamily::Inet;
-        let mut routes = Vec::new();
-        for message in requests.dump("read the routes of all tables", Message::GetRoute(ask)).await? {
-            if let Message::NewRoute(message) = message {
-                routes.extend(convert::route(&message, &mut gaps));
+            let mut ask = RouteMessage::default();
+            ask.header.address_family = family;
+            for message in requests.dump(&format!("read the {family:?} routes of all tables"), Message::GetRoute(ask)).await? {
+                if let Message::NewRoute(message) = message
+                    && message.header.address_family == family
+                {
+                    routes.extend(convert::route(&message, &mut gaps));
+                }
             }
         }
+        // Each device has a route of all multicast groups, and all are local.
+        routes.dedup();
+        // The FIB takes the first of those with one metric.
+        routes.sort_by_key(|route| route.preference);
 
         for gap in gaps.difference(&self.gaps) {
             tracing::warn!("{gap}");
@@ -210,7 +227,7 @@ impl Kernel {
         for rule in &self.rules {
             builder.add_rule(rule.clone());
         }
-        for (table, prefix, route) in &self.routes {
+        for TableRoute { table, prefix, route, .. } in &self.routes {
             builder.add_route(*table, *prefix, route.clone());
         }
         builder.build()
@@ -284,14 +301,18 @@ fn put<K: std::hash::Hash + Eq, V: PartialEq + Copy>(map: &mut FxHashMap<K, V>, 
     }
 }
 
-/// The IPv4 addresses of this network namespace.
+/// The addresses of this network namespace.
 pub(super) async fn local_addresses(requests: &mut Requests) -> Result<Vec<LocalAddress>, NetlinkError> {
-    let mut ask = AddressMessage::default();
-    ask.header.family = AddressFamily::Inet;
     let mut addresses = Vec::new();
-    for message in requests.dump("read the addresses", Message::GetAddress(ask)).await? {
-        if let Message::NewAddress(message) = message {
-            addresses.extend(convert::address(&message));
+    for family in FAMILIES {
+        let mut ask = AddressMessage::default();
+        ask.header.family = family;
+        for message in requests.dump(&format!("read the {family:?} addresses"), Message::GetAddress(ask)).await? {
+            if let Message::NewAddress(message) = message
+                && message.header.family == family
+            {
+                addresses.extend(convert::address(&message));
+            }
         }
     }
     Ok(addresses)

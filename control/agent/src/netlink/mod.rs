@@ -6,14 +6,19 @@
 //! neighbors, FDB ─┘                        └─▶ Neighbors
 //! ```
 //!
-//! What Ringway itself puts into the kernel stands beside it: the [`Hostlink`], the [`Routes`], and what [`cleanup`] removes.
+//! What Ringway itself puts into the kernel stands beside it: the [`Hostlink`], the [`Routes`], the multicast [`Groups`], and what
+//! [`cleanup`] removes.
 //! Every socket opened here belongs to the network namespace of the calling thread.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 mod cleanup;
 mod convert;
 mod facts;
 mod follower;
+mod groups;
 mod hostlink;
+mod ipv6;
 mod kernel;
 mod resolver;
 mod routes;
@@ -23,7 +28,9 @@ mod view;
 pub use cleanup::cleanup;
 pub use facts::NetworkFacts;
 pub use follower::{Follower, FollowerConfig};
+pub use groups::{GroupRefused, Groups, solicited_node};
 pub use hostlink::{Hostlink, HostlinkAction, HostlinkConfig};
+pub use ipv6::Ipv6;
 pub use resolver::{REFRESH_INTERVAL, Resolver, next_hops};
 pub use routes::{Reconciled, RouteConflict, Routes};
 pub use socket::NetlinkError;
@@ -34,8 +41,10 @@ pub const RW0: &str = "rw0";
 /// See [`RW0`].
 pub const RW1: &str = "rw1";
 
-/// Gateway of the routes on `rw1`: a link-local address that exists only as a permanent neighbor.
-pub const HOSTLINK_GATEWAY: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 82, 2);
+/// Gateway of the IPv4 routes on `rw1`: a link-local address that exists only as a permanent neighbor.
+pub const HOSTLINK_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 82, 2);
+/// That of the IPv6 routes.
+pub const HOSTLINK_GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x5252, 1);
 
 /// `proto` of every route that Ringway adds (`ip route show proto 82`): what carries it is ours, what does not is never touched.
 pub const ROUTE_PROTOCOL: u8 = 82;

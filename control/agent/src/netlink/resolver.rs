@@ -1,15 +1,16 @@
-//! Asks the kernel to resolve neighbors, and to keep those in use fresh.
+//! Asks the kernel to resolve neighbors by ARP or NDP, and to keep those in use fresh.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+use netlink_packet_route::RouteNetlinkMessage as Message;
 use ringway_engine::tables::{Fib, RouteKind};
 use rustc_hash::FxHashSet;
 
 use super::NetlinkError;
+use super::convert::family;
 use super::socket::Requests;
 
 /// How often [`Resolver::resolve`] should be called for the neighbors in use: the kernel then probes those that are stale, and
@@ -33,7 +34,7 @@ impl Resolver {
     ///
     /// # Errors
     /// The netlink socket failed.
-    pub async fn resolve(&mut self, wanted: impl IntoIterator<Item = (u32, Ipv4Addr)>) -> Result<Vec<(u32, Ipv4Addr)>, NetlinkError> {
+    pub async fn resolve(&mut self, wanted: impl IntoIterator<Item = (u32, IpAddr)>) -> Result<Vec<(u32, IpAddr)>, NetlinkError> {
         let wanted: Vec<_> = wanted.into_iter().collect();
         let messages = wanted.iter().map(|&neighbor| (Message::NewNeighbour(used(neighbor)), NLM_F_CREATE)).collect();
         let results = self.requests.batch(messages, |number| format!("ask the kernel to resolve {:?}", wanted[number])).await?;
@@ -42,23 +43,23 @@ impl Resolver {
 }
 
 /// `ip neigh replace ADDRESS dev DEV use`: as if a packet were sent there.
-fn used((ifindex, address): (u32, Ipv4Addr)) -> NeighbourMessage {
+fn used((ifindex, address): (u32, IpAddr)) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = family(address);
     message.header.ifindex = ifindex;
     message.header.flags = NeighbourFlags::Use;
-    message.attributes = vec![NeighbourAttribute::Destination(IpAddr::V4(address).into())];
+    message.attributes = vec![NeighbourAttribute::Destination(address.into())];
     message
 }
 
-/// The neighbors (ifindex, address) through which packets from `source`, received on `iif`, reach `destinations` (backends), all
-/// ways of multipath routes included: what to keep fresh.
+/// The neighbors (ifindex, address) through which packets from `source`, received on `iif`, reach `destinations` (backends of its
+/// family), all ways of multipath routes included: what to keep fresh.
 pub fn next_hops(
     fib: &Fib,
-    source: Ipv4Addr,
+    source: IpAddr,
     iif: Option<u32>,
-    destinations: impl IntoIterator<Item = Ipv4Addr>,
-) -> FxHashSet<(u32, Ipv4Addr)> {
+    destinations: impl IntoIterator<Item = IpAddr>,
+) -> FxHashSet<(u32, IpAddr)> {
     let mut neighbors = FxHashSet::default();
     for destination in destinations {
         if let Some(RouteKind::Unicast(ways)) = fib.find(source, destination, iif).map(|route| &route.kind) {

@@ -1,17 +1,17 @@
 //! What the follower hands to the control loop.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ringway_engine::tables::{DeviceKind, Devices, Fib, Neighbors, Uplink};
 
-/// An IPv4 address of this node.
+/// An address of this node. IPv6 ones that are not usable yet, and the link-local ones that each device has by itself, are none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LocalAddress {
     pub ifindex: u32,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub prefix_len: u8,
-    /// Not the first of its subnet on the device.
+    /// Not the one to speak from: of IPv4, not the first of its subnet on the device; of IPv6, temporary or deprecated.
     pub secondary: bool,
 }
 

@@ -1,6 +1,6 @@
 //! What the follower tells of devices, routes and rules as they change.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use ringway_agent::netlink::{Event, FollowerConfig, Update};
 use ringway_engine::tables::{Device, DeviceKind, FibResult};
@@ -186,7 +186,7 @@ fn routes_of_all_tables_follow_rules_devices_and_addresses() {
 
         known.take_events();
         ip("addr add 10.2.0.1/24 dev d0");
-        let second: Ipv4Addr = "10.2.0.1".parse().unwrap();
+        let second: IpAddr = "10.2.0.1".parse().unwrap();
         known.until("the address is ours", |now| now.addresses.as_ref().unwrap().iter().any(|own| own.address == second)).await;
         assert_eq!(known.take_events(), [Event::AddressesChanged]);
         assert_eq!(lookup(&known.now, "10.1.0.9", "10.2.0.1", None), FibResult::Local);

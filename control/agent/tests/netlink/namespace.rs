@@ -75,8 +75,18 @@ pub fn command(program: &str, words: &str) -> String {
 
 /// Runs many lines of `ip`, going on after those that fail; returns what it said of those.
 pub fn ip_batch(lines: &str) -> String {
+    batch(&["-force"], lines)
+}
+
+/// The same of `ip -6`.
+pub fn ip6_batch(lines: &str) -> String {
+    batch(&["-6", "-force"], lines)
+}
+
+fn batch(options: &[&str], lines: &str) -> String {
     let mut child = Command::new("ip")
-        .args(["-force", "-batch", "-"])
+        .args(options)
+        .args(["-batch", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -1,12 +1,12 @@
 //! The kernel resolves what it is asked to, and what is in use stays fresh.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ringway_agent::netlink::{FollowerConfig, Resolver, Update, next_hops};
 
 use crate::namespace::{Known, Namespace, ifindex, ip, parse_mac};
 
-const PEER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2));
 
 /// up0 (10.1.0.1) — w0 (10.1.0.2), with short times for probes.
 fn wire_up(wire: &Namespace) -> u32 {
@@ -21,7 +21,7 @@ fn wire_up(wire: &Namespace) -> u32 {
     ifindex("up0")
 }
 
-fn known_mac(now: &Update, neighbor: (u32, Ipv4Addr)) -> Option<[u8; 6]> {
+fn known_mac(now: &Update, neighbor: (u32, IpAddr)) -> Option<[u8; 6]> {
     now.neighbors.as_ref().unwrap().lookup(neighbor.0, neighbor.1)
 }
 
@@ -42,7 +42,7 @@ fn an_unknown_neighbor_is_asked_for() {
             text.split("RX:").nth(1).unwrap().split('\\').nth(1).unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
         };
         let before = received(&wire);
-        let absent = Ipv4Addr::new(10, 1, 0, 77);
+        let absent = IpAddr::from([10, 1, 0, 77]);
         resolver.resolve([(up0, absent)]).await.unwrap();
         tokio::time::sleep(std::time::Duration::from_millis(400)).await;
         assert!(received(&wire) >= before + 3, "three ARP requests went out");
