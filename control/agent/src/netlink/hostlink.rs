@@ -170,7 +170,7 @@ fn name_kind(message: &mut LinkMessage, kind: InfoKind) {
     }
 }
 
-/// No IPv6 address (the hostlink carries frames, it is no network), the MTU, up.
+/// No IPv6 address (the hostlink carries frames, it is no network), and so no search for duplicates or routers; the MTU, up.
 async fn configure(requests: &mut Requests, link: &Link, mtu: u32) -> Result<(), NetlinkError> {
     let none = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
     let message = LinkUnspec::new_with_index(link.ifindex).append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![none])).build();

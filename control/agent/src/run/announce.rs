@@ -1,13 +1,17 @@
-//! Gratuitous ARP when this node begins to answer for an address: stations and switches that know it elsewhere learn at once.
+//! What tells the link that this node answers for an address: gratuitous ARP and unsolicited neighbor advertisements when it begins to, so
+//! that stations and switches that know the address elsewhere learn at once; and the multicast groups by which others ask for IPv6 addresses.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringway_engine::arp;
+use ringway_engine::tables::Uplink;
+use ringway_engine::{arp, ndp};
 use ringway_io::{Dataplane, InjectError, Port};
 use rustc_hash::FxHashSet;
 use tokio::sync::watch;
+
+use crate::netlink::{GroupRefused, Groups};
 
 /// Pauses before each of the frames: the first at once, three more in case they are lost while a switch port settles.
 const PAUSES: [Duration; 4] = [Duration::ZERO, Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(2)];
@@ -19,19 +23,21 @@ const RETRY: Duration = Duration::from_millis(2);
 #[derive(Clone)]
 pub struct Stations {
     pub dataplane: Arc<Dataplane>,
-    /// MAC of each uplink.
-    pub macs: Vec<[u8; 6]>,
-    pub announced: Arc<FxHashSet<Ipv4Addr>>,
+    /// By index; of one that is gone, what it was last.
+    pub uplinks: Vec<Uplink>,
+    pub announced: Arc<FxHashSet<IpAddr>>,
 }
 
-/// Sends bursts in tasks of their own.
+/// Sends bursts in tasks of their own, and keeps this node in the multicast groups of its announced addresses.
 pub struct Announcer {
     stations: watch::Sender<Stations>,
 }
 
 impl Announcer {
     pub fn new(stations: Stations) -> Announcer {
-        Announcer { stations: watch::Sender::new(stations) }
+        let stations = watch::Sender::new(stations);
+        tokio::spawn(follow_groups(stations.subscribe()));
+        Announcer { stations }
     }
 
     /// Follows new workers, MACs and addresses.
@@ -40,7 +46,7 @@ impl Announcer {
     }
 
     /// Begins a burst for each address.
-    pub fn announce(&self, addresses: Vec<Ipv4Addr>) {
+    pub fn announce(&self, addresses: Vec<IpAddr>) {
         if addresses.is_empty() {
             return;
         }
@@ -60,14 +66,69 @@ impl Announcer {
     }
 }
 
-/// Both forms on every uplink: some stations only believe requests, some only replies.
-async fn send(stations: &Stations, address: Ipv4Addr) {
-    for (uplink, mac) in stations.macs.iter().enumerate() {
-        for reply in [false, true] {
-            let frame = arp::gratuitous(address, *mac, reply);
-            while let Err(InjectError::Full(_)) = stations.dataplane.inject(Port::Uplink(uplink as u8), &frame) {
-                tokio::time::sleep(RETRY).await;
+/// On every uplink. Of ARP both forms: some stations only believe requests, some only replies.
+async fn send(stations: &Stations, address: IpAddr) {
+    for (uplink, Uplink { mac, .. }) in stations.uplinks.iter().enumerate() {
+        let port = Port::Uplink(uplink as u8);
+        match address {
+            IpAddr::V4(address) => {
+                for reply in [false, true] {
+                    inject(&stations.dataplane, port, &arp::gratuitous(address, *mac, reply)).await;
+                }
             }
+            IpAddr::V6(address) => inject(&stations.dataplane, port, &ndp::unsolicited(address, *mac)).await,
         }
+    }
+}
+
+async fn inject(dataplane: &Dataplane, port: Port, frame: &[u8]) {
+    while let Err(InjectError::Full(_)) = dataplane.inject(port, frame) {
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Ends with the announcer, and with it the memberships.
+async fn follow_groups(mut stations: watch::Receiver<Stations>) {
+    let mut groups = Groups::default();
+    let mut followed = None;
+    let mut logged = FxHashSet::default();
+    loop {
+        let (uplinks, announced) = {
+            let stations = stations.borrow_and_update();
+            (stations.uplinks.iter().map(|uplink| uplink.ifindex).collect::<Vec<u32>>(), Arc::clone(&stations.announced))
+        };
+        let is_followed = followed.as_ref().is_some_and(|(before, set)| *before == uplinks && Arc::ptr_eq(set, &announced));
+        // What was refused is tried again with everything that is published.
+        if !is_followed || !logged.is_empty() {
+            let (devices, wanted) = (uplinks.clone(), Arc::clone(&announced));
+            // Each of what may be thousands waits for the kernel's lock of all network configuration.
+            let joined = tokio::task::spawn_blocking(move || {
+                let refused = groups.follow(&devices, wanted.iter().filter_map(v6));
+                (groups, refused)
+            });
+            let Ok((followed_groups, refused)) = joined.await else { return };
+            groups = followed_groups;
+            log_refused(&refused, &logged);
+            logged = refused.iter().map(|refused| (refused.ifindex, refused.group)).collect();
+            followed = Some((uplinks, announced));
+        }
+        if stations.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn v6(address: &IpAddr) -> Option<Ipv6Addr> {
+    if let IpAddr::V6(address) = address { Some(*address) } else { None }
+}
+
+/// One line for all that are new: the reason is the same.
+fn log_refused(refused: &[GroupRefused], logged: &FxHashSet<(u32, Ipv6Addr)>) {
+    let mut new = refused.iter().filter(|refused| !logged.contains(&(refused.ifindex, refused.group)));
+    if let Some(GroupRefused { ifindex, group, error }) = new.next() {
+        let more = new.count();
+        tracing::warn!(
+            "cannot join the multicast group {group} on device {ifindex}, and {more} others: {error}; neighbors may not find announced addresses"
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! The neighbors that packets are sent to. The kernel does not see our packets, so it would let them grow stale: we ask for them.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ringway_engine::tables::{DeviceKind, Frontend, Snapshot, Target};
@@ -9,16 +9,16 @@ use rustc_hash::FxHashSet;
 
 use crate::netlink::{Resolver, next_hops};
 
-/// The kernel forgets neighbors beyond `gc_thresh3`, 1024 by default, so asking for more defeats itself.
+/// The kernel forgets neighbors beyond `gc_thresh3`, 1024 of each family by default, so asking for more defeats itself.
 const KEPT_FRESH_MAX: usize = 1_024;
 
 /// Which neighbors are in use.
 pub struct Hops {
     resolver: Resolver,
     /// A worker asked for it.
-    asked: FxHashSet<(u32, Ipv4Addr)>,
+    asked: FxHashSet<(u32, IpAddr)>,
     /// Next hops of the backends.
-    backends: FxHashSet<(u32, Ipv4Addr)>,
+    backends: FxHashSet<(u32, IpAddr)>,
 }
 
 impl Hops {
@@ -29,7 +29,7 @@ impl Hops {
     }
 
     /// All neighbors in use.
-    pub fn in_use(&self) -> FxHashSet<(u32, Ipv4Addr)> {
+    pub fn in_use(&self) -> FxHashSet<(u32, IpAddr)> {
         self.asked.union(&self.backends).copied().collect()
     }
 
@@ -46,10 +46,10 @@ impl Hops {
 
     /// Some frontends have changed: the ways to their backends are resolved before the first packet. Those that are in use no more
     /// are forgotten by the next [`Hops::refresh`].
-    pub async fn follow_backends(&mut self, snapshot: &Snapshot, backends: FxHashSet<Ipv4Addr>) {
+    pub async fn follow_backends(&mut self, snapshot: &Snapshot, backends: FxHashSet<IpAddr>) {
         let mut hops = ways(snapshot, backends);
         hops.retain(|hop| !self.backends.contains(hop));
-        let new: Vec<_> = hops.iter().take(KEPT_FRESH_MAX).copied().collect();
+        let new = not_too_many(hops.iter().copied());
         self.backends.extend(hops);
         self.resolve(new, snapshot).await;
     }
@@ -58,11 +58,10 @@ impl Hops {
     pub async fn refresh(&mut self, snapshot: &Snapshot) {
         self.backends = ways(snapshot, backends_of(snapshot.frontends.iter().map(|(_, frontend)| &**frontend)));
         self.asked.retain(|key| snapshot.neighbors.by_address.contains_key(key));
-        let in_use: Vec<_> = self.in_use().into_iter().take(KEPT_FRESH_MAX).collect();
-        self.resolve(in_use, snapshot).await;
+        self.resolve(not_too_many(self.in_use().into_iter()), snapshot).await;
     }
 
-    async fn resolve(&mut self, wanted: impl IntoIterator<Item = (u32, Ipv4Addr)>, snapshot: &Snapshot) {
+    async fn resolve(&mut self, wanted: impl IntoIterator<Item = (u32, IpAddr)>, snapshot: &Snapshot) {
         let wanted = wanted.into_iter().filter(|neighbor| is_ours_to_ask(snapshot, neighbor));
         match self.resolver.resolve(wanted).await {
             Ok(refused) => {
@@ -77,7 +76,7 @@ impl Hops {
 }
 
 /// The addresses of the backends of these frontends.
-pub fn backends_of<'a>(frontends: impl Iterator<Item = &'a Frontend>) -> FxHashSet<Ipv4Addr> {
+pub fn backends_of<'a>(frontends: impl Iterator<Item = &'a Frontend>) -> FxHashSet<IpAddr> {
     let targets = frontends.flat_map(|frontend| [&frontend.outside, &frontend.inside]);
     let sets = targets.filter_map(|target| if let Target::Backends(set) = target { Some(set) } else { None });
     // Frontends of one service share their sets.
@@ -86,13 +85,24 @@ pub fn backends_of<'a>(frontends: impl Iterator<Item = &'a Frontend>) -> FxHashS
 }
 
 /// Where the workers send what is for these backends: the source only matters where a rule names it, and the device where it names that.
-fn ways(snapshot: &Snapshot, backends: FxHashSet<Ipv4Addr>) -> FxHashSet<(u32, Ipv4Addr)> {
-    let source = snapshot.node.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-    next_hops(&snapshot.fib, source, None, backends)
+fn ways(snapshot: &Snapshot, backends: FxHashSet<IpAddr>) -> FxHashSet<(u32, IpAddr)> {
+    let addresses = snapshot.node.addresses;
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = backends.into_iter().partition(IpAddr::is_ipv4);
+    let mut hops = next_hops(&snapshot.fib, addresses.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).into(), None, v4);
+    hops.extend(next_hops(&snapshot.fib, addresses.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).into(), None, v6));
+    hops
+}
+
+/// At most [`KEPT_FRESH_MAX`] of each family.
+fn not_too_many(neighbors: impl Iterator<Item = (u32, IpAddr)>) -> Vec<(u32, IpAddr)> {
+    let (mut v4, v6): (Vec<_>, Vec<_>) = neighbors.partition(|(_, address)| address.is_ipv4());
+    v4.truncate(KEPT_FRESH_MAX);
+    v4.extend(v6.into_iter().take(KEPT_FRESH_MAX));
+    v4
 }
 
 /// Not what somebody has set for good, nor behind devices to which the kernel sends for us: it resolves what it needs there.
-fn is_ours_to_ask(snapshot: &Snapshot, neighbor: &(u32, Ipv4Addr)) -> bool {
+fn is_ours_to_ask(snapshot: &Snapshot, neighbor: &(u32, IpAddr)) -> bool {
     let kind = snapshot.devices.get(neighbor.0).map(|device| device.kind);
     let ours = matches!(kind, Some(DeviceKind::Uplink(_) | DeviceKind::Pod | DeviceKind::Bridge));
     ours && !snapshot.neighbors.permanent.contains(neighbor)
@@ -109,11 +119,20 @@ mod tests {
         let device = |kind| Device { name: "d".into(), kind, mac: [0; 6], mtu: 1500, bridge: None };
         let kinds = [DeviceKind::Uplink(0), DeviceKind::Pod, DeviceKind::Bridge, DeviceKind::Overlay { ethernet: true }, DeviceKind::Other];
         let devices = Devices { by_index: (1..).zip(kinds.map(device)).collect(), ..Devices::default() };
-        let (free, fixed) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let (free, fixed) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
         let neighbors = Neighbors { permanent: [(1, fixed)].into_iter().collect(), ..Neighbors::default() };
         let snapshot = Snapshot { devices: Arc::new(devices), neighbors: Arc::new(neighbors), ..Snapshot::default() };
         let asked = |ifindex, address| is_ours_to_ask(&snapshot, &(ifindex, address));
         assert_eq!([1, 2, 3, 4, 5, 6].map(|ifindex| asked(ifindex, free)), [true, true, true, false, false, false]);
         assert!(!asked(1, fixed) && asked(2, fixed));
+    }
+
+    #[test]
+    fn a_family_with_many_neighbors_leaves_room_for_the_other() {
+        let many = (0..2 * KEPT_FRESH_MAX as u32).map(|number| (1, IpAddr::from(Ipv4Addr::from(number))));
+        let few = (0..3).map(|number| (1, IpAddr::from(Ipv6Addr::from(number))));
+        let asked = not_too_many(many.chain(few));
+        assert_eq!(asked.len(), KEPT_FRESH_MAX + 3);
+        assert_eq!(asked.iter().filter(|(_, address)| address.is_ipv6()).count(), 3);
     }
 }

@@ -20,7 +20,7 @@ use ringway_agent::netlink::FollowerConfig;
 use ringway_engine::tables::FibResult;
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use crate::namespace::{Known, Namespace, add_device, ifindex, ip, ip_batch, ip6_batch};
+use crate::namespace::{Known, Namespace, add_device, ifindex, ip, ip_batch, ip6_batch, sysctl};
 
 const CONFIGURATIONS: u64 = 12;
 const QUERIES: usize = 600;
@@ -173,10 +173,6 @@ impl Random {
             (true, true) => format!("via fd20::{number} dev {device} onlink"),
         }
     }
-}
-
-fn sysctl(name: &str, value: &str) {
-    std::fs::write(format!("/proc/sys/net/{name}"), value).unwrap();
 }
 
 fn devices() {

@@ -67,6 +67,11 @@ pub fn ip(words: &str) -> String {
     command("ip", words)
 }
 
+/// Sets `/proc/sys/net/NAME` of the calling thread's namespace.
+pub fn sysctl(name: &str, value: &str) {
+    std::fs::write(format!("/proc/sys/net/{name}"), value).unwrap();
+}
+
 pub fn command(program: &str, words: &str) -> String {
     let output = Command::new(program).args(words.split_whitespace()).output().unwrap();
     assert!(output.status.success(), "{program} {words}: {}", String::from_utf8_lossy(&output.stderr));
