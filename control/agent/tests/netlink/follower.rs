@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ringway_agent::netlink::{Event, FollowerConfig, Update};
 use ringway_engine::tables::{Device, DeviceKind, FibResult};
 
-use crate::namespace::{Known, Namespace, add_device, command, ifindex, ip, mac, parse_mac};
+use crate::namespace::{Known, Namespace, add_device, command, ifindex, ip, mac, parse_mac, sysctl};
 
 fn uplinks(names: &[&str]) -> FollowerConfig {
     FollowerConfig { uplinks: names.iter().map(|name| name.to_string()).collect(), ..FollowerConfig::default() }
@@ -196,6 +196,81 @@ fn routes_of_all_tables_follow_rules_devices_and_addresses() {
         known.until("route by source", |now| lookup(now, "10.1.0.9", "10.77.0.1", None) == via(d0, "10.77.0.1")).await;
         ip("addr del 10.2.0.1/24 dev d0");
         known.until("gone with its source", |now| lookup(now, "10.1.0.9", "10.77.0.1", None) == FibResult::None).await;
+    });
+}
+
+#[test]
+fn ipv6_routes_follow_rules_devices_and_addresses() {
+    Namespace::new().run(async || {
+        ip("link set lo up");
+        for device in ["d0", "d1"] {
+            add_device(device);
+        }
+        ip("addr add fd01::1/64 dev d0 nodad");
+        let (d0, d1) = (ifindex("d0"), ifindex("d1"));
+        let mut known = Known::start(uplinks(&[])).await;
+        assert_eq!(lookup(&known.now, "fd01::9", "fd01::1", None), FibResult::Local);
+        assert_eq!(lookup(&known.now, "fd01::1", "fd01::9", None), via(d0, "fd01::9"));
+        assert_eq!(lookup(&known.now, "fd01::1", "ff02::1", None), FibResult::Local);
+
+        ip("-6 route add fd64::5 dev d1 table 116");
+        ip("-6 rule add pref 2000 lookup 116");
+        known.until("the pod's route", |now| lookup(now, "fd01::9", "fd64::5", None) == via(d1, "fd64::5")).await;
+        ip("-6 rule del pref 2000");
+        known.until("no rule, no route", |now| lookup(now, "fd01::9", "fd64::5", None) == FibResult::None).await;
+        // A rule of the other family is none of this one.
+        ip("-4 rule add pref 2000 lookup 116");
+        ip("-6 rule add pref 2100 iif d0 lookup 116");
+        known.until("by device", |now| lookup(now, "fd01::9", "fd64::5", Some(d0)) == via(d1, "fd64::5")).await;
+        assert_eq!(lookup(&known.now, "fd01::9", "fd64::5", Some(d1)), FibResult::None);
+        ip("link set d1 down");
+        known.until("the device is down", |now| lookup(now, "fd01::9", "fd64::5", Some(d0)) == FibResult::None).await;
+
+        ip("-6 route add default via fe80::1 dev d0 mtu 1400");
+        let gateway = FibResult::Via { ifindex: d0, address: "fe80::1".parse().unwrap(), route_mtu: Some(1400) };
+        known.until("the default", |now| lookup(now, "fd01::1", "2001:db8::1", None) == gateway).await;
+        for (device, preference) in [("d0", "low"), ("d0-p", "high"), ("lo", "medium")] {
+            ip(&format!("-6 route append 2001:db8::/32 dev {device} table 200 pref {preference}"));
+        }
+        // For some sources only: it is passed over.
+        ip("-6 route add 2001:db8::/48 from fd02::/16 dev d0 table 200");
+        ip("-6 rule add pref 3000 lookup 200");
+        let preferred = via(ifindex("d0-p"), "2001:db8::1");
+        known.until("the preferred", |now| lookup(now, "fd01::1", "2001:db8::1", None) == preferred).await;
+    });
+}
+
+/// What the kernel has not yet, or never, found to be free on the link is none of the node's.
+#[test]
+fn ipv6_addresses_are_known_when_they_may_be_used() {
+    let wire = Namespace::new();
+    Namespace::new().run(async || {
+        ip(&format!("link add up0 type veth peer name w0 netns {}", wire.path()));
+        // Longer than anything here takes.
+        sysctl("ipv6/conf/up0/dad_transmits", "200");
+        ip("link set up0 up");
+        wire.ip("link set w0 up");
+        wire.ip("addr add fd01::2/64 dev w0 nodad");
+        let mut known = Known::start(uplinks(&[])).await;
+        assert!(known.now.addresses.as_ref().unwrap().iter().all(|local| local.address.is_loopback()), "link-local ones are no addresses");
+        for (number, options) in [(1, "nodad"), (2, ""), (3, ""), (4, "nodad preferred_lft 0"), (5, "nodad preferred_lft 2")] {
+            ip(&format!("addr add fd01::{number}/64 dev up0 {options}"));
+        }
+        let shown = |now: &Update| -> Vec<(String, bool)> {
+            let local = now.addresses.as_ref().unwrap().iter().filter(|local| !local.address.is_loopback());
+            local.map(|local| (local.address.to_string(), local.secondary)).collect()
+        };
+        let expected = |last: bool| [("fd01::1".into(), false), ("fd01::4".into(), true), ("fd01::5".into(), last)];
+        known.until("without the tentative ones", |now| shown(now) == expected(false)).await;
+        known.until("deprecated by its time", |now| shown(now) == expected(true)).await;
+        let shown = ip("-6 addr show dev up0 to fd01::/64");
+        assert!(shown.contains("dadfailed") && shown.matches("tentative").count() == 2, "{shown}");
+        let ours: IpAddr = "fd01::3".parse().unwrap();
+        assert_ne!(lookup(&known.now, "fd01::2", "fd01::3", None), FibResult::Local);
+        ip("addr del fd01::3/64 dev up0");
+        ip("addr add fd01::3/64 dev up0 nodad");
+        known.until("usable at last", |now| now.addresses.as_ref().unwrap().iter().any(|local| local.address == ours)).await;
+        assert_eq!(lookup(&known.now, "fd01::2", "fd01::3", None), FibResult::Local);
     });
 }
 

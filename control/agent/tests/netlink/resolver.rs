@@ -1,22 +1,33 @@
 //! The kernel resolves what it is asked to, and what is in use stays fresh.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ringway_agent::netlink::{FollowerConfig, Resolver, Update, next_hops};
 
-use crate::namespace::{Known, Namespace, ifindex, ip, parse_mac};
+use crate::namespace::{Known, Namespace, ifindex, ip, parse_mac, sysctl};
 
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2));
 
-/// up0 (10.1.0.1) — w0 (10.1.0.2), with short times for probes.
+const PEER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 2));
+const PEER_LINK_LOCAL: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2));
+
+/// up0 (10.1.0.1, fd01::1) — w0 (10.1.0.2, fd01::2, fe80::2), with short times for probes.
 fn wire_up(wire: &Namespace) -> u32 {
     ip(&format!("link add up0 type veth peer name w0 netns {}", wire.path()));
+    // Without it the first solicitations have no source yet.
+    sysctl("ipv6/conf/up0/accept_dad", "0");
     ip("addr add 10.1.0.1/24 dev up0");
     ip("link set up0 up");
+    ip("addr add fd01::1/64 dev up0 nodad");
     wire.ip("link set w0 address 02:00:00:00:00:02 up");
     wire.ip("addr add 10.1.0.2/24 dev w0");
-    for (setting, value) in [("delay_first_probe_time", "1"), ("retrans_time_ms", "100")] {
-        std::fs::write(format!("/proc/sys/net/ipv4/neigh/up0/{setting}"), value).unwrap();
+    for address in ["fd01::2/64", "fe80::2/64"] {
+        wire.ip(&format!("addr add {address} dev w0 nodad"));
+    }
+    for family in ["ipv4", "ipv6"] {
+        for (setting, value) in [("delay_first_probe_time", "1"), ("retrans_time_ms", "100")] {
+            sysctl(&format!("{family}/neigh/up0/{setting}"), value);
+        }
     }
     ifindex("up0")
 }
@@ -55,20 +66,48 @@ fn an_unknown_neighbor_is_asked_for() {
 }
 
 #[test]
+fn ipv6_neighbors_are_asked_for_by_ndp() {
+    let wire = Namespace::new();
+    Namespace::new().run(async || {
+        let up0 = wire_up(&wire);
+        let mut known = Known::start(FollowerConfig::default()).await;
+        let wanted = [PEER6, PEER_LINK_LOCAL].map(|address| (up0, address));
+        let mut resolver = Resolver::new().unwrap();
+        assert_eq!(wanted.map(|neighbor| known_mac(&known.now, neighbor)), [None; 2]);
+        assert_eq!(resolver.resolve(wanted).await.unwrap(), []);
+        known.until("resolved", |now| wanted.iter().all(|neighbor| known_mac(now, *neighbor) == Some([2, 0, 0, 0, 0, 2]))).await;
+        // The kernel notes the MAC of each group that it has sent to.
+        let neighbors = known.now.neighbors.clone().unwrap();
+        assert!(neighbors.by_address.keys().all(|(_, address)| !address.is_multicast()), "{neighbors:?}");
+
+        wire.ip("link set w0 address 02:00:00:00:00:03");
+        wire.ip("addr add fd01::77/64 dev w0 nodad");
+        let later = (up0, "fd01::77".parse().unwrap());
+        resolver.resolve([later]).await.unwrap();
+        known.until("resolved, too", |now| known_mac(now, later) == Some([2, 0, 0, 0, 0, 3])).await;
+        ip("link del up0");
+        known.until("forgotten with their device", |now| known_mac(now, later).or(known_mac(now, wanted[0])).is_none()).await;
+    });
+}
+
+#[test]
 fn a_stale_neighbor_in_use_is_probed_and_replaced() {
     let wire = Namespace::new();
     Namespace::new().run(async || {
         let up0 = wire_up(&wire);
-        ip("neigh replace 10.1.0.2 lladdr 02:00:00:00:00:99 dev up0 nud stale");
+        for peer in [PEER, PEER6] {
+            ip(&format!("neigh replace {peer} lladdr 02:00:00:00:00:99 dev up0 nud stale"));
+        }
         let mut known = Known::start(FollowerConfig::default()).await;
+        let wanted = [PEER, PEER6].map(|address| (up0, address));
         let old = Some(parse_mac("02:00:00:00:00:99"));
-        assert_eq!(known_mac(&known.now, (up0, PEER)), old, "stale is usable");
+        assert_eq!(wanted.map(|neighbor| known_mac(&known.now, neighbor)), [old; 2], "stale is usable");
         let mut resolver = Resolver::new().unwrap();
         for _ in 0..12 {
-            resolver.resolve([(up0, PEER)]).await.unwrap();
+            resolver.resolve(wanted).await.unwrap();
             tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         }
-        known.until("the new MAC", |now| known_mac(now, (up0, PEER)) == Some([2, 0, 0, 0, 0, 2])).await;
+        known.until("the new MAC", |now| wanted.iter().all(|neighbor| known_mac(now, *neighbor) == Some([2, 0, 0, 0, 0, 2]))).await;
     });
 }
 
@@ -78,11 +117,13 @@ fn what_somebody_set_for_good_is_known_as_such() {
     Namespace::new().run(async || {
         let up0 = wire_up(&wire);
         let mut known = Known::start(FollowerConfig::default()).await;
-        let permanent = |now: &Update| now.neighbors.as_ref().unwrap().permanent.contains(&(up0, PEER));
-        ip("neigh replace 10.1.0.2 lladdr 02:00:00:00:00:02 dev up0 nud permanent");
-        known.until("permanent", permanent).await;
-        ip("neigh replace 10.1.0.2 lladdr 02:00:00:00:00:02 dev up0 nud reachable");
-        known.until("not permanent any more", |now| !permanent(now) && known_mac(now, (up0, PEER)).is_some()).await;
+        for peer in [PEER, PEER6] {
+            let permanent = |now: &Update| now.neighbors.as_ref().unwrap().permanent.contains(&(up0, peer));
+            ip(&format!("neigh replace {peer} lladdr 02:00:00:00:00:02 dev up0 nud permanent"));
+            known.until("permanent", permanent).await;
+            ip(&format!("neigh replace {peer} lladdr 02:00:00:00:00:02 dev up0 nud reachable"));
+            known.until("not permanent any more", |now| !permanent(now) && known_mac(now, (up0, peer)).is_some()).await;
+        }
     });
 }
 
@@ -112,5 +153,13 @@ fn next_hops_of_backends_are_gateways_and_the_connected_themselves() {
         let mut hops: Vec<_> = hops.into_iter().collect();
         hops.sort_unstable();
         assert_eq!(hops, ["10.1.0.2", "10.1.0.3", "10.1.0.9"].map(|text| (up0, text.parse().unwrap())));
+
+        ip("route add fd64::/32 nexthop via fe80::2 dev up0 nexthop via fd01::3 dev up0");
+        let known = Known::start(FollowerConfig::default()).await;
+        let backends = ["fd64::1", "fd64::2", "fd01::9", "fd01::1", "2001:db8::1"].map(|text| text.parse().unwrap());
+        let hops = next_hops(known.now.fib.as_ref().unwrap(), "fd01::1".parse().unwrap(), None, backends);
+        let mut hops: Vec<_> = hops.into_iter().collect();
+        hops.sort_unstable();
+        assert_eq!(hops, ["fd01::3", "fd01::9", "fe80::2"].map(|text| (up0, text.parse().unwrap())));
     });
 }
