@@ -11,6 +11,7 @@ use ringway_io::FrameSize;
 use super::facts::{DeviceFacts, Facts};
 use super::{Finding, Severity};
 use crate::config::Config;
+use crate::netlink::Ipv6;
 use crate::units::PortRange;
 
 use Severity::{Error, Note, Warning};
@@ -226,6 +227,36 @@ fn ports(config: &Config, facts: &Facts) -> Vec<Finding> {
     findings
 }
 
+fn ipv6(facts: &Facts) -> Vec<Finding> {
+    let network = &facts.network;
+    let off = |what: &str, remedy: &str| vec![Finding::new(Note, what, "only IPv4 is served here, and services of both families by IPv4", remedy)];
+    match network.ipv6 {
+        Ipv6::Absent => return off("the kernel has no IPv6, or was started with ipv6.disable=1", ""),
+        Ipv6::Disabled => {
+            return off("net.ipv6.conf.all.disable_ipv6 is 1", "nothing; if the cluster has IPv6: sysctl -w net.ipv6.conf.all.disable_ipv6=0");
+        }
+        Ipv6::On => {}
+    }
+    let mut findings = Vec::new();
+    if !network.ipv6_forwarding && !network.ipv6_devices.is_empty() {
+        findings.push(Finding::new(
+            Warning,
+            format!("net.ipv6.conf.all.forwarding is 0, and there are IPv6 addresses on {}", network.ipv6_devices.join(", ")),
+            "the kernel forwards between uplinks and pods: of IPv6 services, only backends on other nodes are reached without it",
+            "sysctl -w net.ipv6.conf.all.forwarding=1 (ringway changes no setting itself); first accept_ra=2 where routers give addresses",
+        ));
+    }
+    for name in &network.ipv6_expiring {
+        findings.push(Finding::new(
+            Warning,
+            format!("{name} has an IPv6 address from a router, but listens to routers no more"),
+            "it forwards, and with net.ipv6.conf.*.accept_ra at 1 the kernel then ignores them: address and default route expire",
+            format!("sysctl -w net.ipv6.conf.{name}.accept_ra=2 (ringway changes no setting itself)"),
+        ));
+    }
+    findings
+}
+
 fn settings(config: &Config, facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     if !facts.network.ip_forward {
@@ -236,6 +267,7 @@ fn settings(config: &Config, facts: &Facts) -> Vec<Finding> {
             "sysctl -w net.ipv4.ip_forward=1 (ringway changes no setting itself)",
         ));
     }
+    findings.extend(ipv6(facts));
     let strict = |name: &str| facts.network.rp_filter.iter().any(|(device, value)| device == name && *value == 1);
     let strict: Vec<&str> = config.uplinks.iter().map(String::as_str).filter(|name| strict(name)).collect();
     if !strict.is_empty() {

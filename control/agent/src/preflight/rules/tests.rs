@@ -3,7 +3,7 @@ use xdp_redirect::probe::XdpFeatures;
 use super::super::facts::XdpFacts;
 use super::*;
 use crate::config::{Mode, Settings};
-use crate::netlink::NetworkFacts;
+use crate::netlink::{Ipv6, NetworkFacts};
 
 fn config(more: &str) -> Config {
     let yaml = format!("uplink: [eth1]\nnode-name: n1\nmanifests: /m\n{more}");
@@ -35,7 +35,13 @@ fn facts() -> Facts {
         tcx: Some(true),
         cpus: 4,
         memory_bytes: 8 << 30,
-        network: NetworkFacts { ip_forward: true, rp_filter: Vec::new(), local_port_range: (32_768, 60_999), reserved_ports: Vec::new() },
+        network: NetworkFacts {
+            ip_forward: true,
+            local_port_range: (32_768, 60_999),
+            ipv6: Ipv6::On,
+            ipv6_forwarding: true,
+            ..NetworkFacts::default()
+        },
         devices: vec![eth1()],
         ..Facts::default()
     }
