@@ -43,8 +43,7 @@ impl Groups {
     /// the kernel refuses.
     pub fn follow(&mut self, devices: &[u32], addresses: impl Iterator<Item = Ipv6Addr>) -> Vec<GroupRefused> {
         let groups: FxHashSet<Ipv6Addr> = addresses.map(solicited_node).collect();
-        let wanted: FxHashSet<(u32, Ipv6Addr)> =
-            devices.iter().flat_map(|ifindex| groups.iter().map(|group| (*ifindex, *group))).collect();
+        let wanted: FxHashSet<(u32, Ipv6Addr)> = devices.iter().flat_map(|ifindex| groups.iter().map(|group| (*ifindex, *group))).collect();
         let sockets = &mut self.sockets;
         self.joined.retain(|key, number| {
             let keep = wanted.contains(key);

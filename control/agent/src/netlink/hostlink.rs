@@ -4,9 +4,9 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
-use netlink_packet_route::RouteNetlinkMessage as Message;
 use ringway_engine::flow::Hook;
 use ringway_engine::order::{Upcall, upcall_mac};
 use ringway_engine::tables::Neighbors;

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use netlink_packet_core::NLM_F_CREATE;
-use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage};
 use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage};
 use ringway_engine::tables::{Fib, RouteKind};
 use rustc_hash::FxHashSet;
 
@@ -54,12 +54,7 @@ fn used((ifindex, address): (u32, IpAddr)) -> NeighbourMessage {
 
 /// The neighbors (ifindex, address) through which packets from `source`, received on `iif`, reach `destinations` (backends of its
 /// family), all ways of multipath routes included: what to keep fresh.
-pub fn next_hops(
-    fib: &Fib,
-    source: IpAddr,
-    iif: Option<u32>,
-    destinations: impl IntoIterator<Item = IpAddr>,
-) -> FxHashSet<(u32, IpAddr)> {
+pub fn next_hops(fib: &Fib, source: IpAddr, iif: Option<u32>, destinations: impl IntoIterator<Item = IpAddr>) -> FxHashSet<(u32, IpAddr)> {
     let mut neighbors = FxHashSet::default();
     for destination in destinations {
         if let Some(RouteKind::Unicast(ways)) = fib.find(source, destination, iif).map(|route| &route.kind) {

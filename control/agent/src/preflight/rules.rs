@@ -33,8 +33,10 @@ const CAP_BPF: u32 = 39;
 /// Frames of one socket, roughly: what fills its rings at their usual depths.
 const FRAMES_PER_SOCKET: u64 = 6_144;
 
-/// Bytes of the flow table per flow: four slots of 64 bytes.
+/// Bytes of the flow table per IPv4 flow: four slots of 64 bytes.
 const FLOW_BYTES: u64 = 256;
+/// Those of IPv6 are of 128 bytes.
+const FLOW6_BYTES: u64 = 512;
 
 /// Everything that is to be said, worst first.
 pub fn judge(config: &Config, facts: &Facts) -> Vec<Finding> {
@@ -132,13 +134,13 @@ fn kernel(facts: &Facts) -> Vec<Finding> {
 
 fn memory(config: &Config, facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let table = u64::from(config.flows_max) * FLOW_BYTES;
-    if table > facts.memory_bytes / 2 {
+    let tables = u64::from(config.flows_max) * FLOW_BYTES + u64::from(config.flows6_max) * FLOW6_BYTES;
+    if tables > facts.memory_bytes / 2 {
         findings.push(Finding::new(
             Error,
-            format!("the flow table takes {} MiB, {} MiB are available", table >> 20, facts.memory_bytes >> 20),
-            "the table is allocated at start and never swapped",
-            "lower --flows-max",
+            format!("the flow tables take {} MiB, {} MiB are available", tables >> 20, facts.memory_bytes >> 20),
+            "the tables are allocated at start and never swapped",
+            "lower --flows-max and --flows6-max",
         ));
     }
     let queues: u64 = config.uplinks.iter().filter_map(|name| device(facts, name)).map(|device| u64::from(device.rx_queues)).sum();
@@ -201,7 +203,8 @@ fn device<'a>(facts: &'a Facts, name: &str) -> Option<&'a DeviceFacts> {
 }
 
 fn ports(config: &Config, facts: &Facts) -> Vec<Finding> {
-    if !config.snat_addresses.is_empty() {
+    let is_dedicated = |v6: bool| config.snat_addresses.iter().any(|address| address.is_ipv6() == v6);
+    if is_dedicated(false) && (is_dedicated(true) || facts.network.ipv6_devices.is_empty()) {
         return Vec::new();
     }
     let snat = config.snat_ports;
@@ -221,7 +224,7 @@ fn ports(config: &Config, facts: &Facts) -> Vec<Finding> {
             Error,
             format!("SNAT ports {snat} overlap Kubernetes' NodePorts {NODE_PORTS}"),
             "a reply to us and a connection to a NodePort would look alike",
-            "--snat-ports outside of the NodePort range, or a dedicated --snat-address",
+            "--snat-ports outside of the NodePort range, or a dedicated --snat-address of each family",
         ));
     }
     findings
@@ -229,11 +232,16 @@ fn ports(config: &Config, facts: &Facts) -> Vec<Finding> {
 
 fn ipv6(facts: &Facts) -> Vec<Finding> {
     let network = &facts.network;
-    let off = |what: &str, remedy: &str| vec![Finding::new(Note, what, "only IPv4 is served here, and services of both families by IPv4", remedy)];
+    let off = |what: &str, remedy: &str| {
+        vec![Finding::new(Note, what, "only IPv4 is served here, and services of both families by IPv4", remedy)]
+    };
     match network.ipv6 {
         Ipv6::Absent => return off("the kernel has no IPv6, or was started with ipv6.disable=1", ""),
         Ipv6::Disabled => {
-            return off("net.ipv6.conf.all.disable_ipv6 is 1", "nothing; if the cluster has IPv6: sysctl -w net.ipv6.conf.all.disable_ipv6=0");
+            return off(
+                "net.ipv6.conf.all.disable_ipv6 is 1",
+                "nothing; if the cluster has IPv6: sysctl -w net.ipv6.conf.all.disable_ipv6=0",
+            );
         }
         Ipv6::On => {}
     }

@@ -225,7 +225,11 @@ fn compare(v6: bool) {
                 writeln!(lines, "{}", random.route()).unwrap();
             }
             // Some lines ask for the impossible (the same route twice): `ip` says so and goes on.
-            if v6 { ip6_batch(&lines) } else { ip_batch(&lines) };
+            if v6 {
+                ip6_batch(&lines)
+            } else {
+                ip_batch(&lines)
+            };
             ip("link set d2-p down");
             ip("link set d3-p down");
             ip("link set d4 down");

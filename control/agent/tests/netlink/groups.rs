@@ -76,7 +76,10 @@ fn a_device_that_is_not_there_is_told_and_tried_again() {
         let [d0, _] = devices();
         let mut joined = Groups::default();
         let refused = joined.follow(&[4711, d0], [address(1)].into_iter());
-        assert_eq!(refused.iter().map(|refused| (refused.ifindex, refused.group)).collect::<Vec<_>>(), [(4711, solicited_node(address(1)))]);
+        assert_eq!(
+            refused.iter().map(|refused| (refused.ifindex, refused.group)).collect::<Vec<_>>(),
+            [(4711, solicited_node(address(1)))]
+        );
         assert_eq!(shown("d0"), groups([1]));
         ip("link add later index 4711 type veth peer name later-p");
         assert!(joined.follow(&[4711, d0], [address(1)].into_iter()).is_empty());

@@ -178,6 +178,32 @@ fn snat_ports_of_the_node() {
         found(&config("snat-ports: 20000-40000\nsnat-address: [192.0.2.7]\n"), &facts()).is_empty(),
         "a dedicated address has no other user"
     );
+    let mut both = facts();
+    both.network.ipv6_devices = vec!["eth1".into()];
+    assert_eq!(found(&config("snat-ports: 20000-40000\nsnat-address: [192.0.2.7]\n"), &both).len(), 2, "the node's IPv6 address has");
+    assert!(found(&config("snat-ports: 20000-40000\nsnat-address: [192.0.2.7, 2001:db8::7]\n"), &both).is_empty());
+}
+
+#[test]
+fn ipv6_is_off_or_forwards() {
+    for (ipv6, expected) in [(Ipv6::Absent, "ipv6.disable=1"), (Ipv6::Disabled, "net.ipv6.conf.all.disable_ipv6 is 1")] {
+        let mut off = facts();
+        (off.network.ipv6, off.network.ipv6_forwarding) = (ipv6, false);
+        assert_eq!(found(&config(""), &off), Vec::<String>::new());
+        let notes = judge(&config(""), &off);
+        assert!(notes.iter().any(|note| note.what.contains(expected) && note.why.contains("only IPv4")), "{notes:?}");
+    }
+    assert!(after(|facts| facts.network.ipv6_forwarding = false).is_empty(), "link-local addresses are in nobody's use");
+    let in_use = |facts: &mut Facts| facts.network.ipv6_devices = vec!["eth1".into(), "eth2".into()];
+    assert!(after(in_use).is_empty());
+    assert_one(
+        &after(|facts| (in_use(facts), facts.network.ipv6_forwarding = false).1),
+        "warning: net.ipv6.conf.all.forwarding is 0, and there are IPv6 addresses on eth1, eth2",
+    );
+    assert_one(
+        &after(|facts| (in_use(facts), facts.network.ipv6_expiring = vec!["eth2".into()]).1),
+        "warning: eth2 has an IPv6 address from a router, but listens to routers no more",
+    );
 }
 
 #[test]
