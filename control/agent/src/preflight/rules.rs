@@ -236,7 +236,9 @@ fn ipv6(facts: &Facts) -> Vec<Finding> {
         vec![Finding::new(Note, what, "only IPv4 is served here, and services of both families by IPv4", remedy)]
     };
     match network.ipv6 {
-        Ipv6::Absent => return off("the kernel has no IPv6, or was started with ipv6.disable=1", ""),
+        Ipv6::Absent => {
+            return off("the kernel has no IPv6, or was started with ipv6.disable=1", "nothing; if the cluster has IPv6: boot without it");
+        }
         Ipv6::Disabled => {
             return off(
                 "net.ipv6.conf.all.disable_ipv6 is 1",
