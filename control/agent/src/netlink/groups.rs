@@ -35,7 +35,7 @@ struct Member {
 /// The solicited-node multicast group of an address (RFC 4291 section 2.7.1): of its last 24 bits, so some addresses share one.
 pub fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     let [.., high, low] = address.segments();
-    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | high & 0xff, low)
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | high, low)
 }
 
 impl Groups {

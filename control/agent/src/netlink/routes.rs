@@ -207,24 +207,11 @@ pub(super) async fn ours(requests: &mut Requests) -> Result<Vec<RouteMessage>, N
     Ok(ours)
 }
 
+/// Of IPv6 routes to one prefix with one metric the kernel makes one: were somebody to append a way, it is found by its protocol and stays.
 pub(super) async fn remove(requests: &mut Requests, routes: Vec<RouteMessage>) -> Result<Vec<Result<(), NetlinkError>>, NetlinkError> {
     let nets: Vec<IpNet> = routes.iter().map(destination).collect();
-    let messages = routes.into_iter().map(|route| (Message::DelRoute(without_others(route)), 0)).collect();
+    let messages = routes.into_iter().map(|route| (Message::DelRoute(route), 0)).collect();
     requests.batch(messages, |number| format!("remove the route to {}", nets[number])).await
-}
-
-/// Only our way. Somebody may have appended one: of IPv6 routes to one prefix with one metric the kernel makes one route.
-fn without_others(mut route: RouteMessage) -> RouteMessage {
-    let gateway = RouteAttribute::Gateway(HOSTLINK_GATEWAY6.into());
-    let ours = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::MultiPath(ways) => ways.iter().find(|way| way.attributes.contains(&gateway)).map(|way| way.interface_index),
-        _ => None,
-    });
-    if let Some(ifindex) = ours {
-        route.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::MultiPath(_)));
-        route.attributes.extend([RouteAttribute::Oif(ifindex), gateway]);
-    }
-    route
 }
 
 fn destination(route: &RouteMessage) -> IpNet {

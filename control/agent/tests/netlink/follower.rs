@@ -202,6 +202,8 @@ fn routes_of_all_tables_follow_rules_devices_and_addresses() {
 #[test]
 fn ipv6_routes_follow_rules_devices_and_addresses() {
     Namespace::new().run(async || {
+        // The link-local addresses that become usable later would cause the tables to be read.
+        sysctl("ipv6/conf/default/addr_gen_mode", "1");
         ip("link set lo up");
         for device in ["d0", "d1"] {
             add_device(device);
@@ -212,6 +214,10 @@ fn ipv6_routes_follow_rules_devices_and_addresses() {
         assert_eq!(lookup(&known.now, "fd01::9", "fd01::1", None), FibResult::Local);
         assert_eq!(lookup(&known.now, "fd01::1", "fd01::9", None), via(d0, "fd01::9"));
         assert_eq!(lookup(&known.now, "fd01::1", "ff02::1", None), FibResult::Local);
+        // Routers answer to the address of the subnet (RFC 4291 section 2.6.1).
+        assert_eq!(lookup(&known.now, "fd01::9", "fd01::", None), via(d0, "fd01::"));
+        sysctl("ipv6/conf/all/forwarding", "1");
+        known.until("anycast", |now| lookup(now, "fd01::9", "fd01::", None) == FibResult::Local).await;
 
         ip("-6 route add fd64::5 dev d1 table 116");
         ip("-6 rule add pref 2000 lookup 116");
@@ -251,6 +257,7 @@ fn ipv6_addresses_are_known_when_they_may_be_used() {
         ip("link set up0 up");
         wire.ip("link set w0 up");
         wire.ip("addr add fd01::2/64 dev w0 nodad");
+        ip("addr add fe80::1/64 dev up0 nodad");
         let mut known = Known::start(uplinks(&[])).await;
         assert!(known.now.addresses.as_ref().unwrap().iter().all(|local| local.address.is_loopback()), "link-local ones are no addresses");
         for (number, options) in [(1, "nodad"), (2, ""), (3, ""), (4, "nodad preferred_lft 0"), (5, "nodad preferred_lft 2")] {

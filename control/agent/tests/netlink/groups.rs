@@ -64,7 +64,6 @@ fn more_than_one_socket_can_be_member_of() {
         let refused = joined.follow(&devices, (0..3_000).map(address));
         assert!(refused.is_empty(), "{} refused: {:?}", refused.len(), refused.first());
         assert_eq!([shown("d0"), shown("d1")], [groups(0..3_000), groups(0..3_000)]);
-        // Room that was left is used again.
         assert!(joined.follow(&devices, (2_000..5_000).map(address)).is_empty());
         assert_eq!(shown("d1"), groups(2_000..5_000));
     });

@@ -78,13 +78,14 @@ fn ipv6_goes_and_comes_with_the_nodes() {
         let without = Hostlink::ensure(CONFIG).await.unwrap();
         assert!(!without.ipv6 && is_intact(&without).await);
         check(&without, CONFIG);
-        cleanup().await.unwrap();
-        let without = Hostlink::ensure(CONFIG).await.unwrap();
-        assert!(!without.ipv6, "made without");
         assert_eq!(cleanup().await.unwrap(), ["neighbor 169.254.82.2 on rw1", "veth pair rw0/rw1"]);
-
-        // The setting for all sets this one, too; it is for new devices, and ours may be switched on.
+        let without = Hostlink::ensure(CONFIG).await.unwrap();
+        assert!(!without.ipv6 && is_intact(&without).await, "made without");
         sysctl("ipv6/conf/all/disable_ipv6", "0");
+        assert!(!is_intact(&without).await, "it could have a neighbor more");
+        cleanup().await.unwrap();
+
+        // For new devices, but ours may be switched on.
         sysctl("ipv6/conf/default/disable_ipv6", "1");
         let hostlink = Hostlink::ensure(CONFIG).await.unwrap();
         assert!(hostlink.ipv6 && is_intact(&hostlink).await);
