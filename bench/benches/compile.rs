@@ -10,7 +10,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use ringway_engine::tables::Frontends;
 use ringway_model::manifest::ManifestFile;
 use ringway_model::{
-    Change, Compiler, Endpoint, EndpointSliceModel, Folder, Model, Protocol, ServiceModel, ServiceName, ServicePort, ServiceType,
+    Change, Compiler, Endpoint, EndpointSliceModel, Folder, IpFamily, Model, Protocol, ServiceModel, ServiceName, ServicePort, ServiceType,
     SessionAffinity, Settings, SlicePort, TrafficPolicy,
 };
 
@@ -65,6 +65,7 @@ fn slice(index: u32, ready: bool) -> Change {
     Change::Upsert(Model::EndpointSlice(Arc::new(EndpointSliceModel {
         name: format!("service-{index}-1").into(),
         service: name(index),
+        family: IpFamily::V4,
         ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: port(8080) }],
         endpoints,
         last_change_trigger: None,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use ringway_engine::tables::PodDelivery;
 use ringway_model::NodePortAddresses;
 use serde::Deserialize;
@@ -13,7 +13,7 @@ mod addresses;
 mod limits;
 mod timeouts;
 
-use self::limits::{AFFINITY_MAX_DEFAULT, AFFINITY_MAX_RANGE, FLOWS_MAX_RANGE, flows_max_default};
+use self::limits::{AFFINITY_MAX_DEFAULT, AFFINITY_MAX_RANGE, FLOWS_MAX_RANGE, flows_max_default, flows6_max_default};
 pub use self::timeouts::FlowTimeouts;
 use crate::apiserver::{Access, Endpoint, Pod};
 use crate::units::{BindAddress, PortRange, Seconds};
@@ -78,12 +78,12 @@ pub struct Settings {
     #[arg(long, value_enum)]
     pub mode: Option<Mode>,
 
-    /// Source address for connections to backends on other nodes; repeat for several [default: the node's own address]
+    /// Source address for connections to backends on other nodes; repeat for several, of either family [default: the node's own address]
     #[arg(long, value_name = "ADDR")]
     #[serde(default)]
-    pub snat_address: Vec<Ipv4Addr>,
+    pub snat_address: Vec<IpAddr>,
 
-    /// Ports of the node's own address that serve as SNAT ports [default: 10000-29999]
+    /// Ports of the node's own addresses that serve as SNAT ports [default: 10000-29999]
     #[arg(long, value_name = "LO-HI")]
     pub snat_ports: Option<PortRange>,
 
@@ -105,7 +105,7 @@ pub struct Settings {
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub remove_taint: Option<bool>,
 
-    /// Answer ARP for LoadBalancer and external IPs on this node
+    /// Answer ARP and neighbor solicitations for LoadBalancer and external IPs on this node
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub announce: Option<bool>,
 
@@ -113,9 +113,13 @@ pub struct Settings {
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub answer_ping: Option<bool>,
 
-    /// Most flows at a time [default: 32768 for each CPU, 131072 to 1048576]
+    /// Most IPv4 flows at a time [default: 32768 for each CPU, 131072 to 1048576]
     #[arg(long, value_name = "N")]
     pub flows_max: Option<u32>,
+
+    /// Most IPv6 flows at a time [default: half of --flows-max, for they need twice the room]
+    #[arg(long, value_name = "N")]
+    pub flows6_max: Option<u32>,
 
     /// Most clients that session affinity remembers, one for each service port [default: 131072]
     #[arg(long, value_name = "N")]
@@ -211,14 +215,15 @@ pub struct Config {
     /// `None`: decide by the uplinks' queues and the CPUs.
     pub workers: Option<usize>,
     pub mode: Mode,
-    pub snat_addresses: Vec<Ipv4Addr>,
+    pub snat_addresses: Vec<IpAddr>,
     pub snat_ports: PortRange,
     pub pod_delivery: PodDelivery,
     pub announce: bool,
     pub answer_ping: bool,
     pub node_port_addresses: NodePortAddresses,
-    pub service_cidrs: Vec<Ipv4Net>,
+    pub service_cidrs: Vec<IpNet>,
     pub flows_max: u32,
+    pub flows6_max: u32,
     pub affinity_max: u32,
     pub timeouts: FlowTimeouts,
     pub on_stop: OnStop,
@@ -269,6 +274,7 @@ impl Settings {
             announce: self.announce.or(file.announce),
             answer_ping: self.answer_ping.or(file.answer_ping),
             flows_max: self.flows_max.or(file.flows_max),
+            flows6_max: self.flows6_max.or(file.flows6_max),
             affinity_max: self.affinity_max.or(file.affinity_max),
             timeout_tcp_syn: self.timeout_tcp_syn.or(file.timeout_tcp_syn),
             timeout_tcp_established: self.timeout_tcp_established.or(file.timeout_tcp_established),
@@ -306,8 +312,11 @@ impl Settings {
             wrong.push(format!("--workers: must be between 1 and {WORKERS_MAX}"));
         }
         let flows_max = self.flows_max.unwrap_or_else(flows_max_default);
-        if !FLOWS_MAX_RANGE.contains(&flows_max) {
-            wrong.push(format!("--flows-max: must be between {} and {}", FLOWS_MAX_RANGE.start(), FLOWS_MAX_RANGE.end()));
+        let flows6_max = self.flows6_max.unwrap_or_else(|| flows6_max_default(flows_max));
+        for (flag, flows) in [("--flows-max", flows_max), ("--flows6-max", flows6_max)] {
+            if !FLOWS_MAX_RANGE.contains(&flows) {
+                wrong.push(format!("{flag}: must be between {} and {}", FLOWS_MAX_RANGE.start(), FLOWS_MAX_RANGE.end()));
+            }
         }
         let node_port_addresses = addresses::node_port_addresses(&self.node_port_addresses, &mut wrong);
         let service_cidrs = addresses::service_cidrs(&self.service_cidr, &mut wrong);
@@ -315,10 +324,8 @@ impl Settings {
         if !AFFINITY_MAX_RANGE.contains(&affinity_max) {
             wrong.push(format!("--affinity-max: must be between {} and {}", AFFINITY_MAX_RANGE.start(), AFFINITY_MAX_RANGE.end()));
         }
-        for address in &self.snat_address {
-            if address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast() {
-                wrong.push(format!("--snat-address: {address} cannot be the source of a connection"));
-            }
+        for address in self.snat_address.iter().filter(|address| !addresses::can_be_source(address)) {
+            wrong.push(format!("--snat-address: {address} cannot be the source of a connection"));
         }
         if !wrong.is_empty() {
             bail!("{}", wrong.join("\n"));
@@ -344,6 +351,7 @@ impl Settings {
             node_port_addresses,
             service_cidrs,
             flows_max,
+            flows6_max,
             affinity_max,
             timeouts: FlowTimeouts {
                 tcp_syn: self.timeout_tcp_syn.unwrap_or(timeouts.tcp_syn),

@@ -4,7 +4,7 @@
 //! force, and removed *before* it goes: a worker never meets a packet of which it has not heard.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use ringway_engine::tables::FrontendKey;
 use xdp_redirect::{AddressUse, FrontendUse, Sockets};
@@ -15,7 +15,7 @@ pub enum FilterKey {
     /// A device that an order may name, by ifindex.
     DeviceMac(u32),
     /// A VIP, or a source address for SNAT.
-    Address(Ipv4Addr),
+    Address(IpAddr),
     Frontend(FrontendKey),
 }
 
@@ -215,6 +215,7 @@ impl Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     /// Records every step; refuses frontends on port 666.
     #[derive(Default)]
@@ -253,7 +254,7 @@ mod tests {
         FilterKey::Frontend(FrontendKey { address: VIP, port, protocol: 6 })
     }
 
-    const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     const AWAY: FrontendUse = FrontendUse { here: false, sockets: Sockets::Routed, draining: false };
     const HERE: Option<FilterValue> = Some(FilterValue::Frontend(FrontendUse { here: true, ..AWAY }));
     const ELSEWHERE: Option<FilterValue> = Some(FilterValue::Frontend(AWAY));

@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -14,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -29,6 +32,46 @@ const BUFFER_BYTES: usize = 16 * 1024;
 
 /// Pause when no connection can be accepted: out of descriptors, mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// Listens at an address, without waiting in calls. What is bound to all IPv6 addresses takes no IPv4: that port may be another's.
+///
+/// # Errors
+/// The kernel refuses: the port is taken, the address is not here, or the node has no such family (`EAFNOSUPPORT`).
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    bind_socket(address, true)
+}
+
+/// Likewise, but the unspecified address of either family stands for all addresses of both, as it does for kube-proxy and for every
+/// other program in Go.
+///
+/// # Errors
+/// See [`bind`].
+pub fn bind_to_both(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    if !address.ip().is_unspecified() {
+        return bind_socket(address, true);
+    }
+    let all = |ip: IpAddr| SocketAddr::new(ip, address.port());
+    match bind_socket(all(Ipv6Addr::UNSPECIFIED.into()), false) {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => bind_socket(all(Ipv4Addr::UNSPECIFIED.into()), true),
+        bound => bound,
+    }
+}
+
+fn bind_socket(address: SocketAddr, only_v6: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(only_v6)?;
+    }
+    // After a restart, connections of before may still be closing.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
 
 /// What a request is answered with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,5 +208,19 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         let mut first = silent.swap_remove(0);
         assert_eq!(first.read(&mut [0; 1]).await.ok(), Some(0), "the oldest lost its place");
+    }
+
+    #[test]
+    fn the_unspecified_address_stands_for_both_families() {
+        let (v4, v6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
+        let reached = |port: u16| [v4, v6].map(|address| std::net::TcpStream::connect((address, port)).is_ok());
+        for (address, expected) in [("0.0.0.0:0", [true, true]), ("[::]:0", [true, true]), ("127.0.0.1:0", [true, false])] {
+            let listener = bind_to_both(address.parse().unwrap()).unwrap();
+            assert_eq!(reached(listener.local_addr().unwrap().port()), expected, "{address}");
+        }
+        let six = bind("[::]:0".parse().unwrap()).unwrap();
+        let port = six.local_addr().unwrap().port();
+        assert_eq!(reached(port), [false, true]);
+        bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)).expect("the port of IPv4 is free");
     }
 }

@@ -8,7 +8,7 @@ use xdp_redirect::{Attachment, LoadOptions, MapFate, ProgramName, Programs, XdpM
 
 use crate::filter::{FilterKey, FilterMaps, FilterValue};
 
-/// Capacity of the maps of frontends and VIPs, see `maps.h`.
+/// Capacity of the maps of frontends and VIPs of each family, see `maps.h`.
 pub const FRONTENDS_MAX: usize = 131_072;
 /// See [`FRONTENDS_MAX`].
 pub const VIPS_MAX: usize = 65_536;
@@ -72,7 +72,7 @@ pub fn load(options: LoadOptions) -> anyhow::Result<Programs> {
     }
     tracing::info!(
         "programs loaded, {}",
-        if report.kept_flows() { "the flow table of an earlier process is taken over" } else { "the flow table is new" }
+        if report.kept_flows() { "the flow tables of an earlier process are taken over" } else { "the flow tables are new" }
     );
     Ok(programs)
 }

@@ -5,15 +5,14 @@ mod node_ports;
 mod vip_ports;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use ringway_engine::tables::{
-    Backend, Device, DeviceKind, Fib, FibResult, Frontend, FrontendKey, FrontendKind, NODE_PORT_ALIAS, NodeTables, PodDelivery, Snapshot,
-    Target, VIP_ALIAS, is_alias,
+    Backend, Device, DeviceKind, Fib, FibResult, Frontend, FrontendKey, FrontendKind, NodeTables, PodDelivery, Snapshot, Target, is_alias,
 };
-use ringway_model::Vip;
+use ringway_model::{IpFamily, Vip};
 use rustc_hash::{FxHashMap, FxHashSet};
 use xdp_redirect::{AddressUse, FrontendUse, Sockets};
 
@@ -29,14 +28,14 @@ use vip_ports::VipPorts;
 #[derive(Clone, Debug)]
 pub struct TableSettings {
     pub node_name: String,
-    /// Empty: the node's own address with `snat_ports`.
-    pub snat_addresses: Vec<Ipv4Addr>,
+    /// None of a family: the node's own address with `snat_ports`.
+    pub snat_addresses: Vec<IpAddr>,
     pub snat_ports: PortRange,
     pub pod_delivery: PodDelivery,
     pub announce: bool,
     pub answer_ping: bool,
     /// Beside those of the ServiceCIDR objects.
-    pub service_cidrs: Vec<Ipv4Net>,
+    pub service_cidrs: Vec<IpNet>,
     pub rw1_ifindex: u32,
     pub rw1_mac: [u8; 6],
 }
@@ -45,9 +44,9 @@ pub struct TableSettings {
 #[derive(Debug, Default)]
 pub struct Applied {
     /// Addresses for which this node answers from now on.
-    pub announced: Vec<Ipv4Addr>,
+    pub announced: Vec<IpAddr>,
     /// Backends that do not serve frontends any more, also under their aliases.
-    pub stopped: Vec<(FrontendKey, SocketAddrV4)>,
+    pub stopped: Vec<(FrontendKey, SocketAddr)>,
 }
 
 /// The pieces of the next snapshot.
@@ -56,13 +55,13 @@ pub struct Tables {
     settings: TableSettings,
     snapshot: Snapshot,
     pub filter: Filter,
-    vips: BTreeMap<Ipv4Addr, Vip>,
+    vips: BTreeMap<IpAddr, Vip>,
     node_ports: NodePorts,
     vip_ports: VipPorts,
     addresses: Arc<Vec<netlink::LocalAddress>>,
     /// Of the ServiceCIDR objects.
-    service_cidrs: BTreeSet<Ipv4Net>,
-    refused_cidrs: BTreeSet<Ipv4Net>,
+    service_cidrs: BTreeSet<IpNet>,
+    refused_cidrs: BTreeSet<IpNet>,
 }
 
 impl TableSettings {
@@ -85,7 +84,7 @@ impl Tables {
     /// `filter` holds what the pinned maps hold.
     pub fn new(settings: TableSettings, filter: Filter) -> Tables {
         let port = |(key, held): (FrontendKey, FrontendUse)| if let Sockets::Vip(port) = held.sockets { Some((key, port)) } else { None };
-        let places = filter.held_frontends().filter(|(key, _)| key.address == VIP_ALIAS).map(|(key, _)| (key.port, key.protocol));
+        let places = filter.held_frontends().map(|(key, _)| key).filter(vip_ports::is_alias);
         let vip_ports = VipPorts::over(filter.held_frontends().filter_map(port), places);
         Tables {
             settings,
@@ -110,25 +109,27 @@ impl Tables {
     }
 
     /// Addresses of services and of no device here.
-    pub fn vips(&self) -> &BTreeMap<Ipv4Addr, Vip> {
+    pub fn vips(&self) -> &BTreeMap<IpAddr, Vip> {
         &self.vips
     }
 
     /// What has a route into the hostlink: the ServiceCIDRs, the ClusterIPs that none of them covers, and the aliases. An address that
     /// was a frontend's keeps it for as long as connections last, which may be the node's own. Other addresses of services have none:
     /// they may be hosts, which the node reaches as ever.
-    pub fn routed(&self) -> FxHashSet<Ipv4Net> {
-        let covering: Vec<&Ipv4Net> = self.service_cidrs().filter(|net| !self.refused_cidrs.contains(net)).collect();
+    pub fn routed(&self) -> FxHashSet<IpNet> {
+        let covering: Vec<&IpNet> = self.service_cidrs().filter(|net| !self.refused_cidrs.contains(net)).collect();
         let cluster_ips = self.vips.iter().filter(|(_, vip)| vip.cluster_ip).map(|(address, _)| *address);
         let draining = self.filter.draining().filter(|(_, sockets)| *sockets == Sockets::Routed).map(|(key, _)| key.address);
         let alone = cluster_ips.chain(self.aliases()).chain(draining).filter(|address| !covering.iter().any(|net| net.contains(address)));
-        alone.map(Ipv4Net::from).chain(self.service_cidrs().copied()).collect()
+        alone.map(IpNet::from).chain(self.service_cidrs().copied()).collect()
     }
 
     /// The aliases in use.
-    fn aliases(&self) -> impl Iterator<Item = Ipv4Addr> {
-        let of_node_ports = (!self.node_ports.is_empty()).then_some(NODE_PORT_ALIAS);
-        of_node_ports.into_iter().chain((!self.vip_ports.is_empty()).then_some(VIP_ALIAS))
+    fn aliases(&self) -> impl Iterator<Item = IpAddr> {
+        IpFamily::BOTH.into_iter().flat_map(|family| {
+            let of_node_ports = (!self.node_ports.is_empty(family)).then_some(node_ports::alias_of(family));
+            of_node_ports.into_iter().chain((!self.vip_ports.is_empty(family)).then_some(vip_ports::alias_of(family)))
+        })
     }
 
     /// The key under which the node's own sockets use a frontend, if it is not the frontend's own.
@@ -146,19 +147,19 @@ impl Tables {
 
     /// The frontends that the node's own sockets use under a key: those for which an alias stands, or the key's own.
     pub fn frontends_under(&self, key: &FrontendKey) -> Vec<FrontendKey> {
-        match key.address {
-            NODE_PORT_ALIAS => self.node_ports.frontends(key).collect(),
-            VIP_ALIAS => self.vip_ports.frontend(key).into_iter().collect(),
-            _ => vec![*key],
+        match key {
+            key if node_ports::is_alias(key) => self.node_ports.frontends(key).collect(),
+            key if vip_ports::is_alias(key) => self.vip_ports.frontend(key).into_iter().collect(),
+            key => vec![*key],
         }
     }
 
-    fn service_cidrs(&self) -> impl Iterator<Item = &Ipv4Net> {
+    fn service_cidrs(&self) -> impl Iterator<Item = &IpNet> {
         self.settings.service_cidrs.iter().chain(&self.service_cidrs)
     }
 
     /// ServiceCIDRs whose routes the kernel did not take: their addresses need routes of their own.
-    pub fn refuse_cidrs(&mut self, refused: BTreeSet<Ipv4Net>) {
+    pub fn refuse_cidrs(&mut self, refused: BTreeSet<IpNet>) {
         self.refused_cidrs = refused;
     }
 
@@ -183,7 +184,7 @@ impl Tables {
         if !update.frontends.is_empty() {
             self.snapshot.frontends = self.snapshot.frontends.with(update.frontends);
         }
-        let touched: Vec<Ipv4Addr> = update.vips.iter().map(|(address, _)| *address).collect();
+        let touched: Vec<IpAddr> = update.vips.iter().map(|(address, _)| *address).collect();
         if let Some(cidrs) = update.service_cidrs {
             self.service_cidrs = cidrs;
         }
@@ -197,8 +198,9 @@ impl Tables {
             put(&mut self.snapshot.vips, address, vip.is_some() && !is_cluster_ip);
             self.want_address(address);
         }
-        for alias in [NODE_PORT_ALIAS, VIP_ALIAS] {
-            self.want_alias(alias);
+        for family in IpFamily::BOTH {
+            self.want_alias(node_ports::alias_of(family), !self.node_ports.is_empty(family));
+            self.want_alias(vip_ports::alias_of(family), !self.vip_ports.is_empty(family));
         }
         Applied { announced: self.follow_announced(touched), stopped }
     }
@@ -213,8 +215,7 @@ impl Tables {
     }
 
     /// Sockets may still be connected to an alias port that nobody has any more: they are refused.
-    fn want_alias(&mut self, alias: Ipv4Addr) {
-        let is_used = self.aliases().any(|used| used == alias);
+    fn want_alias(&mut self, alias: IpAddr, is_used: bool) {
         if put(&mut self.snapshot.cluster_ips, alias, is_used) {
             self.want_address(alias);
         }
@@ -222,7 +223,7 @@ impl Tables {
 
     /// Addresses for which this node answers: the VIPs if it is told to, and SNAT addresses that no device has. Looks at those that were
     /// touched and returns those that are new.
-    fn follow_announced(&mut self, touched: Vec<Ipv4Addr>) -> Vec<Ipv4Addr> {
+    fn follow_announced(&mut self, touched: Vec<IpAddr>) -> Vec<IpAddr> {
         let mut new = Vec::new();
         for address in touched.into_iter().chain(self.settings.snat_addresses.clone()) {
             let is_announced = self.is_announced(&address);
@@ -233,16 +234,16 @@ impl Tables {
         new
     }
 
-    fn is_announced(&self, address: &Ipv4Addr) -> bool {
+    fn is_announced(&self, address: &IpAddr) -> bool {
         self.is_homeless_snat(address) || self.settings.announce && self.vips.get(address).is_some_and(|vip| vip.announced)
     }
 
-    /// A dedicated SNAT address for which the kernel would not answer ARP.
-    fn is_homeless_snat(&self, address: &Ipv4Addr) -> bool {
+    /// A dedicated SNAT address for which the kernel would not answer neighbors.
+    fn is_homeless_snat(&self, address: &IpAddr) -> bool {
         self.settings.snat_addresses.contains(address) && !self.addresses.iter().any(|local| local.address == *address)
     }
 
-    fn want_address(&mut self, address: Ipv4Addr) {
+    fn want_address(&mut self, address: IpAddr) {
         let snat = self.snapshot.node.snat.iter().find(|snat| snat.address == address);
         let value = AddressUse {
             announced: self.is_announced(&address),
@@ -303,7 +304,7 @@ impl Tables {
     }
 
     /// Whether packets from outside may have to be handed to `edge`. `seen` saves asking twice for one address.
-    fn has_backend_here(&self, frontend: &Frontend, seen: &mut FxHashMap<Ipv4Addr, bool>) -> bool {
+    fn has_backend_here(&self, frontend: &Frontend, seen: &mut FxHashMap<IpAddr, bool>) -> bool {
         let is_here = |backend: &Backend| {
             let by_route = |address| is_here(&self.snapshot.fib, &self.snapshot.devices.by_index, address);
             backend.local || *seen.entry(backend.address).or_insert_with(|| by_route(backend.address))
@@ -316,8 +317,8 @@ impl Tables {
 }
 
 /// Whether the kernel delivers packets for the address on this node, or through a device that leads to a pod.
-fn is_here(fib: &Fib, devices: &FxHashMap<u32, Device>, address: Ipv4Addr) -> bool {
-    match fib.lookup(Ipv4Addr::UNSPECIFIED, address, None, 0) {
+fn is_here(fib: &Fib, devices: &FxHashMap<u32, Device>, address: IpAddr) -> bool {
+    match fib.lookup(IpFamily::of(&address).unspecified(), address, None, 0) {
         FibResult::Local => true,
         FibResult::Via { ifindex, .. } => {
             devices.get(&ifindex).is_some_and(|device| matches!(device.kind, DeviceKind::Pod | DeviceKind::Bridge))
@@ -327,7 +328,7 @@ fn is_here(fib: &Fib, devices: &FxHashMap<u32, Device>, address: Ipv4Addr) -> bo
 }
 
 /// Puts an address into a set of the snapshot or takes it out. True if that changed the set.
-fn put(set: &mut Arc<FxHashSet<Ipv4Addr>>, address: Ipv4Addr, is_in: bool) -> bool {
+fn put(set: &mut Arc<FxHashSet<IpAddr>>, address: IpAddr, is_in: bool) -> bool {
     if set.contains(&address) == is_in {
         return false;
     }

@@ -3,7 +3,7 @@
 //! Addresses of both families live side by side here; [`crate::Compiler`] tells them apart (contract §1.3).
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
@@ -79,6 +79,14 @@ impl IpFamily {
 
     pub fn of(address: &IpAddr) -> IpFamily {
         if address.is_ipv4() { IpFamily::V4 } else { IpFamily::V6 }
+    }
+
+    /// The address that stands for all of the family.
+    pub fn unspecified(self) -> IpAddr {
+        match self {
+            IpFamily::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            IpFamily::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        }
     }
 
     /// The name in EndpointSlices (`addressType`), Services (`ipFamilies`) and metrics.

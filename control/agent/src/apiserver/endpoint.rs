@@ -107,6 +107,7 @@ mod tests {
         let endpoint: Endpoint = "https://[fd00::1]/k8s/c1/".parse().unwrap();
         assert_eq!((endpoint.host.as_str(), endpoint.port, endpoint.path.as_str()), ("fd00::1", 443, "/k8s/c1"));
         assert_eq!(endpoint.to_string(), "https://[fd00::1]:443/k8s/c1");
+        assert_eq!(Endpoint::of(endpoint.address().unwrap()).to_string(), "https://[fd00::1]:443");
         assert!(endpoint.is_same_place(&"https://[fd00::1]:443/k8s/c1#x".parse().unwrap()));
         for wrong in ["10.0.0.1:6443", "ftp://a", "https://", "https://a#", "https://u@a", "https://a?b", "nonsense", ""] {
             let message = wrong.parse::<Endpoint>().unwrap_err();
@@ -118,6 +119,8 @@ mod tests {
     fn loopback_is_local_and_others_are_not() {
         assert!("https://127.0.0.1:6443".parse::<Endpoint>().unwrap().is_local());
         assert!("https://localhost:6443".parse::<Endpoint>().unwrap().is_local());
+        assert!("https://[::1]:6443".parse::<Endpoint>().unwrap().is_local());
+        assert!(!"https://[2001:db8::1]:6443".parse::<Endpoint>().unwrap().is_local());
         assert!(!"https://240.0.0.1:6443".parse::<Endpoint>().unwrap().is_local());
         assert!(!"https://example.invalid:6443".parse::<Endpoint>().unwrap().is_local());
     }

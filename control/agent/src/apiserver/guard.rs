@@ -113,7 +113,7 @@ pub fn is_kubernetes(service: &ringway_model::ServiceModel) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringway_model::{Endpoint, Protocol, ServiceName, SlicePort};
+    use ringway_model::{Endpoint, IpFamily, Protocol, ServiceName, SlicePort};
 
     fn slice(name: &str, service: &str, addresses: &[&str]) -> Arc<EndpointSliceModel> {
         let endpoint = |address: &&str| Endpoint {
@@ -129,6 +129,7 @@ mod tests {
         Arc::new(EndpointSliceModel {
             name: name.into(),
             service: ServiceName { namespace: "default".into(), name: service.into() },
+            family: IpFamily::V4,
             ports: vec![SlicePort { name: "https".into(), protocol: Protocol::Tcp, port: 6443.try_into().unwrap() }],
             endpoints: addresses.iter().map(endpoint).collect(),
             last_change_trigger: None,

@@ -9,10 +9,10 @@ const FLOWS_LEAST: u32 = 131_072;
 /// At 4 slots of 64 bytes for each flow 256 MiB: more memory only for those who ask.
 const FLOWS_MOST: u32 = 1_048_576;
 
-/// Least and most of `--flows-max`. 2^24 flows are 4 GiB of table.
+/// Least and most of `--flows-max` and `--flows6-max`. 2^24 flows are 4 GiB of table, of IPv6 8 GiB.
 pub const FLOWS_MAX_RANGE: RangeInclusive<u32> = 64..=16_777_216;
 
-/// Default of `--affinity-max`. 32 bytes each: 4 MiB.
+/// Default of `--affinity-max`. 64 bytes each: 8 MiB.
 pub const AFFINITY_MAX_DEFAULT: u32 = 131_072;
 pub const AFFINITY_MAX_RANGE: RangeInclusive<u32> = 16..=16_777_216;
 
@@ -21,6 +21,12 @@ pub const AFFINITY_MAX_RANGE: RangeInclusive<u32> = 16..=16_777_216;
 pub fn flows_max_default() -> u32 {
     let online = std::fs::read_to_string(Path::new("/sys/devices/system/cpu/online")).unwrap_or_default();
     flows_for(cpus_in(&online))
+}
+
+/// Default of `--flows6-max`. An entry is twice as large as of IPv4, and where there are both families most flows still are of IPv4: so both
+/// tables take as much memory, and neither is small.
+pub fn flows6_max_default(flows_max: u32) -> u32 {
+    (flows_max / 2).max(*FLOWS_MAX_RANGE.start())
 }
 
 fn flows_for(cpus: u32) -> u32 {
@@ -49,5 +55,10 @@ mod tests {
     fn flows_grow_with_the_machine() {
         assert_eq!([0, 2, 4, 8, 64, u32::MAX].map(flows_for), [131_072, 131_072, 131_072, 262_144, 1_048_576, 1_048_576]);
         assert!(FLOWS_MAX_RANGE.contains(&flows_max_default()));
+    }
+
+    #[test]
+    fn as_much_memory_for_either_family() {
+        assert_eq!([131_072, 64, 100, 16_777_216].map(flows6_max_default), [65_536, 64, 64, 8_388_608]);
     }
 }

@@ -12,15 +12,16 @@ fn error(text: &str) -> String {
 
 #[test]
 fn a_complete_file() {
-    let yaml = "uplink: [eth1, eth2]\nnode-name: n1\nmanifests: /m\nmode: zero-copy\nsnat-address: [192.0.2.1]\n\
-                snat-ports: 1024-2047\npod-delivery: direct\nannounce: true\nflows-max: 1000\ntimeout-udp: 5m\ntimeout-tcp-syn: 60\nworkers: 2\n";
+    let yaml = "uplink: [eth1, eth2]\nnode-name: n1\nmanifests: /m\nmode: zero-copy\nsnat-address: [192.0.2.1, '2001:db8::1']\n\
+                snat-ports: 1024-2047\npod-delivery: direct\nannounce: true\nflows-max: 1000\nflows6-max: 300\ntimeout-udp: 5m\ntimeout-tcp-syn: 60\nworkers: 2\n";
     let config = Settings::from_yaml(yaml).unwrap().resolve().unwrap();
     assert_eq!(config.uplinks, ["eth1", "eth2"]);
     assert_eq!(config.mode, Mode::ZeroCopy);
     assert_eq!(config.snat_ports, PortRange { first: 1024, last: 2047 });
     assert_eq!(config.pod_delivery, PodDelivery::Direct);
     assert!(config.announce);
-    assert_eq!((config.flows_max, config.workers), (1000, Some(2)));
+    assert_eq!((config.flows_max, config.flows6_max, config.workers), (1000, 300, Some(2)));
+    assert_eq!(config.snat_addresses, ["192.0.2.1", "2001:db8::1"].map(|address| address.parse::<IpAddr>().unwrap()));
     assert_eq!((config.timeouts.udp, config.timeouts.tcp_syn), (Seconds(300), Seconds(60)));
     assert_eq!(config.timeouts.tcp_established, Seconds(86_400));
 }
@@ -48,12 +49,14 @@ fn flags_win() {
     let flags = Settings { uplink: vec!["eth9".into()], flows_max: Some(128), ..Settings::default() };
     let config = flags.or(Settings::from_yaml(COMPLETE).unwrap()).resolve().unwrap();
     assert_eq!((config.uplinks[0].as_str(), config.flows_max, config.node_name.as_str()), ("eth9", 128, "n1"));
+    assert_eq!(config.flows6_max, 64, "half of the IPv4 flows");
 }
 
 #[test]
 fn everything_missing_is_listed_at_once() {
-    let message = Settings { flows_max: Some(1), workers: Some(0), ..Settings::default() }.resolve().unwrap_err().to_string();
-    for flag in ["--uplink", "--node-name", "no source of services", "--flows-max", "--workers"] {
+    let settings = Settings { flows_max: Some(1), flows6_max: Some(16_777_217), workers: Some(0), ..Settings::default() };
+    let message = settings.resolve().unwrap_err().to_string();
+    for flag in ["--uplink", "--node-name", "no source of services", "--flows-max", "--flows6-max", "--workers"] {
         assert!(message.contains(flag), "{flag} in {message}");
     }
 }
@@ -66,9 +69,12 @@ fn an_empty_file_leaves_all_to_flags() {
 
 #[test]
 fn sources_that_cannot_be() {
-    let settings = Settings::from_yaml(&format!("{COMPLETE}snat-address: [127.0.0.1, 224.0.0.1]\n")).unwrap();
+    let wrong = ["127.0.0.1", "224.0.0.1", "255.255.255.255", "169.254.82.3", "::", "::1", "fe80::1", "ff02::1", "::ffff:192.0.2.1"];
+    let list = wrong.map(|address| format!("'{address}'")).join(", ");
+    let settings = Settings::from_yaml(&format!("{COMPLETE}snat-address: [{list}, 192.0.2.1, 'fd00::1']\n")).unwrap();
     let message = settings.resolve().unwrap_err().to_string();
-    assert!(message.contains("127.0.0.1") && message.contains("224.0.0.1"));
+    assert_eq!(message.lines().count(), wrong.len(), "{message}");
+    assert!(wrong.iter().all(|address| message.contains(&format!(" {address} "))), "{message}");
 }
 
 #[test]

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use ringway_engine::flow::FlowTable;
+use ringway_engine::flow::FlowTables;
 use ringway_io::Dataplane;
-use ringway_model::{Changed, NoLocalEndpoints, ServiceName};
+use ringway_model::{Changed, IpFamily, NoLocalEndpoints, PerFamily, ServiceName};
 use tokio::sync::Notify;
 use xdp_redirect::Counters;
 
@@ -47,7 +47,7 @@ impl Health {
 #[derive(Clone)]
 pub struct Observed {
     pub dataplane: Option<Arc<Dataplane>>,
-    pub flows: Option<Arc<FlowTable>>,
+    pub flows: Option<FlowTables>,
     pub counters: Option<Arc<Counters>>,
     /// `None`: none is followed.
     pub apiserver: Option<Arc<Source>>,
@@ -57,20 +57,23 @@ pub struct Observed {
     pub problems: BTreeMap<(&'static str, String), u64>,
 }
 
+/// Sentences by service and family.
+pub type PortProblems = BTreeMap<(ServiceName, IpFamily), String>;
+
 /// Shared by the control loop and the servers.
 pub struct Board {
     pub metrics: KubeProxyMetrics,
     /// Objects that are older than we are say nothing about how fast we program.
     started: Timestamp,
     state: Mutex<State>,
-    /// Of each service whose health check port cannot be opened: a sentence.
-    port_problems: Mutex<BTreeMap<ServiceName, String>>,
+    /// Of each service whose health check port cannot be opened in a family: a sentence.
+    port_problems: Mutex<PortProblems>,
     problems_changed: Notify,
 }
 
 struct State {
     dataplane: Option<Arc<Dataplane>>,
-    flows: Option<Arc<FlowTable>>,
+    flows: Option<FlowTables>,
     counters: Option<Arc<Counters>>,
     apiserver: Option<Arc<Source>>,
     published: Option<Instant>,
@@ -139,8 +142,8 @@ impl Board {
         self.note_acted(&mut state, pending);
     }
 
-    /// The flow table, and the counters of the BPF programs: for those who collect metrics.
-    pub fn set_tables(&self, flows: Arc<FlowTable>, counters: Arc<Counters>) {
+    /// The flow tables, and the counters of the BPF programs: for those who collect metrics.
+    pub fn set_tables(&self, flows: FlowTables, counters: Arc<Counters>) {
         let mut state = self.state();
         (state.flows, state.counters) = (Some(flows), Some(counters));
     }
@@ -181,13 +184,16 @@ impl Board {
     }
 
     /// Changes of objects were taken in.
-    pub fn take_changes(&self, changed: Changed, no_local: NoLocalEndpoints) {
-        let set = |policy, count: usize| self.metrics.no_local_endpoints.with_label_values(&[policy]).set(count as i64);
-        set("internal", no_local.internal);
-        set("external", no_local.external);
+    pub fn take_changes(&self, changed: Changed, no_local: PerFamily<NoLocalEndpoints>) {
+        for family in IpFamily::BOTH {
+            let metrics = &self.metrics.of[family];
+            let set = |policy, count: usize| metrics.no_local_endpoints.with_label_values(&[policy]).set(count as i64);
+            set("internal", no_local[family].internal);
+            set("external", no_local[family].external);
+            metrics.last_queued_timestamp_seconds.set(seconds(Timestamp::now()));
+        }
         self.metrics.endpoint_changes_total.inc_by(changed.endpoint_slices);
         self.metrics.service_changes_total.inc_by(changed.services);
-        self.metrics.last_queued_timestamp_seconds.set(seconds(Timestamp::now()));
         let mut state = self.state();
         state.taken.endpoint_slices += changed.endpoint_slices;
         state.taken.services += changed.services;
@@ -234,11 +240,13 @@ impl Board {
         if !acted.is_empty() {
             let now = Timestamp::now();
             state.last_updated = now;
-            self.metrics.last_timestamp_seconds.set(seconds(now));
-            for pending in acted {
-                self.metrics.sync_duration_seconds.observe(pending.since.elapsed().as_secs_f64());
-                let fresh = pending.changed.triggers.iter().filter(|trigger| **trigger > self.started);
-                fresh.for_each(|trigger| self.metrics.programming_duration_seconds.observe(seconds(now) - seconds(*trigger)));
+            // One publication programs both families.
+            for metrics in IpFamily::BOTH.map(|family| &self.metrics.of[family]) {
+                metrics.last_timestamp_seconds.set(seconds(now));
+                acted.iter().for_each(|pending| metrics.sync_duration_seconds.observe(pending.since.elapsed().as_secs_f64()));
+            }
+            for (family, trigger) in acted.iter().flat_map(|pending| &pending.changed.triggers).filter(|(_, at)| *at > self.started) {
+                self.metrics.of[*family].programming_duration_seconds.observe(seconds(now) - seconds(*trigger));
             }
         }
         self.show_pending(state);
@@ -256,7 +264,7 @@ impl Board {
         state.health(Instant::now())
     }
 
-    pub fn set_port_problems(&self, problems: BTreeMap<ServiceName, String>) {
+    pub fn set_port_problems(&self, problems: PortProblems) {
         let mut stored = self.port_problems.lock().unwrap_or_else(PoisonError::into_inner);
         if *stored != problems {
             *stored = problems;
@@ -264,7 +272,7 @@ impl Board {
         }
     }
 
-    pub fn port_problems(&self) -> BTreeMap<ServiceName, String> {
+    pub fn port_problems(&self) -> PortProblems {
         self.port_problems.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -331,7 +339,7 @@ mod tests {
         assert!(!healthy_after(&board, 61), "the newer one still waits");
         board.settle_to(&mut board.state(), 3);
         assert!(healthy_after(&board, 61));
-        assert_eq!(board.metrics.sync_duration_seconds.get_sample_count(), 2);
+        assert_eq!(board.metrics.of.v4.sync_duration_seconds.get_sample_count(), 2);
     }
 
     #[test]
@@ -372,8 +380,8 @@ mod tests {
         let board = board();
         let (before, after) = (board.started - Duration::from_secs(60), board.started + Duration::from_millis(1));
         board.take_changes(
-            Changed { services: 2, endpoint_slices: 3, triggers: vec![before, after] },
-            NoLocalEndpoints { internal: 1, external: 2 },
+            Changed { services: 2, endpoint_slices: 3, triggers: vec![(IpFamily::V4, before), (IpFamily::V6, after)] },
+            PerFamily { v4: NoLocalEndpoints { internal: 1, external: 2 }, v6: NoLocalEndpoints::default() },
         );
         let waiting = || (board.metrics.service_changes_pending.get(), board.metrics.endpoint_changes_pending.get());
         assert_eq!(waiting(), (2, 3));
@@ -382,7 +390,8 @@ mod tests {
         board.settle_to(&mut board.state(), 7);
         assert_eq!(waiting(), (0, 0));
         assert_eq!((board.metrics.service_changes_total.get(), board.metrics.endpoint_changes_total.get()), (2, 3));
-        assert_eq!(board.metrics.programming_duration_seconds.get_sample_count(), 1);
-        assert_eq!(board.metrics.no_local_endpoints.with_label_values(&["external"]).get(), 2);
+        let of = IpFamily::BOTH.map(|family| &board.metrics.of[family]);
+        assert_eq!(of.map(|metrics| metrics.programming_duration_seconds.get_sample_count()), [0, 1]);
+        assert_eq!(of.map(|metrics| metrics.no_local_endpoints.with_label_values(&["external"]).get()), [2, 0]);
     }
 }

@@ -86,8 +86,7 @@ impl Servers {
 }
 
 fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
-    listener.with_context(|| format!("cannot listen at {address}: give another {flag}, or stop who listens there"))
+    http::bind_to_both(address).with_context(|| format!("cannot listen at {address}: give another {flag}, or stop who listens there"))
 }
 
 fn from_std(listener: TcpListener) -> anyhow::Result<tokio::net::TcpListener> {

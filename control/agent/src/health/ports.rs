@@ -1,19 +1,18 @@
-//! Health check ports of services: one listener for each service (and address), opened and closed live.
+//! Health check ports of services: one listener for each service and family (and address), opened and closed live.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ringway_model::{HealthCheck, ServiceName};
-use tokio::net::TcpListener;
+use ringway_model::{HealthCheck, IpFamily, ServiceName};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 
 use super::answers;
-use super::board::Board;
+use super::board::{Board, PortProblems};
 use crate::http;
 
 /// How often a port that could not be opened is tried again.
@@ -26,18 +25,21 @@ const CONNECTIONS_MAX: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortsChange {
     /// Health checks that appeared, changed or (`None`) went.
-    Checks(Vec<(ServiceName, Option<HealthCheck>)>),
-    /// The addresses of the node on which the ports answer; `None`: all.
-    Addresses(Option<Vec<Ipv4Addr>>),
+    Checks(Vec<(View, Option<HealthCheck>)>),
+    /// The addresses of the node on which the ports answer; the unspecified one of a family stands for all of it.
+    Addresses(Vec<IpAddr>),
 }
+
+/// A service in one family: each counts its own endpoints, and is asked at its own addresses.
+type View = (ServiceName, IpFamily);
 
 /// Owns the listeners; dropping it closes them.
 pub struct Ports {
     board: Arc<Board>,
     addresses: BTreeSet<IpAddr>,
-    wanted: BTreeMap<ServiceName, HealthCheck>,
-    open: BTreeMap<ServiceName, Open>,
-    problems: BTreeMap<ServiceName, String>,
+    wanted: BTreeMap<View, HealthCheck>,
+    open: BTreeMap<View, Open>,
+    problems: PortProblems,
 }
 
 struct Open {
@@ -49,7 +51,8 @@ struct Open {
 impl Ports {
     pub fn new(board: Arc<Board>) -> Ports {
         let (wanted, open, problems) = Default::default();
-        Ports { board, addresses: all_addresses(), wanted, open, problems }
+        let addresses = IpFamily::BOTH.map(IpFamily::unspecified).into();
+        Ports { board, addresses, wanted, open, problems }
     }
 
     /// Follows the changes until nobody can send any.
@@ -71,17 +74,17 @@ impl Ports {
         }
     }
 
-    fn take(&mut self, checks: Vec<(ServiceName, Option<HealthCheck>)>) {
-        for (service, check) in checks {
+    fn take(&mut self, checks: Vec<(View, Option<HealthCheck>)>) {
+        for (view, check) in checks {
             match check {
-                Some(check) => self.wanted.insert(service, check),
-                None => self.wanted.remove(&service),
+                Some(check) => self.wanted.insert(view, check),
+                None => self.wanted.remove(&view),
             };
         }
     }
 
-    async fn move_to(&mut self, addresses: Option<Vec<Ipv4Addr>>) {
-        let addresses = addresses.map_or_else(all_addresses, |addresses| addresses.into_iter().map(IpAddr::V4).collect());
+    async fn move_to(&mut self, addresses: Vec<IpAddr>) {
+        let addresses = addresses.into_iter().collect();
         if addresses != self.addresses {
             self.addresses = addresses;
             for (_, open) in std::mem::take(&mut self.open) {
@@ -92,29 +95,29 @@ impl Ports {
 
     /// Closes what is not wanted any more before anything is opened: a port may change hands.
     async fn reconcile(&mut self) {
-        let unwanted = |(service, open): (&ServiceName, &Open)| {
-            let keeps = self.wanted.get(service).is_some_and(|check| check.port == open.port);
-            (!keeps).then(|| service.clone())
+        let unwanted = |(view, open): (&View, &Open)| {
+            let keeps = self.wanted.get(view).is_some_and(|check| check.port == open.port);
+            (!keeps).then(|| view.clone())
         };
-        let unwanted: Vec<ServiceName> = self.open.iter().filter_map(unwanted).collect();
-        for service in unwanted {
-            if let Some(open) = self.open.remove(&service) {
-                tracing::info!("health check port {} of Service {service} closed", open.port);
+        let unwanted: Vec<View> = self.open.iter().filter_map(unwanted).collect();
+        for view in unwanted {
+            if let Some(open) = self.open.remove(&view) {
+                tracing::info!("health check port {} of Service {} closed over {}", open.port, view.0, view.1);
                 open.close().await;
             }
         }
         self.problems.clear();
-        for (service, check) in &self.wanted {
-            if let Some(open) = self.open.get(service) {
+        for (view, check) in &self.wanted {
+            if let Some(open) = self.open.get(view) {
                 open.local_endpoints.store(check.local_endpoints, Ordering::Relaxed);
                 continue;
             }
-            match open(service, *check, &self.addresses, &self.board).await {
+            match open(view, *check, &self.addresses, &self.board) {
                 Ok(open) => {
-                    tracing::info!("health check port {} of Service {service} open", check.port);
-                    self.open.insert(service.clone(), open);
+                    tracing::info!("health check port {} of Service {} open over {}", check.port, view.0, view.1);
+                    self.open.insert(view.clone(), open);
                 }
-                Err(problem) => drop(self.problems.insert(service.clone(), problem)),
+                Err(problem) => drop(self.problems.insert(view.clone(), problem)),
             }
         }
         self.board.set_port_problems(self.problems.clone());
@@ -138,23 +141,23 @@ impl Drop for Open {
     }
 }
 
-fn all_addresses() -> BTreeSet<IpAddr> {
-    BTreeSet::from([IpAddr::V4(Ipv4Addr::UNSPECIFIED)])
-}
-
-/// Opens the port on all addresses, or on none and says why.
-async fn open(service: &ServiceName, check: HealthCheck, addresses: &BTreeSet<IpAddr>, board: &Arc<Board>) -> Result<Open, String> {
+/// Opens the port on all addresses of the family, or on none and says why.
+fn open((service, family): &View, check: HealthCheck, addresses: &BTreeSet<IpAddr>, board: &Arc<Board>) -> Result<Open, String> {
     let mut listeners = Vec::new();
-    for address in addresses {
+    for address in addresses.iter().filter(|address| IpFamily::of(address) == *family) {
         let at = SocketAddr::new(*address, check.port.get());
-        let listener = TcpListener::bind(at).await.map_err(|error| {
-            format!(
-                "Service {service}: health check port {} cannot be opened at {at}: {error}; free the port (`ss -ltnp sport = :{}` shows \
-                 who has it) or change spec.healthCheckNodePort; it is tried again",
-                check.port, check.port
-            )
-        })?;
-        listeners.push(listener);
+        match http::bind(at).and_then(tokio::net::TcpListener::from_std) {
+            Ok(listener) => listeners.push(listener),
+            // A node without IPv6: nobody asks there.
+            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
+            Err(error) => {
+                return Err(format!(
+                    "Service {service}: health check port {} cannot be opened at {at}: {error}; free the port (`ss -ltnp sport = :{}` \
+                     shows who has it) or change spec.healthCheckNodePort; it is tried again",
+                    check.port, check.port
+                ));
+            }
+        }
     }
     let local_endpoints = Arc::new(AtomicUsize::new(check.local_endpoints));
     let serve = |listener| {
@@ -172,6 +175,10 @@ async fn open(service: &ServiceName, check: HealthCheck, addresses: &BTreeSet<Ip
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use tokio::net::TcpListener;
+
     use crate::metrics::KubeProxyMetrics;
 
     fn ports() -> (Ports, Arc<Board>) {
@@ -181,8 +188,8 @@ mod tests {
         (ports, board)
     }
 
-    fn name(name: &str) -> ServiceName {
-        ServiceName { namespace: "default".into(), name: name.into() }
+    fn name(name: &str) -> View {
+        (ServiceName { namespace: "default".into(), name: name.into() }, IpFamily::V4)
     }
 
     /// A port that is free now.
@@ -225,7 +232,7 @@ mod tests {
         ports.take(vec![(name("a"), Some(check))]);
         let answers = async |address: &str| tokio::net::TcpStream::connect((address, check.port.get())).await.is_ok();
         for (addresses, open) in
-            [(Some(vec![[127, 0, 0, 2].into()]), (false, true)), (Some(Vec::new()), (false, false)), (None, (true, true))]
+            [(vec![[127, 0, 0, 2].into()], (false, true)), (Vec::new(), (false, false)), (vec![[0, 0, 0, 0].into()], (true, true))]
         {
             ports.move_to(addresses.clone()).await;
             ports.reconcile().await;
@@ -249,5 +256,32 @@ mod tests {
         drop(stranger);
         ports.reconcile().await;
         assert!(board.port_problems().is_empty() && ports.open.contains_key(&name("unlucky")));
+    }
+
+    /// Both listen to all addresses at once, and each says what it counts.
+    #[tokio::test]
+    async fn each_family_answers_for_itself() {
+        let (mut ports, board) = ports();
+        ports.move_to(IpFamily::BOTH.map(IpFamily::unspecified).to_vec()).await;
+        let port = free().await;
+        let (service, _) = name("a");
+        let checks = [(IpFamily::V4, 1), (IpFamily::V6, 2)];
+        let checks = checks.map(|(family, local_endpoints)| ((service.clone(), family), Some(HealthCheck { port, local_endpoints })));
+        ports.take(checks.to_vec());
+        ports.reconcile().await;
+        assert_eq!(board.port_problems(), PortProblems::new());
+        let says = async |address: IpAddr| {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let mut stream = tokio::net::TcpStream::connect((address, port.get())).await.unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.unwrap();
+            text.lines().find_map(|line| Some(line.strip_prefix("x-load-balancing-endpoint-weight: ")?.to_owned()))
+        };
+        assert_eq!(says(Ipv4Addr::LOCALHOST.into()).await.as_deref(), Some("1"));
+        assert_eq!(says(Ipv6Addr::LOCALHOST.into()).await.as_deref(), Some("2"));
+        ports.take(vec![((service, IpFamily::V4), None)]);
+        ports.reconcile().await;
+        assert!(!is_open(port).await && says(Ipv6Addr::LOCALHOST.into()).await.is_some());
     }
 }

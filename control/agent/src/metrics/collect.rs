@@ -1,11 +1,12 @@
 //! `ringway_*`: what workers, rings, tables and programs say about themselves, read when somebody scrapes.
 //!
-//! Reading counters and gauges costs nobody anything; counting SNAT ports reads the flow table once.
+//! Reading counters and gauges costs nobody anything; counting SNAT ports reads the flow tables once.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ringway_engine::flow::FlowTable;
+use ringway_engine::family::Family;
+use ringway_engine::flow::{FlowTable, FlowTables};
 use ringway_engine::tables::SnatAddress;
 use ringway_engine::verdict::DropReason;
 use ringway_io::{Dataplane, SocketCounters, SocketStatus, WorkerState, WorkerStats, WorkerStatus};
@@ -40,8 +41,10 @@ pub fn collect(observed: &Observed) -> Families {
         }
     }
     if let Some(flows) = &observed.flows {
-        families.value("ringway_flows", "Flows that are live", flows.len() as f64);
-        families.value("ringway_flows_max", "Limit of flows (--flows-max)", flows.flows_max() as f64);
+        families.value("ringway_flows", "IPv4 flows that are live", flows.v4.len() as f64);
+        families.value("ringway_flows_max", "Limit of IPv4 flows (--flows-max)", flows.v4.flows_max() as f64);
+        families.value("ringway_flows6", "IPv6 flows that are live", flows.v6.len() as f64);
+        families.value("ringway_flows6_max", "Limit of IPv6 flows (--flows6-max)", flows.v6.flows_max() as f64);
     }
     if let Some(counters) = &observed.counters {
         programs(&mut families, counters);
@@ -55,8 +58,12 @@ fn tables(families: &mut Families, dataplane: &Dataplane) {
     families.value("ringway_generation", "Generation of the tables published last", snapshot.generation as f64);
     families.value("ringway_acting_generation", "Generation that every worker acts on", publisher.acting_generation() as f64);
     families.value("ringway_frontends", "Addresses and ports that clients use", snapshot.frontends.len() as f64);
-    families.value("ringway_frontends_max", "Limit of frontends", crate::programs::FRONTENDS_MAX as f64);
-    families.value("ringway_announced_addresses", "VIPs for which this node answers ARP", snapshot.announced.len() as f64);
+    families.value("ringway_frontends_max", "Limit of frontends of each IP family", crate::programs::FRONTENDS_MAX as f64);
+    families.value(
+        "ringway_announced_addresses",
+        "VIPs for which this node answers ARP and neighbor solicitations",
+        snapshot.announced.len() as f64,
+    );
 }
 
 fn verdicts(families: &mut Families, stats: &[WorkerStats]) {
@@ -141,18 +148,27 @@ fn sockets(families: &mut Families, status: &[WorkerStatus]) {
     counter("tx_invalid", "Descriptors to transmit that the kernel refused", |socket| socket.tx_invalid);
 }
 
-/// A port of a SNAT address can serve one flow for each backend and protocol, so what runs out first are the ports towards one backend.
-fn snat(families: &mut Families, flows: &FlowTable, addresses: &[SnatAddress]) {
-    let mut in_use: HashMap<(Ipv4Addr, u8, (Ipv4Addr, u16)), u64> = HashMap::new();
+/// Flows that have a port of a SNAT address, by address, protocol and backend.
+type Bindings = HashMap<(IpAddr, u8, (IpAddr, u16)), u64>;
+
+fn count_bindings<F: Family>(bindings: &mut Bindings, flows: &FlowTable<F>, addresses: &[SnatAddress]) {
     flows.visit_snat(|protocol, tuple| {
-        let (source, _) = tuple.src();
+        let ((source, _), (backend, port)) = (tuple.src(), tuple.dst());
+        let source = source.into();
         // A hairpin has the VIP as its source: no port of these.
         if addresses.iter().any(|snat| snat.address == source) {
-            *in_use.entry((source, protocol, tuple.dst())).or_default() += 1;
+            *bindings.entry((source, protocol, (backend.into(), port))).or_default() += 1;
         }
     });
+}
+
+/// A port of a SNAT address can serve one flow for each backend and protocol, so what runs out first are the ports towards one backend.
+fn snat(families: &mut Families, flows: &FlowTables, addresses: &[SnatAddress]) {
+    let mut in_use = Bindings::new();
+    count_bindings(&mut in_use, &flows.v4, addresses);
+    count_bindings(&mut in_use, &flows.v6, addresses);
     let names: Vec<(String, &SnatAddress)> = addresses.iter().map(|snat| (snat.address.to_string(), snat)).collect();
-    let of = |address: Ipv4Addr| in_use.iter().filter(move |((source, ..), _)| *source == address).map(|(_, count)| *count);
+    let of = |address: IpAddr| in_use.iter().filter(move |((source, ..), _)| *source == address).map(|(_, count)| *count);
     let mut gauge = |name: &str, help: &str, value: &dyn Fn(&SnatAddress) -> u64| {
         families.gauge(name, help, names.iter().map(|(name, snat)| (vec![("address", name.as_str())], value(snat) as f64)));
     };

@@ -4,26 +4,30 @@ use anyhow::Context;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use prometheus::{exponential_buckets, linear_buckets};
+use ringway_model::{IpFamily, PerFamily};
 
-/// The family that the tables hold.
-const IP_FAMILY: (&str, &str) = ("ip_family", "IPv4");
-
-/// What the control loop and the servers count as they go.
+/// What kube-proxy's proxier of each family counts, told apart by the label `ip_family`.
 #[derive(Debug)]
-pub struct KubeProxyMetrics {
-    pub registry: Registry,
+pub struct FamilyMetrics {
     /// From the moment that the control loop turned to a change to the last worker acting on it.
     pub sync_duration_seconds: Histogram,
     /// From what led to a new version of an EndpointSlice, as its controller noted it, to the last worker acting on it.
     pub programming_duration_seconds: Histogram,
     pub last_queued_timestamp_seconds: Gauge,
     pub last_timestamp_seconds: Gauge,
+    /// By traffic policy: `internal`, `external`.
+    pub no_local_endpoints: IntGaugeVec,
+}
+
+/// What the control loop and the servers count as they go.
+#[derive(Debug)]
+pub struct KubeProxyMetrics {
+    pub registry: Registry,
+    pub of: PerFamily<FamilyMetrics>,
     pub endpoint_changes_pending: IntGauge,
     pub endpoint_changes_total: IntCounter,
     pub service_changes_pending: IntGauge,
     pub service_changes_total: IntCounter,
-    /// By traffic policy: `internal`, `external`.
-    pub no_local_endpoints: IntGaugeVec,
     /// By code.
     pub healthz_total: IntCounterVec,
     pub livez_total: IntCounterVec,
@@ -37,30 +41,10 @@ impl KubeProxyMetrics {
     }
 
     fn registered() -> prometheus::Result<KubeProxyMetrics> {
-        let of_family = |name: &str, help: &str| Opts::new(format!("kubeproxy_{name}"), help).const_label(IP_FAMILY.0, IP_FAMILY.1);
         let opts = |name: &str, help: &str| Opts::new(format!("kubeproxy_{name}"), help);
-        let histogram =
-            |name: &str, help: &str, buckets: Vec<f64>| Histogram::with_opts(HistogramOpts { common_opts: of_family(name, help), buckets });
         let metrics = KubeProxyMetrics {
             registry: Registry::new(),
-            sync_duration_seconds: histogram(
-                "sync_proxy_rules_duration_seconds",
-                "SyncProxyRules latency in seconds: from taking a change to the last worker acting on it",
-                exponential_buckets(0.001, 2.0, 15)?,
-            )?,
-            programming_duration_seconds: histogram(
-                "network_programming_duration_seconds",
-                "In Cluster Network Programming Latency in seconds",
-                programming_buckets()?,
-            )?,
-            last_queued_timestamp_seconds: Gauge::with_opts(of_family(
-                "sync_proxy_rules_last_queued_timestamp_seconds",
-                "The last time a sync of proxy rules was queued",
-            ))?,
-            last_timestamp_seconds: Gauge::with_opts(of_family(
-                "sync_proxy_rules_last_timestamp_seconds",
-                "The last time proxy rules were successfully synced",
-            ))?,
+            of: PerFamily { v4: FamilyMetrics::new(IpFamily::V4)?, v6: FamilyMetrics::new(IpFamily::V6)? },
             endpoint_changes_pending: IntGauge::with_opts(opts(
                 "sync_proxy_rules_endpoint_changes_pending",
                 "Pending proxy rules Endpoint changes",
@@ -77,17 +61,10 @@ impl KubeProxyMetrics {
                 "sync_proxy_rules_service_changes_total",
                 "Cumulative proxy rules Service changes",
             ))?,
-            no_local_endpoints: IntGaugeVec::new(
-                of_family("sync_proxy_rules_no_local_endpoints_total", "Number of services with a Local traffic policy and no endpoints"),
-                &["traffic_policy"],
-            )?,
             healthz_total: IntCounterVec::new(opts("proxy_healthz_total", "Cumulative proxy healthz HTTP status"), &["code"])?,
             livez_total: IntCounterVec::new(opts("proxy_livez_total", "Cumulative proxy livez HTTP status"), &["code"])?,
         };
         // Every series is there from the first scrape on, or rates miss the first event.
-        for policy in ["internal", "external"] {
-            metrics.no_local_endpoints.with_label_values(&[policy]);
-        }
         for code in ["200", "503"] {
             metrics.healthz_total.with_label_values(&[code]);
             metrics.livez_total.with_label_values(&[code]);
@@ -95,18 +72,60 @@ impl KubeProxyMetrics {
         let registry = &metrics.registry;
         // `process_*`, as every Go program has them.
         registry.register(Box::new(ProcessCollector::for_self()))?;
-        registry.register(Box::new(metrics.sync_duration_seconds.clone()))?;
-        registry.register(Box::new(metrics.programming_duration_seconds.clone()))?;
-        registry.register(Box::new(metrics.last_queued_timestamp_seconds.clone()))?;
-        registry.register(Box::new(metrics.last_timestamp_seconds.clone()))?;
+        for family in IpFamily::BOTH {
+            metrics.of[family].register(registry)?;
+        }
         registry.register(Box::new(metrics.endpoint_changes_pending.clone()))?;
         registry.register(Box::new(metrics.endpoint_changes_total.clone()))?;
         registry.register(Box::new(metrics.service_changes_pending.clone()))?;
         registry.register(Box::new(metrics.service_changes_total.clone()))?;
-        registry.register(Box::new(metrics.no_local_endpoints.clone()))?;
         registry.register(Box::new(metrics.healthz_total.clone()))?;
         registry.register(Box::new(metrics.livez_total.clone()))?;
         Ok(metrics)
+    }
+}
+
+impl FamilyMetrics {
+    fn new(family: IpFamily) -> prometheus::Result<FamilyMetrics> {
+        let opts = |name: &str, help: &str| Opts::new(format!("kubeproxy_{name}"), help).const_label("ip_family", family.label());
+        let histogram =
+            |name: &str, help: &str, buckets: Vec<f64>| Histogram::with_opts(HistogramOpts { common_opts: opts(name, help), buckets });
+        let metrics = FamilyMetrics {
+            sync_duration_seconds: histogram(
+                "sync_proxy_rules_duration_seconds",
+                "SyncProxyRules latency in seconds: from taking a change to the last worker acting on it",
+                exponential_buckets(0.001, 2.0, 15)?,
+            )?,
+            programming_duration_seconds: histogram(
+                "network_programming_duration_seconds",
+                "In Cluster Network Programming Latency in seconds",
+                programming_buckets()?,
+            )?,
+            last_queued_timestamp_seconds: Gauge::with_opts(opts(
+                "sync_proxy_rules_last_queued_timestamp_seconds",
+                "The last time a sync of proxy rules was queued",
+            ))?,
+            last_timestamp_seconds: Gauge::with_opts(opts(
+                "sync_proxy_rules_last_timestamp_seconds",
+                "The last time proxy rules were successfully synced",
+            ))?,
+            no_local_endpoints: IntGaugeVec::new(
+                opts("sync_proxy_rules_no_local_endpoints_total", "Number of services with a Local traffic policy and no endpoints"),
+                &["traffic_policy"],
+            )?,
+        };
+        for policy in ["internal", "external"] {
+            metrics.no_local_endpoints.with_label_values(&[policy]);
+        }
+        Ok(metrics)
+    }
+
+    fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        registry.register(Box::new(self.sync_duration_seconds.clone()))?;
+        registry.register(Box::new(self.programming_duration_seconds.clone()))?;
+        registry.register(Box::new(self.last_queued_timestamp_seconds.clone()))?;
+        registry.register(Box::new(self.last_timestamp_seconds.clone()))?;
+        registry.register(Box::new(self.no_local_endpoints.clone()))
     }
 }
 

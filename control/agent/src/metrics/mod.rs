@@ -39,6 +39,8 @@ mod tests {
             "kubeproxy_network_programming_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.25\"} 0",
             "# TYPE kubeproxy_sync_proxy_rules_no_local_endpoints_total gauge",
             "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv4\",traffic_policy=\"external\"} 0",
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv6\",traffic_policy=\"internal\"} 0",
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv6\"} 0",
             "kubeproxy_proxy_healthz_total{code=\"503\"} 0",
             "# TYPE kubeproxy_sync_proxy_rules_endpoint_changes_total counter",
             "# TYPE process_resident_memory_bytes gauge",

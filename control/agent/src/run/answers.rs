@@ -24,7 +24,7 @@ impl Control {
             Topic::Neighbors => json(&answer::neighbors(&self.tables.snapshot(), &self.hops.in_use())),
             Topic::Stats => json(&self.stats()),
             Topic::Flows => {
-                let (flows, devices) = (Arc::clone(&self.parts.flows), Arc::clone(&self.tables.snapshot().devices));
+                let (flows, devices) = (self.parts.flows.clone(), Arc::clone(&self.tables.snapshot().devices));
                 let aliased = self.tables.aliased();
                 tokio::task::spawn_blocking(move || {
                     // Whoever asked may be gone.
@@ -54,7 +54,8 @@ impl Control {
             generation: publisher.current().generation,
             acting_generation: publisher.acting_generation(),
             node: snapshot.node.name.clone(),
-            address: snapshot.node.address,
+            address: snapshot.node.addresses.v4,
+            address6: snapshot.node.addresses.v6,
             pod_delivery: match snapshot.node.pod_delivery {
                 PodDelivery::Edge => "edge".into(),
                 PodDelivery::Direct => "direct".into(),
@@ -79,7 +80,7 @@ impl Control {
             limits: answer::limits(
                 self.compiler.services_len(),
                 &snapshot,
-                self.tables.vips().len(),
+                self.tables.vips(),
                 (&self.parts.flows, &self.parts.affinity),
                 now_ticks(),
                 &stats,

@@ -1,14 +1,14 @@
 //! The control loop: one event after the other, each to its end.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use ringway_engine::tables::{DeviceKind, FibResult};
-use ringway_model::{Change, Compiler, NodePortAddresses};
+use ringway_model::{Change, Compiler, IpFamily, NodePortAddresses};
 use rustc_hash::FxHashSet;
 use xdp_redirect::{LoadOptions, Programs};
 
@@ -38,13 +38,17 @@ pub fn note_update(servers: &Servers, compiler: &Compiler, node_name: &str, upda
     }
 }
 
-/// Tells the servers where health check ports answer: on the NodePorts' addresses if these are restricted, else on all.
+/// Tells the servers where health check ports answer: in each family on the NodePorts' addresses if these are restricted, else on all.
 pub fn note_addresses(servers: &Servers, compiler: &Compiler, restriction: &NodePortAddresses) {
-    let restricted = match restriction {
-        NodePortAddresses::Primary => false,
-        NodePortAddresses::Within(nets) => nets.iter().all(|net| net.prefix_len() > 0),
-    };
-    servers.change_ports(PortsChange::Addresses(restricted.then(|| compiler.node_port_addresses().to_vec())));
+    let addresses = IpFamily::BOTH.into_iter().flat_map(|family| {
+        let is_restricted = match restriction {
+            NodePortAddresses::Primary => false,
+            NodePortAddresses::Within(nets) => !nets.iter().any(|net| IpFamily::of(&net.addr()) == family && net.prefix_len() == 0),
+        };
+        let some = compiler.node_port_addresses().iter().filter(move |address| is_restricted && IpFamily::of(address) == family);
+        some.copied().chain((!is_restricted).then(|| family.unspecified()))
+    });
+    servers.change_ports(PortsChange::Addresses(addresses.collect()));
 }
 
 /// Everything that the control half holds.
@@ -65,7 +69,7 @@ pub struct Control {
     pub objects: Objects,
     pub routes: Routes,
     /// Whose routes were asked for last.
-    pub routed: FxHashSet<Ipv4Net>,
+    pub routed: FxHashSet<IpNet>,
     /// And with which MTU.
     pub routed_mtu: Option<u32>,
     pub route_conflicts: Vec<RouteConflict>,
@@ -79,7 +83,7 @@ pub struct Control {
 
 impl Control {
     /// The last steps of the start: routes, neighbors, announcement.
-    pub async fn finish_start(&mut self, announced: Vec<Ipv4Addr>, waited: Instant) {
+    pub async fn finish_start(&mut self, announced: Vec<IpAddr>, waited: Instant) {
         self.add_routes().await;
         // What sends packets of the node there comes after the routes, and ready after both.
         self.tables.filter.after_snapshot(&mut KernelMaps(&self.programs));
@@ -90,10 +94,12 @@ impl Control {
         self.announcer.announce(announced);
         self.log_problems();
         let node = self.tables.node();
+        let of = |address: Option<IpAddr>, family| address.map_or_else(|| format!("no {family} address"), |address| address.to_string());
         tracing::info!(
-            "ready: node {} ({}), {} workers, {} frontends, {} ms after the wait for the objects of the apiserver",
+            "ready: node {} ({}, {}), {} workers, {} frontends, {} ms after the wait for the objects of the apiserver",
             node.name,
-            node.address.map_or_else(|| "no address".into(), |address| address.to_string()),
+            of(node.addresses.v4.map(IpAddr::from), IpFamily::V4),
+            of(node.addresses.v6.map(IpAddr::from), IpFamily::V6),
             self.packets.shape.workers,
             self.tables.snapshot().frontends.len(),
             waited.elapsed().as_millis()
@@ -213,14 +219,14 @@ impl Control {
 
     pub fn stations(&self) -> Stations {
         let announced = Arc::clone(&self.tables.snapshot().announced);
-        Stations { dataplane: Arc::clone(&self.packets.dataplane), macs: self.node.macs(), announced }
+        Stations { dataplane: Arc::clone(&self.packets.dataplane), uplinks: self.node.uplinks.clone(), announced }
     }
 
     async fn remove_routes(&mut self) {
         let wanted = self.tables.routed();
         // What becomes part of a ServiceCIDR, and a ServiceCIDR whose addresses get their own routes, waits until those are there.
-        let cidrs: Vec<&Ipv4Net> = wanted.iter().filter(|net| net.prefix_len() < 32).collect();
-        let is_over = |net: &Ipv4Net| net.prefix_len() == 32 && !wanted.contains(net) && !cidrs.iter().any(|cidr| cidr.contains(net));
+        let cidrs: Vec<&IpNet> = wanted.iter().filter(|net| !is_single(net)).collect();
+        let is_over = |net: &IpNet| is_single(net) && !wanted.contains(net) && !cidrs.iter().any(|cidr| cidr.contains(net));
         if self.routed.iter().any(is_over) {
             let kept = self.routed.iter().filter(|net| !is_over(net)).copied().collect();
             self.reconcile_routes(kept).await;
@@ -230,13 +236,17 @@ impl Control {
     /// Whether somebody, or the kernel when `rw1` was down, has removed a route of ours.
     fn misses_routes(&self) -> bool {
         let (node, fib) = (&self.tables.node(), &self.tables.snapshot().fib);
-        let Some(source) = node.address else { return false };
-        let is_there = |net: &Ipv4Net| match fib.lookup(source, net.network(), None, 0) {
+        let is_there = |source: IpAddr, net: &IpNet| match fib.lookup(source, net.network(), None, 0) {
             FibResult::Via { ifindex, .. } => ifindex == node.rw1_ifindex,
             FibResult::Local => true,
             FibResult::None => false,
         };
-        !self.routed.iter().all(is_there)
+        // Without an address of its own in a family the node cannot be a client there, and there are no routes.
+        let source_of = |net: &IpNet| match net {
+            IpNet::V4(_) => node.addresses.v4.map(IpAddr::from),
+            IpNet::V6(_) => node.addresses.v6.map(IpAddr::from),
+        };
+        !self.routed.iter().all(|net| source_of(net).is_none_or(|source| is_there(source, net)))
     }
 
     /// The MTU of the narrowest way that leads from `rw1` to backends, if that is narrower than `rw1`: `edge` sends the node's packets straight
@@ -250,7 +260,7 @@ impl Control {
 
     async fn add_routes(&mut self) {
         let wanted = self.tables.routed();
-        let cidrs = |nets: &FxHashSet<Ipv4Net>| nets.iter().filter(|net| net.prefix_len() < 32).copied().collect::<BTreeSet<_>>();
+        let cidrs = |nets: &FxHashSet<IpNet>| nets.iter().filter(|net| !is_single(net)).copied().collect::<BTreeSet<_>>();
         if cidrs(&wanted) != cidrs(&self.routed) {
             // First what is new, then without what it replaces: at no moment is an address without its route.
             let both = wanted.union(&self.routed).copied().collect();
@@ -259,14 +269,13 @@ impl Control {
         self.reconcile_routes(self.tables.routed()).await;
     }
 
-    async fn reconcile_routes(&mut self, wanted: FxHashSet<Ipv4Net>) {
-        // Without an address of its own the node cannot be a client.
-        let Some(source) = self.tables.node().address else { return };
+    async fn reconcile_routes(&mut self, wanted: FxHashSet<IpNet>) {
+        let sources = self.tables.node().addresses;
         let mtu = self.route_mtu();
-        match self.routes.reconcile(&wanted, source, mtu).await {
+        match self.routes.reconcile(&wanted, sources, mtu).await {
             Ok(reconciled) => {
                 self.routed_mtu = mtu;
-                let refused = reconciled.conflicts.iter().map(|conflict| conflict.net).filter(|net| net.prefix_len() < 32);
+                let refused = reconciled.conflicts.iter().map(|conflict| conflict.net).filter(|net| !is_single(net));
                 self.tables.refuse_cidrs(refused.collect());
                 self.route_conflicts = reconciled.conflicts;
                 self.routed = wanted;
@@ -296,7 +305,7 @@ impl Control {
         self.log_problems();
     }
 
-    pub fn internal_ips(&self) -> Vec<Ipv4Addr> {
+    pub fn internal_ips(&self) -> Vec<IpAddr> {
         internal_ips(&self.compiler, &self.config.node_name)
     }
 
@@ -340,4 +349,9 @@ impl Control {
         tracing::info!("stopped; nothing is left behind (hostlink {} and {} included){}", netlink::RW0, netlink::RW1, kept);
         Ok(())
     }
+}
+
+/// Whether it is one address.
+fn is_single(net: &IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
 }

@@ -1,11 +1,11 @@
 //! Pods of this node whose packets bypass it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ringway_engine::tables::{DeviceKind, FibResult, Snapshot, Target};
-use ringway_model::PodModel;
+use ringway_model::{IpFamily, PodModel};
 
 /// At most so many are named; the last sentence says how many more there are.
 const NAMED_MAX: usize = 20;
@@ -15,7 +15,7 @@ const NAMED_MAX: usize = 20;
 #[derive(Debug, Default)]
 pub struct Misplaced {
     /// Found by the last look, with the uplink.
-    suspects: BTreeMap<Ipv4Addr, String>,
+    suspects: BTreeMap<IpAddr, String>,
     sentences: Vec<String>,
 }
 
@@ -35,12 +35,10 @@ impl Misplaced {
 
     /// `pods` are this node's, as far as they are known: without them only endpoints are found.
     pub fn look(&mut self, snapshot: &Snapshot, pods: &[Arc<PodModel>]) {
-        let mut holders: BTreeMap<Ipv4Addr, Holder> = BTreeMap::new();
+        let mut holders: BTreeMap<IpAddr, Holder> = BTreeMap::new();
         for pod in pods {
-            for ip in &pod.ips {
-                if let IpAddr::V4(address) = ip {
-                    holders.entry(*address).or_default().pod = Some(format!("{}/{}", pod.namespace, pod.name));
-                }
+            for address in &pod.ips {
+                holders.entry(*address).or_default().pod = Some(format!("{}/{}", pod.namespace, pod.name));
             }
         }
         for (_, frontend) in snapshot.frontends.iter() {
@@ -65,7 +63,7 @@ impl Misplaced {
     }
 }
 
-fn sentence(address: Ipv4Addr, holder: &Holder, uplink: &str) -> String {
+fn sentence(address: IpAddr, holder: &Holder, uplink: &str) -> String {
     let service = holder.service.iter().map(|service| format!("endpoint {address} of Service {service}"));
     let pod = holder.pod.iter().map(|pod| format!("Pod {pod} ({address})"));
     let who = pod.chain(service).collect::<Vec<_>>().join(", ");
@@ -77,7 +75,7 @@ fn sentence(address: Ipv4Addr, holder: &Holder, uplink: &str) -> String {
 }
 
 /// The uplink that leads there, if one does. Other devices that are no pod's prove nothing: a CNI may reach its pods by a switch of its own.
-fn leaves_by(snapshot: &Snapshot, address: Ipv4Addr) -> Option<String> {
-    let FibResult::Via { ifindex, .. } = snapshot.fib.lookup(Ipv4Addr::UNSPECIFIED, address, None, 0) else { return None };
+fn leaves_by(snapshot: &Snapshot, address: IpAddr) -> Option<String> {
+    let FibResult::Via { ifindex, .. } = snapshot.fib.lookup(IpFamily::of(&address).unspecified(), address, None, 0) else { return None };
     snapshot.devices.get(ifindex).filter(|device| matches!(device.kind, DeviceKind::Uplink(_))).map(|device| device.name.clone())
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use ringway_engine::affinity::AffinityTable;
 use ringway_engine::engine::{Engine, EngineConfig};
-use ringway_engine::flow::{FlowTable, Timeouts};
+use ringway_engine::flow::{FlowTables, Timeouts};
 use ringway_engine::tables::Snapshot;
 use ringway_io::{BindWanted, Dataplane, DataplaneConfig, FrameSize};
 use xdp_redirect::XdpMode;
@@ -34,11 +34,11 @@ pub struct Packets {
 /// What all starts have in common.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    pub flows: Arc<FlowTable>,
+    pub flows: FlowTables,
     pub affinity: Arc<AffinityTable>,
     pub timeouts: Timeouts,
     pub maps: SocketMaps,
-    /// Slots of the flow table.
+    /// Slots of the larger flow table.
     pub slots: usize,
 }
 
@@ -57,7 +57,7 @@ impl Packets {
                 timeouts: parts.timeouts,
                 seed: random(),
             };
-            Engine::new(config, Arc::clone(&parts.flows), Arc::clone(&parts.affinity))
+            Engine::new(config, parts.flows.clone(), Arc::clone(&parts.affinity))
         };
         let engines = workers.iter().enumerate().map(engine).collect();
         let mut config = DataplaneConfig::new(workers);

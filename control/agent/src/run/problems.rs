@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringway_io::WorkerState;
-use ringway_model::{ServiceName, Severity};
+use ringway_model::{IpFamily, ServiceName, Severity};
 
 use super::control::Control;
 
@@ -61,14 +61,23 @@ impl Control {
             );
             troubles.push(Trouble::error("node", sentence));
         }
-        if self.tables.node().address.is_none() {
-            let sentence = "the node has no IPv4 address: it cannot be a client of VIPs, nor SNAT without --snat-address";
+        for family in self.families_without_address() {
+            let sentence =
+                format!("the node has no {family} address: it cannot be a client of {family} VIPs, nor SNAT without --snat-address");
             troubles.push(Trouble::error("node", sentence));
         }
         troubles.extend(self.servers.board.port_problems().into_values().map(of("health_check_port")));
         troubles.extend(self.misplaced.sentences().iter().cloned().map(of("pod")));
         troubles.extend(self.workers_missing.clone().into_iter().chain(self.worker_problems()).map(of("worker")));
         troubles
+    }
+
+    /// Families in which the node has no address, but services have.
+    fn families_without_address(&self) -> impl Iterator<Item = IpFamily> {
+        let addresses = self.tables.node().addresses;
+        let lacking = [(IpFamily::V4, addresses.v4.is_none()), (IpFamily::V6, addresses.v6.is_none())];
+        let is_used = |family| self.tables.vips().keys().any(|address| IpFamily::of(address) == family);
+        lacking.into_iter().filter(move |(family, lacks)| *lacks && is_used(*family)).map(|(family, _)| family)
     }
 
     /// What of each Service is not in force though it is written right: for its Event.
@@ -89,7 +98,7 @@ impl Control {
                 note(&frontend.service.namespace, &frontend.service.name, why);
             }
         }
-        for (service, sentence) in self.servers.board.port_problems() {
+        for ((service, _), sentence) in self.servers.board.port_problems() {
             note(&service.namespace, &service.name, &sentence);
         }
         unprogrammed

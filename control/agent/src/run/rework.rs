@@ -10,7 +10,7 @@ use xdp_redirect::XdpMode;
 use super::control::Control;
 use super::packets::{Packets, Shape};
 use super::start::{HOSTLINK_MTU_MAX, attach_hostlink, attach_uplinks, plan_uplinks};
-use crate::netlink::{HOSTLINK_GATEWAY, Hostlink, HostlinkConfig, RW0, RW1};
+use crate::netlink::{Hostlink, HostlinkConfig, RW0, RW1};
 use crate::programs;
 
 /// The MTU that the hostlink needs for the packets of these devices.
@@ -100,20 +100,20 @@ impl Control {
         self.tables.set_node(self.node.uplinks.clone(), &internal_ips);
         let shape = Shape { uplinks: plans, frame_size: self.frame_size(), ..self.packets.shape.clone() };
         self.packets = Packets::start(shape, &self.parts, self.tables.snapshot()).context("cannot serve the changed uplinks")?;
-        self.servers.board.set_tables(Arc::clone(&self.parts.flows), Arc::clone(&self.programs.counters));
+        self.servers.board.set_tables(self.parts.flows.clone(), Arc::clone(&self.programs.counters));
         self.servers.board.set_dataplane(Arc::clone(&self.packets.dataplane));
         self.announcer.set_stations(self.stations());
         Ok(())
     }
 
-    /// When somebody sets the hostlink down, the kernel forgets its permanent neighbor: both are set again.
+    /// When somebody sets the hostlink down, the kernel forgets its permanent neighbors: all is set again.
     pub async fn repair_hostlink(&mut self) {
         let hostlink = self.node.hostlink;
         let is_up = |name| ethtool::link(name).is_ok_and(|link| link.up);
-        if is_up(RW0) && is_up(RW1) && self.tables.snapshot().neighbors.lookup(hostlink.rw1_ifindex, HOSTLINK_GATEWAY).is_some() {
+        if is_up(RW0) && is_up(RW1) && hostlink.is_intact(&self.tables.snapshot().neighbors) {
             return;
         }
-        tracing::warn!("the hostlink is down or has lost its neighbor: it is set up again");
+        tracing::warn!("the hostlink is down or has lost a neighbor, or IPv6 came or went: it is set up again");
         let config = HostlinkConfig { queues: self.packets.shape.workers as u32, mtu: hostlink.mtu };
         match Hostlink::ensure(config).await {
             Ok(hostlink) => self.node.hostlink = hostlink,

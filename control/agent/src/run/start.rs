@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ringway_engine::affinity::AffinityTable;
-use ringway_engine::flow::FlowTable;
+use ringway_engine::flow::{FlowTable, FlowTables, slots_for};
 use ringway_engine::tables::Uplink;
 use ringway_io::{FrameSize, ethtool};
 use ringway_model::{Compiler, Settings};
@@ -65,7 +65,8 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     let mut plans = plan_uplinks(&uplinks, &queues, config.mode)?;
     let mut load = LoadOptions {
         pin_dir: bpffs.path.clone(),
-        flow_slots: FlowTable::slots_for(config.flows_max as usize),
+        flow_slots: slots_for(config.flows_max as usize),
+        flow6_slots: slots_for(config.flows6_max as usize),
         affinity_slots: AffinityTable::slots_for(config.affinity_max as usize),
         rw1_ifindex: hostlink.rw1_ifindex,
         workers: workers as u32,
@@ -87,9 +88,11 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     programs::drop_stale_links(&loaded, &ifindexes, &edges)?;
 
     wait_for_programs().await;
-    let slots = loaded.flow_slots();
-    let (flows, kept) = FlowTable::over(slots, config.flows_max as usize, workers, loaded.seed(), now_ticks());
-    tracing::info!("flow table for {} flows, {kept} kept", config.flows_max);
+    let (slots, slots6) = (loaded.flow_slots(), loaded.flow6_slots());
+    let (v4, kept) = FlowTable::over(slots, config.flows_max as usize, workers, loaded.seed(), now_ticks());
+    let (v6, kept6) = FlowTable::over(slots6, config.flows6_max as usize, workers, loaded.seed(), now_ticks());
+    let flows = FlowTables { v4: Arc::new(v4), v6: Arc::new(v6) };
+    tracing::info!("flow tables for {} IPv4 flows, {kept} kept, and {} IPv6 flows, {kept6} kept", config.flows_max, config.flows6_max);
     let filter = Filter::over(programs::filter_entries(&loaded)?);
     let mut tables = Tables::new(TableSettings::new(&config, hostlink.rw1_ifindex, hostlink.rw1_mac), filter);
     let mut compiler =
@@ -111,16 +114,19 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     tables.filter.before_snapshot(&mut programs::KernelMaps(&loaded));
     let maps = SocketMaps { uplinks: clone_fd(&loaded.xsks_uplinks)?, hostlink: clone_fd(&loaded.xsks_hostlink)? };
     let affinity = Arc::new(AffinityTable::over(loaded.affinity_slots(), loaded.seed()));
-    let parts = Parts { flows: Arc::new(flows), affinity, timeouts: config.timeouts.ticks(), maps, slots: slots.len() };
+    let parts = Parts { flows, affinity, timeouts: config.timeouts.ticks(), maps, slots: slots.len().max(slots6.len()) };
     let frame_mtu = hostlink.mtu.max(node.uplinks.iter().map(|uplink| uplink.mtu).max().unwrap_or(0));
     let frame_size = FrameSize::for_mtu(frame_mtu).with_context(|| format!("no frame holds packets of an MTU of {frame_mtu}"))?;
     let shape = Shape { uplinks: plans, rw0_ifindex: hostlink.rw0_ifindex, workers, frame_size };
     let packets = Packets::start(shape, &parts, tables.snapshot())?;
-    servers.board.set_tables(Arc::clone(&parts.flows), Arc::clone(&loaded.counters));
+    servers.board.set_tables(parts.flows.clone(), Arc::clone(&loaded.counters));
     probe::hostlink(&packets.dataplane, &loaded).await?;
 
-    let stations =
-        Stations { dataplane: Arc::clone(&packets.dataplane), macs: node.macs(), announced: Arc::clone(&tables.snapshot().announced) };
+    let stations = Stations {
+        dataplane: Arc::clone(&packets.dataplane),
+        uplinks: node.uplinks.clone(),
+        announced: Arc::clone(&tables.snapshot().announced),
+    };
     let mut control = Control {
         servers,
         load,

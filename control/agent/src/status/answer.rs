@@ -1,14 +1,16 @@
 //! From what the control loop and the workers know to documents.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ringway_engine::affinity::AffinityTable;
-use ringway_engine::flow::{FlowKey, FlowOp, FlowRecord, FlowState, FlowTable, Hook, Rewrite, TICK_SHIFT};
+use ringway_engine::family::Family;
+use ringway_engine::flow::{FlowKey, FlowOp, FlowRecord, FlowState, FlowTable, FlowTables, Hook, Rewrite, TICK_SHIFT, Tuple};
 use ringway_engine::tables::{BackendSet, Devices, FrontendKey, Snapshot, Target};
 use ringway_engine::verdict::DropReason;
 use ringway_io::{Port, SocketStatus, WorkerState, WorkerStats, WorkerStatus};
-use ringway_model::ServicePortView;
+use ringway_model::{IpFamily, ServicePortView, Vip};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::documents::*;
@@ -74,8 +76,8 @@ pub fn frames(stats: &[WorkerStats]) -> FramesDocument {
 pub fn limits(
     services: usize,
     snapshot: &Snapshot,
-    vips: usize,
-    (flows, affinity): (&FlowTable, &AffinityTable),
+    vips: &BTreeMap<IpAddr, Vip>,
+    (flows, affinity): (&FlowTables, &AffinityTable),
     now: u32,
     stats: &[WorkerStats],
 ) -> LimitsDocument {
@@ -86,12 +88,20 @@ pub fn limits(
     let backends: FxHashSet<_> = sets.values().flat_map(|set| set.backends.iter().map(|backend| (backend.address, backend.port))).collect();
     let frames = frames(stats);
     let limit = |count: usize, max: usize| Limit { count: count as u64, max: max as u64 };
+    let frontends = |family| {
+        let of_family = snapshot.frontends.iter().filter(|(key, _)| IpFamily::of(&key.address) == family);
+        limit(of_family.count(), crate::programs::FRONTENDS_MAX)
+    };
+    let vips = |family| limit(vips.keys().filter(|address| IpFamily::of(address) == family).count(), crate::programs::VIPS_MAX);
     LimitsDocument {
         services: limit(services, 0),
-        frontends: limit(snapshot.frontends.len(), crate::programs::FRONTENDS_MAX),
-        vips: limit(vips, crate::programs::VIPS_MAX),
+        frontends: frontends(IpFamily::V4),
+        frontends6: frontends(IpFamily::V6),
+        vips: vips(IpFamily::V4),
+        vips6: vips(IpFamily::V6),
         backends: limit(backends.len(), 0),
-        flows: limit(flows.len(), flows.flows_max()),
+        flows: limit(flows.v4.len(), flows.v4.flows_max()),
+        flows6: limit(flows.v6.len(), flows.v6.flows_max()),
         affinity: limit(affinity.len(now), affinity.entries_max()),
         affinity_evicted: affinity.evicted(),
         frames: Limit { count: frames.total.saturating_sub(frames.pool + frames.fill), max: frames.total },
@@ -125,16 +135,26 @@ pub fn backends(services: &[ServicePortView]) -> BackendsDocument {
     BackendsDocument { backends: backends.into_values().collect() }
 }
 
-/// All flows. Copies the table, so call it where waiting is allowed. `aliased` names the frontends that stand behind aliases.
-pub fn flows(table: &FlowTable, devices: &Devices, aliased: &FxHashMap<FrontendKey, FrontendKey>, now: u32) -> FlowsDocument {
-    FlowsDocument { flows: table.records(now).iter().map(|record| flow(record, devices, aliased)).collect() }
+/// All flows. Copies the tables, so call it where waiting is allowed. `aliased` names the frontends that stand behind aliases.
+pub fn flows(tables: &FlowTables, devices: &Devices, aliased: &FxHashMap<FrontendKey, FrontendKey>, now: u32) -> FlowsDocument {
+    let mut flows = flows_of(&tables.v4, devices, aliased, now);
+    flows.extend(flows_of(&tables.v6, devices, aliased, now));
+    FlowsDocument { flows }
 }
 
-fn flow(record: &FlowRecord, devices: &Devices, aliased: &FxHashMap<FrontendKey, FrontendKey>) -> FlowDocument {
+fn flows_of<F: Family>(
+    table: &FlowTable<F>,
+    devices: &Devices,
+    aliased: &FxHashMap<FrontendKey, FrontendKey>,
+    now: u32,
+) -> Vec<FlowDocument> {
+    table.records(now).iter().map(|record| flow(record, devices, aliased)).collect()
+}
+
+fn flow<F: Family>(record: &FlowRecord<F>, devices: &Devices, aliased: &FxHashMap<FrontendKey, FrontendKey>) -> FlowDocument {
     let (key, rewrite) = &record.forward;
-    let pair = |(address, port): (std::net::Ipv4Addr, u16)| format!("{address}:{port}");
     let (address, port) = key.tuple().dst();
-    let addressed = FrontendKey { address, port, protocol: key.protocol() };
+    let addressed = FrontendKey { address: address.into(), port, protocol: key.protocol() };
     let frontend = aliased.get(&addressed).unwrap_or(&addressed);
     FlowDocument {
         protocol: protocol_name(key.protocol()),
@@ -156,11 +176,13 @@ fn flow(record: &FlowRecord, devices: &Devices, aliased: &FxHashMap<FrontendKey,
     }
 }
 
-fn direction((key, rewrite): &(FlowKey, Rewrite), devices: &Devices) -> DirectionDocument {
-    let pair = |tuple: ringway_engine::flow::Tuple| PairDocument {
-        source: format!("{}:{}", tuple.src().0, tuple.src().1),
-        destination: format!("{}:{}", tuple.dst().0, tuple.dst().1),
-    };
+/// `address:port`, or `[address]:port`.
+fn pair((address, port): (impl Into<IpAddr>, u16)) -> String {
+    SocketAddr::new(address.into(), port).to_string()
+}
+
+fn direction<F: Family>((key, rewrite): &(FlowKey<F>, Rewrite<F>), devices: &Devices) -> DirectionDocument {
+    let pairs = |tuple: Tuple<F>| PairDocument { source: pair(tuple.src()), destination: pair(tuple.dst()) };
     let device = |ifindex: u32| devices.get(ifindex).map_or_else(|| format!("device {ifindex}"), |device| device.name.clone());
     let op = match rewrite.op {
         FlowOp::Pass => "pass",
@@ -181,8 +203,8 @@ fn direction((key, rewrite): &(FlowKey, Rewrite), devices: &Devices) -> Directio
         }
         .into(),
         device: (key.zone() != 0).then(|| device(key.zone())),
-        from: pair(key.tuple()),
-        to: pair(rewrite.tuple),
+        from: pairs(key.tuple()),
+        to: pairs(rewrite.tuple),
         executor: if rewrite.op == FlowOp::Worker { "worker" } else { "edge" }.into(),
         op: op.into(),
     }
@@ -204,9 +226,9 @@ fn seconds(ticks: u32) -> f64 {
 }
 
 /// The neighbors of a snapshot, those in use first, and those that are being resolved.
-pub fn neighbors(snapshot: &Snapshot, in_use: &FxHashSet<(u32, std::net::Ipv4Addr)>) -> NeighborsDocument {
+pub fn neighbors(snapshot: &Snapshot, in_use: &FxHashSet<(u32, IpAddr)>) -> NeighborsDocument {
     let device = |ifindex: u32| snapshot.devices.get(ifindex).map_or_else(|| format!("device {ifindex}"), |device| device.name.clone());
-    let document = |(ifindex, address): (u32, std::net::Ipv4Addr), mac: Option<[u8; 6]>| NeighborDocument {
+    let document = |(ifindex, address): (u32, IpAddr), mac: Option<[u8; 6]>| NeighborDocument {
         device: device(ifindex),
         ifindex,
         address,

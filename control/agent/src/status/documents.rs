@@ -1,6 +1,6 @@
 //! The documents of `-o json`. Names are stable; units stand last in them.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ringway_model::ServicePortView;
 use serde::{Deserialize, Serialize};
@@ -17,16 +17,18 @@ pub struct StatusDocument {
     pub generation: u64,
     pub acting_generation: u64,
     pub node: String,
-    /// The node's own address: source of its own connections to VIPs.
+    /// The node's own address of each family: source of its own connections to VIPs.
     pub address: Option<Ipv4Addr>,
+    #[serde(default)]
+    pub address6: Option<Ipv6Addr>,
     pub pod_delivery: String,
     pub state_dir: String,
     pub uplinks: Vec<UplinkDocument>,
     pub workers: Vec<WorkerDocument>,
     pub limits: LimitsDocument,
     pub snat: Vec<SnatDocument>,
-    /// VIPs for which this node answers ARP.
-    pub announced: Vec<Ipv4Addr>,
+    /// VIPs for which this node answers ARP and neighbor solicitations.
+    pub announced: Vec<IpAddr>,
     /// Nothing if none is followed.
     pub apiserver: Option<crate::apiserver::Status>,
     pub problems: Vec<String>,
@@ -72,14 +74,22 @@ pub struct WorkerDocument {
     pub wakeups: u64,
 }
 
-/// How many there are of everything that is limited; `max` 0 = no limit of ours.
+/// How many there are of everything that is limited; `max` 0 = no limit of ours. What each family has a table of its own for is there
+/// twice; the one of IPv6 ends in 6.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitsDocument {
     pub services: Limit,
     pub frontends: Limit,
+    #[serde(default)]
+    pub frontends6: Limit,
     pub vips: Limit,
+    #[serde(default)]
+    pub vips6: Limit,
+    /// Of both families.
     pub backends: Limit,
     pub flows: Limit,
+    #[serde(default)]
+    pub flows6: Limit,
     /// Clients with session affinity, one for each service port.
     #[serde(default)]
     pub affinity: Limit,
@@ -99,7 +109,7 @@ pub struct Limit {
 /// A source address for SNAT.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnatDocument {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub first_port: u16,
     pub last_port: u16,
 }
@@ -118,7 +128,7 @@ pub struct BackendsDocument {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendDocument {
-    pub address: std::net::IpAddr,
+    pub address: IpAddr,
     pub port: u16,
     pub protocol: String,
     pub node: Option<String>,
@@ -168,7 +178,7 @@ pub struct DirectionDocument {
     pub op: String,
 }
 
-/// Source and destination, each `address:port`.
+/// Source and destination, each `address:port`, of IPv6 `[address]:port`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PairDocument {
     pub source: String,
@@ -185,7 +195,7 @@ pub struct NeighborsDocument {
 pub struct NeighborDocument {
     pub device: String,
     pub ifindex: u32,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Nothing while it is being resolved.
     pub mac: Option<String>,
     /// We keep it fresh: a backend's next hop, or a worker asked for it.

@@ -1,5 +1,7 @@
 //! Documents as tables for people.
 
+use std::net::SocketAddr;
+
 use serde::de::DeserializeOwned;
 
 use ringway_model::{ServicePortView, TargetView};
@@ -37,7 +39,9 @@ fn dash(text: Option<String>) -> String {
 
 fn status(document: &StatusDocument) -> String {
     let ready = if document.ready { "ready" } else { "not ready" };
-    let address = dash(document.address.map(|address| address.to_string()));
+    let v4 = document.address.map(|address| address.to_string());
+    let addresses: Vec<String> = v4.into_iter().chain(document.address6.map(|address| address.to_string())).collect();
+    let address = if addresses.is_empty() { "-".into() } else { addresses.join(", ") };
     let mut text = format!(
         "ringway {} is {ready}: node {} ({address}), process {}, up {}\n",
         document.version,
@@ -73,10 +77,13 @@ fn status(document: &StatusDocument) -> String {
     let l = &document.limits;
     for (name, limit) in [
         ("services", l.services),
-        ("frontends", l.frontends),
-        ("VIPs", l.vips),
+        ("IPv4 frontends", l.frontends),
+        ("IPv6 frontends", l.frontends6),
+        ("IPv4 VIPs", l.vips),
+        ("IPv6 VIPs", l.vips6),
         ("backends", l.backends),
-        ("flows", l.flows),
+        ("IPv4 flows", l.flows),
+        ("IPv6 flows", l.flows6),
         ("affinity", l.affinity),
         ("frames in use", l.frames),
     ] {
@@ -134,7 +141,7 @@ fn services(document: &ServicesDocument) -> String {
                 if first { format!("{}/{}", service.namespace, service.name) } else { String::new() },
                 if first { port_text(service) } else { String::new() },
                 frontend_kind(frontend.kind),
-                format!("{}:{}", frontend.address, frontend.port),
+                SocketAddr::new(frontend.address, frontend.port).to_string(),
                 held.unwrap_or_else(|| targets(&frontend.outside, &frontend.inside)),
             ]);
         }
@@ -174,7 +181,7 @@ fn backends(document: &BackendsDocument) -> String {
     let mut table = Table::new(["BACKEND", "PROTOCOL", "STATE", "NODE", "HERE", "SERVICES"]);
     for backend in &document.backends {
         table.row([
-            std::net::SocketAddr::new(backend.address, backend.port).to_string(),
+            SocketAddr::new(backend.address, backend.port).to_string(),
             backend.protocol.clone(),
             backend.state.clone(),
             dash(backend.node.clone()),

@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ringway_engine::flow::{NewFlow, TICKS_PER_SECOND, Tuple};
 use ringway_engine::tables::{Device, DeviceKind, Neighbors};
@@ -23,15 +23,15 @@ fn devices() -> Devices {
 
 #[test]
 fn a_flow_with_a_nat_binding() {
-    let table = FlowTable::in_memory(64, 1, 1);
+    let tables = FlowTables::in_memory(64, 1, 1);
     let rewrite = |tuple, op| Rewrite { tuple, op, ifindex: 0, dmac: [0; 6] };
     let flow = NewFlow {
         forward: (FlowKey::new(CLIENT, VIP, 7, Hook::PodIn, 6), rewrite(Tuple::new(SNAT, BACKEND), FlowOp::Pass)),
         reverse: (FlowKey::new(BACKEND, SNAT, 0, Hook::UplinkIn, 6), rewrite(Tuple::new(VIP, CLIENT), FlowOp::Worker)),
         snat: true,
     };
-    table.insert(0, &flow, 100).unwrap();
-    let document = flows(&table, &devices(), &FxHashMap::default(), 100 + 2 * TICKS_PER_SECOND);
+    tables.v4.insert(0, &flow, 100).unwrap();
+    let document = flows(&tables, &devices(), &FxHashMap::default(), 100 + 2 * TICKS_PER_SECOND);
     let flow = &document.flows[0];
     assert_eq!((flow.protocol.as_str(), flow.state.as_str()), ("TCP", "embryonic"));
     assert_eq!((flow.client.as_str(), flow.frontend.as_str()), ("198.51.100.7:40000", "192.0.2.1:80"));
@@ -41,6 +41,27 @@ fn a_flow_with_a_nat_binding() {
     assert_eq!((forward.hook.as_str(), forward.device.as_deref(), forward.executor.as_str()), ("pod-in", Some("veth7"), "edge"));
     assert_eq!((reverse.hook.as_str(), reverse.device.as_deref(), reverse.executor.as_str()), ("uplink-in", None, "worker"));
     assert_eq!(reverse.to.destination, "198.51.100.7:40000");
+}
+
+/// It is the second of two tables, and addresses of IPv6 need brackets beside a port.
+#[test]
+fn a_flow_of_ipv6_behind_an_alias() {
+    let tables = FlowTables::in_memory(64, 1, 1);
+    let address = |last: u16| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last);
+    let (client, alias, backend) = ((address(7), 40_000), (address(0xa), 9), (address(9), 8080));
+    let rewrite = |tuple| Rewrite { tuple, op: FlowOp::Pass, ifindex: 0, dmac: [0; 6] };
+    let flow = NewFlow {
+        forward: (FlowKey::new(client, alias, 0, Hook::NodeOut, 17), rewrite(Tuple::new(client, backend))),
+        reverse: (FlowKey::new(backend, client, 0, Hook::UplinkIn, 17), rewrite(Tuple::new(alias, client))),
+        snat: false,
+    };
+    tables.v6.insert(0, &flow, 100).unwrap();
+    let key = |(address, port): (Ipv6Addr, u16)| FrontendKey { address: address.into(), port, protocol: 17 };
+    let aliased = FxHashMap::from_iter([(key(alias), key((address(1), 53)))]);
+    let document = flows(&tables, &devices(), &aliased, 100);
+    let flow = &document.flows[0];
+    assert_eq!((document.flows.len(), flow.client.as_str(), flow.frontend.as_str()), (1, "[2001:db8::7]:40000", "[2001:db8::1]:53"));
+    assert_eq!((flow.backend.as_str(), flow.forward.to.destination.as_str()), ("[2001:db8::9]:8080", "[2001:db8::9]:8080"));
 }
 
 #[test]
@@ -72,13 +93,14 @@ fn one_backend_of_two_services() {
 #[test]
 fn neighbors_in_use_come_first_and_unresolved_ones_are_shown() {
     let mut known = Neighbors::default();
-    known.by_address.insert((7, Ipv4Addr::new(10, 0, 0, 1)), [2; 6]);
-    known.by_address.insert((7, Ipv4Addr::new(10, 0, 0, 2)), [3; 6]);
+    let [one, two, six] = ["10.0.0.1", "10.0.0.2", "fe80::3"].map(|address| address.parse::<IpAddr>().unwrap());
+    known.by_address.insert((7, one), [2; 6]);
+    known.by_address.insert((7, two), [3; 6]);
     let snapshot = Snapshot { neighbors: Arc::new(known), devices: Arc::new(devices()), ..Snapshot::default() };
-    let in_use = FxHashSet::from_iter([(7, Ipv4Addr::new(10, 0, 0, 2)), (8, Ipv4Addr::new(10, 0, 0, 3))]);
+    let in_use = FxHashSet::from_iter([(7, two), (8, six)]);
     let document = neighbors(&snapshot, &in_use);
-    let lines: Vec<_> = document.neighbors.iter().map(|n| (n.device.as_str(), n.address.octets()[3], n.mac.is_some(), n.in_use)).collect();
-    assert_eq!(lines, [("device 8", 3, false, true), ("veth7", 2, true, true), ("veth7", 1, true, false)]);
+    let lines: Vec<_> = document.neighbors.iter().map(|n| (n.device.as_str(), n.address, n.mac.is_some(), n.in_use)).collect();
+    assert_eq!(lines, [("device 8", six, false, true), ("veth7", two, true, true), ("veth7", one, true, false)]);
 }
 
 fn worker(number: usize, mode: BindMode) -> (WorkerStatus, WorkerStats) {
