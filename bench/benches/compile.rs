@@ -42,6 +42,7 @@ fn service(index: u32) -> Change {
         external_policy: TrafficPolicy::Cluster,
         session_affinity: SessionAffinity::None,
         health_check_node_port: None,
+        reset_gone: true,
     })))
 }
 
@@ -55,6 +56,7 @@ fn endpoint(index: u32) -> Endpoint {
         zone: None,
         node_hints: Vec::new(),
         zone_hints: Vec::new(),
+        pod: None,
     }
 }
 

@@ -125,6 +125,7 @@ mod tests {
             zone: None,
             node_hints: Vec::new(),
             zone_hints: Vec::new(),
+            pod: None,
         };
         Arc::new(EndpointSliceModel {
             name: name.into(),

@@ -39,6 +39,7 @@ mod tests {
             pod_cidrs: Vec::new(),
             deleting: false,
             to_be_deleted: false,
+            unreachable: false,
         };
         let object = ObjectRef { kind: Kind::Node, namespace: String::new(), name: "n".into() };
         let mut pending = Pending::default();

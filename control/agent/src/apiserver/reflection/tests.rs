@@ -18,6 +18,7 @@ fn model(name: &str, zone: &str) -> Model {
         pod_cidrs: Vec::new(),
         deleting: false,
         to_be_deleted: false,
+        unreachable: false,
     }))
 }
 
