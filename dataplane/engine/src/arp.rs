@@ -87,7 +87,7 @@ mod tests {
     }
 
     fn announced() -> FxHashSet<IpAddr> {
-        FxHashSet::from_iter([VIP])
+        FxHashSet::from_iter([VIP.into()])
     }
 
     #[test]

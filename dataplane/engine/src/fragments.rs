@@ -57,7 +57,7 @@ struct Pieces {
 
 impl Pieces {
     fn add<F: Family>(&mut self, flow: &IpFlow<F>) {
-        let (offset, bytes) = (u32::from(flow.offset) * 8, (flow.end - flow.body) as u32);
+        let (offset, bytes) = (u32::from(flow.offset) * 8, (flow.end - flow.l4) as u32);
         if flow.has_more {
             // They are mostly of one size: this is its place among them.
             let bit = 1 << (offset.checked_div(bytes).unwrap_or(0) % u64::BITS);
@@ -161,7 +161,6 @@ mod tests {
         IpFlow {
             l3: 14,
             l4: 34,
-            body: 34,
             end: 34 + bytes,
             protocol: UDP,
             ttl: 64,

@@ -7,6 +7,7 @@ use rustc_hash::FxHashSet;
 use crate::checksum;
 use crate::family::{Family, V6};
 use crate::verdict::DropReason;
+use crate::wire;
 
 const ETHERNET_BYTES: usize = 14;
 /// Type, code, checksum, reserved or flags, target.
@@ -53,29 +54,35 @@ pub fn answer(frame: &mut [u8], l3: usize, end: usize, announced: &FxHashSet<IpA
     if frame[l3 + 7] != HOP_LIMIT || message[1] != 0 || sum != 0xffff || sender.is_multicast() {
         return malformed;
     }
-    if sender.is_unspecified() || announced.contains(&sender.into()) {
-        // A station that is about to use the address (duplicate address detection, RFC 4862 §5.4.3) or does so already. To the first we
-        // say that it is in use, to all; the second would take an answer for a confirmation.
-        if !sender.is_unspecified() {
-            return NdpAction::Drop(DropReason::ArpConflict);
-        }
-        let Some(reply) = frame.get_mut(..l3 + V6::HEADER_BYTES + MESSAGE_BYTES + OPTION_BYTES) else { return malformed };
-        reply[..6].copy_from_slice(&ALL_NODES_MAC);
-        write(reply, l3, Advertisement { target, to: V6::from_ip(ALL_NODES), flags: OVERRIDE, mac });
-        return NdpAction::Reply { len: reply.len() };
+    let Ok(said) = source_mac(&message[MESSAGE_BYTES..]) else { return malformed };
+    if announced.contains(&sender.into()) {
+        // A station that uses the address already would take an answer for a confirmation.
+        return NdpAction::Drop(DropReason::ArpConflict);
     }
-    let mut requester = [0; 6];
-    requester.copy_from_slice(&frame[6..12]);
-    let Ok(said) = source_mac(&frame[icmp + MESSAGE_BYTES..end]) else { return malformed };
-    let requester = said.unwrap_or(requester);
-    if requester[0] & 1 != 0 || requester == [0; 6] {
+    let (to, to_mac, flags) = if sender.is_unspecified() {
+        if said.is_some() || daddr != V6::from_ip(solicited_node(target_ip)) {
+            return malformed;
+        }
+        // A station that is about to use the address (duplicate address detection, RFC 4862 §5.4.3) has to know that it is in use; as it
+        // has none yet, all are told.
+        (V6::from_ip(ALL_NODES), ALL_NODES_MAC, OVERRIDE)
+    } else {
+        (saddr, said.unwrap_or(wire::source_mac(frame)), SOLICITED | OVERRIDE)
+    };
+    if !sender.is_unspecified() && (to_mac[0] & 1 != 0 || to_mac == [0; 6]) {
         // A group address cannot be a station's.
         return malformed;
     }
     let Some(reply) = frame.get_mut(..l3 + V6::HEADER_BYTES + MESSAGE_BYTES + OPTION_BYTES) else { return malformed };
-    reply[..6].copy_from_slice(&requester);
-    write(reply, l3, Advertisement { target, to: saddr, flags: SOLICITED | OVERRIDE, mac });
+    reply[..6].copy_from_slice(&to_mac);
+    write(reply, l3, Advertisement { target, to, flags, mac });
     NdpAction::Reply { len: reply.len() }
+}
+
+/// The multicast group of a station that has the address (RFC 4291 §2.7.1).
+fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
+    let [.., a, b, c] = address.octets();
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]))
 }
 
 /// An unsolicited advertisement to all nodes (RFC 4861 §7.2.6): who knows the address by another MAC takes this one.

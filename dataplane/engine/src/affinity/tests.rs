@@ -1,10 +1,11 @@
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Barrier;
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
 
-const A: BackendKey = (Ipv4Addr::new(10, 1, 0, 1), 8080);
-const B: BackendKey = (Ipv4Addr::new(10, 1, 0, 2), 8080);
+const A: BackendKey = (IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1)), 8080);
+const B: BackendKey = (IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 2, 3, 4, 5, 6, 7)), 8080);
 const NOW: u32 = u32::MAX - 30;
 
 fn service(name: &str) -> ServicePortName {
@@ -15,8 +16,14 @@ fn web(timeout_s: u32) -> Affinity {
     Affinity::new(&service("web"), 6, timeout_s)
 }
 
-fn settle(table: &AffinityTable, affinity: Affinity, client: u32, now: u32, choice: BackendKey) -> BackendKey {
-    table.settle(affinity, client, now, |_| true, || Some(choice)).expect("nobody else is here").expect("a choice")
+/// Clients of both families.
+fn client(number: u32) -> IpAddr {
+    let v6 = Ipv6Addr::from(0xfd00_u128 << 112 | u128::from(number));
+    if number.is_multiple_of(2) { Ipv4Addr::from(number).into() } else { v6.into() }
+}
+
+fn settle(table: &AffinityTable, affinity: Affinity, number: u32, now: u32, choice: BackendKey) -> BackendKey {
+    table.settle(affinity, client(number), now, |_| true, || Some(choice)).expect("nobody else is here").expect("a choice")
 }
 
 #[test]
@@ -48,9 +55,9 @@ fn clients_services_and_protocols_are_apart() {
 fn a_backend_that_cannot_be_reached_is_replaced() {
     let table = AffinityTable::in_memory(64, 7);
     settle(&table, web(10), 1, NOW, A);
-    assert_eq!(table.settle(web(10), 1, NOW, |backend| backend != A, || Some(B)), Ok(Some(B)));
+    assert_eq!(table.settle(web(10), client(1), NOW, |backend| backend != A, || Some(B)), Ok(Some(B)));
     assert_eq!(settle(&table, web(10), 1, NOW, A), B, "the old one is forgotten");
-    assert_eq!(table.settle(web(10), 1, NOW, |_| false, || None), Ok(None));
+    assert_eq!(table.settle(web(10), client(1), NOW, |_| false, || None), Ok(None));
     assert_eq!(table.len(NOW), 1);
 }
 
@@ -72,12 +79,12 @@ fn when_full_what_is_over_goes_first_and_then_the_oldest() {
     settle(&table, web(1000), 100, NOW.wrapping_add(20), A);
     assert_eq!(table.evicted(), 1);
     assert_eq!(settle(&table, web(1000), 1, NOW.wrapping_add(21), B), A);
-    assert_eq!(table.renew(web(1000), 0, NOW.wrapping_add(21)), None);
+    assert_eq!(table.renew(web(1000), client(0), NOW.wrapping_add(21)), None);
     // Client 5 is younger than others, but has a short time-out, and that is over.
     settle(&table, web(1), 5, NOW.wrapping_add(22), A);
     settle(&table, web(1000), 101, NOW.wrapping_add(82), A);
     assert_eq!(table.evicted(), 1);
-    assert_eq!(table.renew(web(1000), 5, NOW.wrapping_add(83)), None);
+    assert_eq!(table.renew(web(1000), client(5), NOW.wrapping_add(83)), None);
     assert_eq!(settle(&table, web(1000), 2, NOW.wrapping_add(83), B), A);
 }
 
@@ -112,14 +119,14 @@ fn workers_agree() {
         let workers: Vec<_> = (0..WORKERS)
             .map(|_| {
                 scope.spawn(|| {
-                    let choose = || Some((Ipv4Addr::from(next.fetch_add(1, Relaxed) as u32), 80));
+                    let choose = || Some((client(next.fetch_add(1, Relaxed) as u32), 80));
                     (0..ROUNDS)
                         .map(|round| {
                             barrier.wait();
                             // Every third round the entry is over; in the others it is there, or a new client's.
-                            let (client, now) = (round / 3, (round + 1) * if round % 3 == 2 { 1000 } else { 1 });
+                            let (number, now) = (round / 3, (round + 1) * if round % 3 == 2 { 1000 } else { 1 });
                             loop {
-                                if let Ok(backend) = table.settle(web(1), client, now, |_| true, choose) {
+                                if let Ok(backend) = table.settle(web(1), client(number), now, |_| true, choose) {
                                     break backend.expect("a choice");
                                 }
                             }

@@ -6,7 +6,7 @@ use super::entry::*;
 use super::table::{FlowTable, SlotIndex};
 use crate::family::Family;
 
-/// Without connections. SCTP has the same states as TCP, as far as they matter here (see `wire::ipv4`).
+/// Without connections. SCTP has the same states as TCP, as far as they matter here (see `wire::flow`).
 const UDP: u8 = 17;
 
 /// A backend that stopped has answered what it got, or its clients have asked again: resolvers wait so long (resolv.conf(5), `timeout`).

@@ -30,8 +30,6 @@ pub struct IpFlow<F: Family = V4> {
     pub l3: usize,
     /// Offset of the L4 header; of what stands in its place in a later fragment.
     pub l4: usize,
-    /// Offset of what the offsets of fragments count from: the L4 header, or in IPv6 what stands behind the fragment header.
-    pub body: usize,
     /// Offset of the byte behind the packet: what follows is padding.
     pub end: usize,
     pub protocol: u8,

@@ -110,7 +110,7 @@ fn quote_v6(message: &[u8], l3: usize, icmp: usize) -> Option<Quote<V6>> {
     let quoted_l3 = icmp + HEADER_BYTES;
     let header = message.get(quoted_l3..quoted_l3 + V6::HEADER_BYTES)?;
     let Upper { protocol, l4, fragment } = ipv6::upper(message, quoted_l3)?;
-    if header[0] >> 4 != 6 || fragment.is_some_and(|(_, _, offset, _)| offset != 0) {
+    if header[0] >> 4 != 6 || fragment.is_some_and(|(_, offset, _)| offset != 0) {
         return None;
     }
     let ttl = *message.get(l3 + 7)?;

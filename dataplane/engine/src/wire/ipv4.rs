@@ -37,7 +37,6 @@ pub(super) fn parse(frame: &[u8], l3: usize) -> Parsed<V4> {
     let flow = IpFlow {
         l3,
         l4,
-        body: l4,
         end,
         protocol,
         ttl: header[8],

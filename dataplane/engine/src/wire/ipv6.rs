@@ -18,12 +18,13 @@ pub(super) struct Upper {
     pub protocol: u8,
     /// Offset of the upper-layer header.
     pub l4: usize,
-    /// Offset and fields of the fragment header, if there is one: identification, offset in units of eight bytes, more follow.
-    pub fragment: Option<(usize, u32, u16, bool)>,
+    /// Fields of the fragment header, if there is one: identification, offset in units of eight bytes, more follow.
+    pub fragment: Option<(u32, u16, bool)>,
 }
 
 /// Walks over the extension headers of the packet at `l3`. `None`: one that we do not know, or that is cut off, or too many of them, or a
-/// router on the way has still something to do. Behind the header of a later fragment nothing is a header: the walk ends there.
+/// router on the way has still something to do. With the header of a fragment the walk ends: behind a later one's stands no header, and in
+/// front of all of them there are the same, so what begins with more headers would be a datagram of which nobody knows the protocol.
 #[inline]
 pub(super) fn upper(packet: &[u8], l3: usize) -> Option<Upper> {
     let (protocol, l4) = (*packet.get(l3 + 6)?, l3 + V6::HEADER_BYTES);
@@ -49,8 +50,9 @@ fn walk(packet: &[u8], mut protocol: u8, mut l4: usize) -> Option<Upper> {
                 let header = packet.get(l4..l4 + FRAGMENT_BYTES)?;
                 let place = u16::from_be_bytes([header[2], header[3]]);
                 let id = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-                fragment = Some((l4, id, place >> 3, place & 1 != 0));
-                if place >> 3 != 0 {
+                let (offset, has_more) = (place >> 3, place & 1 != 0);
+                fragment = Some((id, offset, has_more));
+                if offset != 0 || has_more {
                     return Some(Upper { protocol: header[0], l4: l4 + FRAGMENT_BYTES, fragment });
                 }
                 (header[0], FRAGMENT_BYTES)
@@ -73,10 +75,7 @@ pub(super) fn parse(frame: &[u8], l3: usize) -> Parsed<V6> {
     }
     let packet = &frame[..end];
     let Some(Upper { protocol, l4, fragment }) = upper(packet, l3) else { return Parsed::Other };
-    let (body, id, offset, has_more) = match fragment {
-        Some((at, id, offset, has_more)) => (at + FRAGMENT_BYTES, id, offset, has_more),
-        None => (l4, 0, 0, false),
-    };
+    let (id, offset, has_more) = fragment.unwrap_or_default();
     let part = match (has_more, offset) {
         // With a fragment header, too (RFC 6946).
         (false, 0) => Part::Whole,
@@ -94,7 +93,6 @@ pub(super) fn parse(frame: &[u8], l3: usize) -> Parsed<V6> {
     let flow = IpFlow {
         l3,
         l4,
-        body,
         end,
         protocol,
         ttl: header[7],

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use std::thread;
 use std::time::Duration;
 
-use super::super::ownership::Ownership;
 use super::*;
+use crate::flow::ownership::Ownership;
 
 const WORKERS: usize = 4;
 
@@ -33,8 +33,8 @@ fn copy_like_edge(table: &FlowTable, key: &FlowKey) -> Option<Rewrite> {
             |slot| {
                 slot.meta.load(Acquire) == key.meta
                     && slot.ports.load(Relaxed) == key.ports
-                    && slot.saddr.load(Relaxed) == key.saddr
-                    && slot.daddr.load(Relaxed) == key.daddr
+                    && F::load(&slot.saddr) == key.saddr
+                    && F::load(&slot.daddr) == key.daddr
             },
         )?;
     slot.rewrite()

@@ -44,7 +44,7 @@ fn halves_are_removed() {
         ("its own peer", |slots, f, _, _| slots[f].peer.store(f as u32, Relaxed)),
         ("two forward entries", |slots, _, r, _| _ = slots[r].flags.fetch_or(FLOW_FORWARD, Relaxed)),
         ("unknown op", |slots, f, _, _| _ = slots[f].flags.fetch_or(0xff, Relaxed)),
-        ("not where its hash leads", |slots, f, _, _| slots[f].saddr.store(!slots[f].saddr.load(Relaxed), Relaxed)),
+        ("not where its hash leads", |slots, f, _, _| F::store(&slots[f].saddr, F::from_ip(address(1, 1)))),
     ];
     for (what, damage) in damages {
         let memory = memory(1024);
