@@ -223,3 +223,59 @@ fn halves(words: [u64; 4]) -> [u32; 8] {
     let high = [a, b, c, d].map(|word| (word >> 32) as u32);
     [low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{FlowKey, Hook, flow_hash};
+
+    const ADDRESS: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x1234, 0x5678, 0x9abc, 0xdef0, 0x1357, 0x2468);
+
+    #[test]
+    fn an_address_is_the_same_in_a_packet_and_for_people() {
+        let mut bytes = [0; 40];
+        V6::write(&mut bytes, 17, V6::from_ip(ADDRESS));
+        assert_eq!((bytes[..17].iter().max(), &bytes[17..33], bytes[33..].iter().max()), (Some(&0), &ADDRESS.octets()[..], Some(&0)));
+        assert_eq!(V6::read(&bytes, 17).map(V6::to_ip), Some(ADDRESS));
+        assert_eq!((V6::read(&bytes, 24).is_some(), V6::read(&bytes, 25), V4::read(&bytes, 37)), (true, None, None));
+        V4::write(&mut bytes, 1, V4::from_ip(Ipv4Addr::new(192, 0, 2, 10)));
+        assert_eq!((&bytes[..5], V4::read(&bytes, 1).map(V4::to_ip)), (&[0, 192, 0, 2, 10][..], Some(Ipv4Addr::new(192, 0, 2, 10))));
+        let shared = <V6 as Family>::AtomicAddress::default();
+        V6::store(&shared, V6::from_ip(ADDRESS));
+        assert_eq!(V6::to_ip(V6::load(&shared)), ADDRESS);
+    }
+
+    #[test]
+    fn no_address_is_of_both_families() {
+        let v4 = Ipv4Addr::new(192, 0, 2, 10);
+        assert_eq!((V4::ip_of(v4.into()), V6::ip_of(v4.into())), (Some(v4), None));
+        for v6 in [ADDRESS, v4.to_ipv6_mapped(), v4.to_ipv6_compatible()] {
+            assert_eq!((V4::ip_of(v6.into()), V6::ip_of(v6.into())), (None, Some(v6)));
+        }
+    }
+
+    /// Step by step as `flow_hash6` in `flow.h` has it, on a machine of little endian.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn the_hash_of_ipv6_mixes_every_word() {
+        let (source, destination) = (ADDRESS, Ipv6Addr::new(0xfd00, 1, 2, 3, 4, 5, 6, 7));
+        let key = FlowKey::<V6>::new((source, 40_000), (destination, 80), 7, Hook::PodIn, 6);
+        let mut h = 0x5eed_u64;
+        for word in [0x7856_3412_b80d_0120_u64, 0x6824_5713_f0de_bc9a, 0x0300_0200_0100_00fd, 0x0700_0600_0500_0400] {
+            h = (h ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
+            h ^= h >> 32;
+        }
+        h ^= 0x5000_409c << 32 | 7 << 11 | 6;
+        h = h.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        h = (h ^ h >> 29).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        assert_eq!(flow_hash(0x5eed, &key), h ^ h >> 32);
+    }
+
+    #[test]
+    fn stations_of_one_link_are_one_sender() {
+        let sender = |text: &str| V6::sender(V6::from_ip(text.parse().expect("an address")));
+        assert_eq!(sender("2001:db8:0:1::1"), sender("2001:db8:0:1:ffff::2"));
+        assert_ne!(sender("2001:db8:0:1::1"), sender("2001:db8:0:2::1"));
+        assert_ne!(V4::sender(1), V4::sender(2));
+    }
+}

@@ -158,19 +158,7 @@ mod tests {
     /// A fragment of so many bytes at an offset of so many units of eight.
     fn piece(offset: u16, bytes: usize, has_more: bool) -> IpFlow {
         let tuple = Tuple { saddr: 1, daddr: 2, ports: 0 };
-        IpFlow {
-            l3: 14,
-            l4: 34,
-            end: 34 + bytes,
-            protocol: UDP,
-            ttl: 64,
-            tcp_flags: 0,
-            part: Part::Later,
-            id: 0,
-            offset,
-            has_more,
-            tuple,
-        }
+        IpFlow { l3: 14, l4: 34, end: 34 + bytes, protocol: UDP, ttl: 64, tcp_flags: 0, part: Part::Later, id: 0, offset, has_more, tuple }
     }
 
     const EXECUTE: Fate<V4> = Fate::Execute { slot: 7, key: FlowKey { saddr: 1, daddr: 2, ports: 9, meta: 17 } };

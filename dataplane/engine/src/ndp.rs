@@ -140,3 +140,6 @@ fn write(frame: &mut [u8], l3: usize, advertisement: Advertisement) {
     let check = checksum::l4::<V6>(target, to, V6::ICMP, message);
     message[2..4].copy_from_slice(&check.to_ne_bytes());
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,18 +90,10 @@ pub(super) fn parse(frame: &[u8], l3: usize) -> Parsed<V6> {
         _ => return Parsed::Other,
     }
     let (Some(saddr), Some(daddr)) = (V6::read(frame, l3 + 8), V6::read(frame, l3 + 24)) else { return Parsed::Malformed };
-    let flow = IpFlow {
-        l3,
-        l4,
-        end,
-        protocol,
-        ttl: header[7],
-        tcp_flags: 0,
-        part,
-        id,
-        offset,
-        has_more,
-        tuple: Tuple { saddr, daddr, ports: 0 },
-    };
+    let flow =
+        IpFlow { l3, l4, end, protocol, ttl: header[7], tcp_flags: 0, part, id, offset, has_more, tuple: Tuple { saddr, daddr, ports: 0 } };
     flow.with_l4(frame)
 }
+
+#[cfg(test)]
+mod tests;

@@ -143,3 +143,34 @@ fn multipath_follows_the_weights_and_the_hash() {
     }
     assert!((950..=1050).contains(&taken[2]) && taken[2] + taken[3] == 4000, "{taken:?}");
 }
+
+#[test]
+fn each_family_has_rules_and_routes_of_its_own() {
+    let mut fib = default_rules();
+    let everything = net("::/0");
+    fib.add_rule(Rule { from: everything, to: everything, ..rule(0, RuleAction::Lookup(255)) });
+    fib.add_rule(Rule { from: net("fd00:9::/32"), to: everything, ..rule(50, RuleAction::Refuse) });
+    fib.add_rule(Rule { from: everything, to: everything, ..rule(32766, RuleAction::Lookup(254)) });
+    fib.add_route(255, net("fd00::1/128"), route(RouteKind::Local));
+    // As many tables have the same number in both families.
+    fib.add_route(254, net("fd00::/64"), dev(3));
+    fib.add_route(254, net("fd00::/127"), dev(4));
+    let gateway = NextHop { ifindex: 3, gateway: Some(ip("fe80::1")), weight: 1 };
+    fib.add_route(254, everything, route(RouteKind::Unicast([gateway].into())));
+    let fib = fib.build();
+    for (src, dst, expected) in [
+        ("fd00:1::1", "fd00::1", FibResult::Local),
+        ("fd00:1::1", "fd00::", via(4, "fd00::")),
+        ("fd00:1::1", "fd00::2", via(3, "fd00::2")),
+        ("fd00:1::1", "fd00::ffff:ffff:ffff:ffff", via(3, "fd00::ffff:ffff:ffff:ffff")),
+        ("fd00:1::1", "fd00:0:0:1::", via(3, "fe80::1")),
+        ("fd00:1::1", "::ffff:10.0.0.1", via(3, "fe80::1")),
+        ("fd00:9::1", "fd00::2", FibResult::None),
+        ("192.0.2.1", "10.0.0.1", FibResult::Local),
+        ("192.0.2.1", "10.0.0.9", via(2, "10.0.0.9")),
+        ("192.0.2.1", "fd00::2", FibResult::None),
+        ("fd00:1::1", "10.0.0.1", FibResult::None),
+    ] {
+        assert_eq!(fib.lookup(ip(src), ip(dst), None, 0), expected, "{src} → {dst}");
+    }
+}
