@@ -1,6 +1,6 @@
 //! Session affinity (contract §2): which flows of a client go to one backend, and until when.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ringway_engine::affinity::Affinity;
@@ -9,13 +9,12 @@ use ringway_engine::tables::{Backend, BackendSet, Target};
 use ringway_engine::verdict::Verdict;
 use ringway_engine::wire::{TCP, UDP};
 
-use crate::bed::*;
-use crate::frames::*;
+use super::*;
 
 const TEN_SECONDS: u32 = 596;
 
-fn backends(range: std::ops::RangeInclusive<u8>) -> Vec<(Ipv4Addr, u16)> {
-    range.map(|last| (Ipv4Addr::new(10, 2, 0, last), 8080)).collect()
+fn backends(range: std::ops::RangeInclusive<u8>) -> Vec<Endpoint> {
+    range.map(|last| (remote(last), 8080)).collect()
 }
 
 fn target(range: std::ops::RangeInclusive<u8>) -> Target {
@@ -34,10 +33,10 @@ fn sticky(range: std::ops::RangeInclusive<u8>) -> Bed {
 }
 
 /// The backend of a new connection from outside.
-fn connect(bed: &mut Bed, client: Endpoint, port: u16) -> Ipv4Addr {
+fn connect(bed: &mut Bed, client: Endpoint, port: u16) -> IpAddr {
     let out = bed.receive(&tcp(client, (VIP, port), SYN, b""));
     assert_eq!(out.verdict, Verdict::Uplink { uplink: 0 });
-    *read(&out.frame).dst.0.to_string().parse::<Ipv4Addr>().as_ref().expect("an address")
+    read(&out.frame).dst.0
 }
 
 #[test]
@@ -47,8 +46,7 @@ fn any_port_of_the_client_and_any_address_of_the_service_lead_to_one_backend() {
     for port in 2..40 {
         assert_eq!(connect(&mut bed, (CLIENT, port), if port % 2 == 0 { 80 } else { 81 }), first);
     }
-    let others: std::collections::BTreeSet<_> =
-        (1..40).map(|last| connect(&mut bed, (Ipv4Addr::new(198, 51, 100, last + 50), 1), 80)).collect();
+    let others: std::collections::BTreeSet<_> = (1..40).map(|last| connect(&mut bed, (client(last + 50), 1), 80)).collect();
     assert!(others.len() > 10, "other clients are spread: {others:?}");
 }
 
@@ -58,7 +56,7 @@ fn another_service_port_is_another_matter() {
     bed.serve(80, UDP, &backends(1..=50));
     bed.publish(80, UDP, |frontend| frontend.affinity = Some(Affinity::new(&frontend.service, UDP, 10)));
     let differs = (1..=20).any(|last| {
-        let client = (Ipv4Addr::new(198, 51, 100, last), 1);
+        let client = (client(last), 1);
         let out = bed.receive(&udp(client, (VIP, 80), b"x"));
         read(&out.frame).dst.0 != connect(&mut bed, client, 80)
     });
@@ -70,7 +68,7 @@ fn the_time_out_counts_from_the_last_new_connection_and_ends_it() {
     let mut moved = 0;
     for last in 1..=20 {
         let mut bed = sticky(1..=50);
-        let client = Ipv4Addr::new(198, 51, 100, last);
+        let client = client(last);
         let first = connect(&mut bed, (client, 1), 80);
         for port in 2..6 {
             bed.now += TEN_SECONDS - 1;
@@ -114,8 +112,8 @@ fn the_reachable_set_is_that_of_the_client() {
     bed.publish(80, TCP, |frontend| frontend.inside = target(2..=2));
     connect(&mut bed, (A, 1), 80);
     bed.upcall(Hook::PodIn, POD_A, &tcp((A, 2), (VIP, 80), SYN, b""));
-    let flow = bed.flows.records(bed.now).into_iter().find(|flow| flow.forward.0.tuple().src() == (A, 2)).expect("a flow");
-    assert_eq!(flow.forward.1.tuple.dst().0, Ipv4Addr::new(10, 2, 0, 2));
+    let flow = bed.flows.records(bed.now).into_iter().find(|flow| flow.forward.0.tuple().src().1 == 2).expect("a flow");
+    assert_eq!(flow.forward.1.tuple.dst().0, remote(2));
 }
 
 #[test]

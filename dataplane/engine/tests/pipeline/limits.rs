@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use ringway_engine::flow::Hook;
-use ringway_engine::tables::{NodeTables, PodDelivery};
+use ringway_engine::tables::{Neighbors, NodeTables, PodDelivery, SnatAddress};
 use ringway_engine::verdict::{DropReason, Verdict};
 use ringway_engine::wire::TCP;
 
-use crate::bed::*;
-use crate::frames::*;
+use super::*;
 
 #[test]
 fn snat_ports_end_per_backend_and_come_back() {
@@ -32,9 +31,9 @@ fn snat_ports_end_per_backend_and_come_back() {
 #[test]
 fn a_second_snat_address_takes_over() {
     let mut bed = Bed::with(64, (10_000, 10_000), PodDelivery::Edge);
-    let second = std::net::Ipv4Addr::new(10, 0, 0, 77);
+    let second = station(77);
     let mut node = NodeTables::clone(&bed.snapshot.node);
-    node.snat.push(ringway_engine::tables::SnatAddress { address: second, ports: (1024, 1024) });
+    node.snat.push(SnatAddress { address: second, ports: (1024, 1024) });
     bed.snapshot.node = Arc::new(node);
     bed.serve(80, TCP, &[(REMOTE, 8080)]);
     let sources: Vec<_> = (0..3).map(|port| bed.receive(&tcp((CLIENT, port + 1), (VIP, 80), SYN, b""))).collect();
@@ -69,13 +68,13 @@ fn a_full_flow_table_refuses_new_flows_and_keeps_the_old() {
 #[test]
 fn an_unresolved_neighbor_holds_the_packet_untouched() {
     let mut bed = Bed::new();
-    bed.serve(80, TCP, &[(std::net::Ipv4Addr::new(10, 0, 0, 99), 8080)]);
+    bed.serve(80, TCP, &[(station(99), 8080)]);
     let frame = tcp((CLIENT, 40_000), (VIP, 80), SYN, b"");
     let out = bed.receive(&frame);
-    assert_eq!(out.verdict, Verdict::Hold { ifindex: UPLINK, address: std::net::Ipv4Addr::new(10, 0, 0, 99) });
+    assert_eq!(out.verdict, Verdict::Hold { ifindex: UPLINK, address: station(99) });
     assert_eq!(out.frame, frame);
-    let mut neighbors = ringway_engine::tables::Neighbors::clone(&bed.snapshot.neighbors);
-    neighbors.by_address.insert((UPLINK, std::net::Ipv4Addr::new(10, 0, 0, 99)), [2, 0, 0, 0, 0, 99]);
+    let mut neighbors = Neighbors::clone(&bed.snapshot.neighbors);
+    neighbors.by_address.insert((UPLINK, station(99)), [2, 0, 0, 0, 0, 99]);
     bed.snapshot.neighbors = Arc::new(neighbors);
     bed.snapshot.generation += 1;
     assert_eq!(bed.receive(&frame).verdict, Verdict::Uplink { uplink: 0 });

@@ -1,14 +1,9 @@
 //! The engine as a whole, one story per traffic class: frames in, verdicts and frames out.
 #![forbid(unsafe_code)]
+#![allow(clippy::duplicate_mod, reason = "each family tells the same stories, of addresses of its own")]
 
-mod affinity;
-mod answers;
 mod bed;
-mod classes;
-mod fragments;
+mod both;
 mod frames;
-mod limits;
-mod properties;
-mod quotes;
-mod refusals;
-mod sctp;
+mod v4;
+mod v6;

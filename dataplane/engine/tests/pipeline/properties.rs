@@ -1,7 +1,5 @@
 //! Properties that hold for any packet.
 
-use std::net::Ipv4Addr;
-
 use proptest::prelude::*;
 use ringway_engine::engine::Origin;
 use ringway_engine::flow::Hook;
@@ -9,14 +7,13 @@ use ringway_engine::order::{Upcall, upcall_mac};
 use ringway_engine::verdict::Verdict;
 use ringway_engine::wire::{TCP, UDP};
 
-use crate::bed::*;
-use crate::frames::*;
+use super::*;
 
 proptest! {
     /// Translating and reversing gives the client back what its peer sent, with right checksums on the way.
     #[test]
     fn translate_then_reverse_is_identity(
-        client in any::<u32>().prop_map(|n| Ipv4Addr::from(0x0b00_0000 | (n & 0x00ff_ffff))),
+        client in any::<u32>().prop_map(client_of),
         port in 1u16..,
         target in 1u16..,
         is_udp in any::<bool>(),

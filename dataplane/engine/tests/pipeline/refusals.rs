@@ -1,6 +1,5 @@
 //! What is refused, and what is handed back because it is not ours.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use ringway_engine::flow::Hook;
@@ -9,11 +8,7 @@ use ringway_engine::tables::Target;
 use ringway_engine::verdict::{DropReason, Verdict};
 use ringway_engine::wire::TCP;
 
-use crate::bed::*;
-use crate::frames::*;
-
-const CLIENT_END: Endpoint = (CLIENT, 40_000);
-const FRONTEND: Endpoint = (VIP, 80);
+use super::*;
 
 fn serving() -> Bed {
     let mut bed = Bed::new();
@@ -29,8 +24,8 @@ fn dropped(reason: DropReason) -> Verdict {
 fn what_is_not_ours_goes_back_as_it_came() {
     let mut bed = serving();
     let icmp = {
-        let mut frame = tcp(CLIENT_END, FRONTEND, SYN, b"");
-        frame[23] = 1;
+        let mut frame = tcp(CLIENT_END, WEB, SYN, b"");
+        frame[PROTOCOL] = ICMP;
         frame
     };
     let to_node = tcp((REMOTE, 1), (NODE, 12_345), ACK, b"x");
@@ -52,41 +47,40 @@ fn what_is_not_ours_goes_back_as_it_came() {
 #[test]
 fn truncated_and_lying_headers_are_malformed() {
     let mut bed = serving();
-    let frame = tcp(CLIENT_END, FRONTEND, SYN, b"payload");
+    let frame = tcp(CLIENT_END, WEB, SYN, b"payload");
     for len in 0..frame.len() {
         assert_eq!(bed.receive(&frame[..len]).verdict, dropped(DropReason::Malformed), "cut at {len}");
     }
     let mut options = frame.clone();
-    options[46] = 0xf0;
+    options[L4 + 12] = 0xf0;
     assert_eq!(bed.receive(&options).verdict, dropped(DropReason::Malformed));
     for length in [7u16, 16, 0xffff] {
         let mut datagram = udp(CLIENT_END, (VIP, 53), b"payload");
-        datagram[38..40].copy_from_slice(&length.to_be_bytes());
+        datagram[L4 + 4..L4 + 6].copy_from_slice(&length.to_be_bytes());
         assert_eq!(bed.receive(&datagram).verdict, dropped(DropReason::Malformed), "UDP length {length}");
     }
-    let mut header = frame;
-    header[14] = 0x44;
-    assert_eq!(bed.receive(&header).verdict, dropped(DropReason::Malformed));
+    let mut version = frame;
+    version[ETHERNET_BYTES] ^= 0x10;
+    assert_eq!(bed.receive(&version).verdict, dropped(DropReason::Malformed));
     assert!(bed.flows.is_empty());
 }
 
 #[test]
 fn impossible_sources_and_resets_begin_no_flow() {
     let mut bed = serving();
-    for source in [VIP, Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, Ipv4Addr::new(224, 0, 0, 1)] {
-        assert_eq!(bed.receive(&tcp((source, 80), FRONTEND, SYN, b"")).verdict, dropped(DropReason::LandAttack), "{source}");
+    for source in IMPOSSIBLE.map(ip).into_iter().chain([VIP]) {
+        assert_eq!(bed.receive(&tcp((source, 80), WEB, SYN, b"")).verdict, dropped(DropReason::LandAttack), "{source}");
     }
-    assert_eq!(bed.receive(&tcp(CLIENT_END, FRONTEND, RST, b"")).verdict, dropped(DropReason::NoFlow));
+    assert_eq!(bed.receive(&tcp(CLIENT_END, WEB, RST, b"")).verdict, dropped(DropReason::NoFlow));
     assert!(bed.flows.is_empty());
 }
 
 #[test]
 fn policies_and_source_ranges_refuse() {
     let mut bed = serving();
-    bed.publish(80, TCP, |frontend| frontend.source_ranges = Some(Arc::new(["203.0.113.0/24".parse().expect("a prefix")])));
-    assert_eq!(bed.receive(&tcp(CLIENT_END, FRONTEND, SYN, b"")).verdict, dropped(DropReason::SourceRange));
-    let allowed = (Ipv4Addr::new(203, 0, 113, 9), 1);
-    assert_eq!(bed.receive(&tcp(allowed, FRONTEND, SYN, b"")).verdict, Verdict::Uplink { uplink: 0 });
+    bed.publish(80, TCP, |frontend| frontend.source_ranges = Some(Arc::new([OTHER_CLIENTS.parse().expect("a prefix")])));
+    assert_eq!(bed.receive(&tcp(CLIENT_END, WEB, SYN, b"")).verdict, dropped(DropReason::SourceRange));
+    assert_eq!(bed.receive(&tcp((OTHER_CLIENT, 1), WEB, SYN, b"")).verdict, Verdict::Uplink { uplink: 0 });
     bed.publish(81, TCP, |frontend| frontend.outside = Target::PolicyLocal);
     assert_eq!(bed.receive(&tcp(CLIENT_END, (VIP, 81), SYN, b"")).verdict, dropped(DropReason::PolicyLocal));
     // Inside, the same address has no endpoint at all: that is told.
@@ -97,7 +91,7 @@ fn policies_and_source_ranges_refuse() {
 #[test]
 fn upcalls_from_unknown_places_are_dropped() {
     let mut bed = serving();
-    let frame = tcp((A, 1), FRONTEND, SYN, b"");
+    let frame = tcp((A, 1), WEB, SYN, b"");
     assert_eq!(bed.run(ringway_engine::engine::Origin::Host, &frame).verdict, dropped(DropReason::BadUpcall));
     let mut echo = frame.clone();
     echo[..3].copy_from_slice(&[0x02, 0x53, Order::Echo as u8]);

@@ -7,11 +7,8 @@ use ringway_engine::tables::PodDelivery;
 use ringway_engine::verdict::{DropReason, Verdict};
 use ringway_engine::wire::SCTP;
 
-use crate::bed::*;
-use crate::frames::*;
+use super::*;
 
-const CLIENT_END: Endpoint = (CLIENT, 40_000);
-const WEB: Endpoint = (VIP, 80);
 const DATA: u8 = 0;
 const INIT: u8 = 1;
 const INIT_ACK: u8 = 2;
@@ -20,7 +17,7 @@ const SHUTDOWN: u8 = 7;
 const SHUTDOWN_ACK: u8 = 8;
 const COOKIE_ECHO: u8 = 10;
 const COOKIE_ACK: u8 = 11;
-const CHECKSUM: std::ops::Range<usize> = 14 + 20 + 8..14 + 20 + 12;
+const CHECKSUM: std::ops::Range<usize> = L4 + 8..L4 + 12;
 
 fn served() -> Bed {
     let mut bed = Bed::new();
@@ -67,13 +64,13 @@ fn what_nobody_serves_is_told_of() {
     let mut bed = served();
     bed.serve(81, SCTP, &[]);
     let out = bed.receive(&sctp(CLIENT_END, (VIP, 81), INIT, &[0; 16]));
-    assert_eq!((read_icmp(&out.frame).kind, read_icmp(&out.frame).dst), ((3, 3), CLIENT));
+    assert_eq!((read_icmp(&out.frame).kind, read_icmp(&out.frame).dst), (PORT_UNREACHABLE, CLIENT));
     assert_eq!(bed.receive(&sctp(CLIENT_END, (VIP, 80), ABORT, b"")).verdict, Verdict::Drop(DropReason::NoFlow));
-    let mut fragment = sctp(CLIENT_END, WEB, INIT, &[0; 16]);
-    fragment[20] = 0x20;
-    assert_eq!(bed.receive(&fragment).verdict, Verdict::Drop(DropReason::NotForwarded), "a part of a packet cannot be translated");
+    for fragment in cut(&sctp(CLIENT_END, WEB, INIT, &[0; 16]), 1, &[16]) {
+        assert_eq!(bed.receive(&fragment).verdict, Verdict::Drop(DropReason::NotForwarded), "a part of a packet cannot be translated");
+    }
     let mut short = sctp(CLIENT_END, WEB, INIT, b"");
-    short[17] = 20 + 11;
+    set_payload_bytes(&mut short, 11);
     assert_eq!(bed.receive(&short).verdict, Verdict::Drop(DropReason::Malformed));
 }
 

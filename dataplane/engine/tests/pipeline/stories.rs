@@ -1,0 +1,13 @@
+//! What both families do alike.
+
+use super::*;
+
+mod affinity;
+mod answers;
+mod classes;
+mod fragments;
+mod limits;
+mod properties;
+mod quotes;
+mod refusals;
+mod sctp;

@@ -1,0 +1,13 @@
+//! IPv6: what both families do, and what IPv4 has not.
+
+use crate::bed::v6::*;
+use crate::bed::*;
+use crate::frames::*;
+pub use headers::*;
+
+mod extensions;
+mod headers;
+mod neighbors;
+#[path = "../stories.rs"]
+mod stories;
+mod too_big;
