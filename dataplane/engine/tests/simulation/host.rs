@@ -1,13 +1,15 @@
 //! A host: one smoltcp stack, and what its sockets have to do.
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
-use smoltcp::wire::{HardwareAddress, IpCidr};
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
+
+use crate::bed::Endpoint;
 
 /// Room for the longest message: this stack waits for ever for the update of a closed window that was lost.
 const BUFFER_BYTES: usize = 32_768;
@@ -15,7 +17,7 @@ const BUFFER_BYTES: usize = 32_768;
 /// A connection of the client.
 struct Connection {
     handle: SocketHandle,
-    to: (Ipv4Addr, u16),
+    to: Endpoint,
     source_port: u16,
     message: Vec<u8>,
     sent: usize,
@@ -24,7 +26,7 @@ struct Connection {
 
 /// One host with one address.
 pub struct Host {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     wire: Wire,
     interface: Interface,
     sockets: SocketSet<'static>,
@@ -38,13 +40,15 @@ pub struct Host {
 
 impl Host {
     /// `mtu` in bytes of an IP packet.
-    pub fn new(address: Ipv4Addr, mtu: usize, seed: u64) -> Host {
+    pub fn new(address: IpAddr, mtu: usize, seed: u64) -> Host {
         let mut wire = Wire { received: VecDeque::new(), sent: VecDeque::new(), mtu };
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut wire, Instant::ZERO);
-        interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(address.into(), 24)).expect("room for one"));
-        interface.routes_mut().add_default_ipv4_route(Ipv4Addr::new(192, 0, 2, 254)).expect("room for one");
+        let prefix_len = if address.is_ipv6() { 64 } else { 24 };
+        interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(address.into(), prefix_len)).expect("room for one"));
+        interface.routes_mut().add_default_ipv4_route(Ipv4Addr::new(192, 0, 2, 254)).expect("room for both");
+        interface.routes_mut().add_default_ipv6_route(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)).expect("room for both");
         Host {
             address,
             wire,
@@ -69,10 +73,10 @@ impl Host {
     }
 
     /// Sends the message, collects its echo, closes.
-    pub fn connect(&mut self, to: (Ipv4Addr, u16), source_port: u16, message: Vec<u8>) {
+    pub fn connect(&mut self, to: Endpoint, source_port: u16, message: Vec<u8>) {
         let handle = self.socket();
         let socket = self.sockets.get_mut::<tcp::Socket>(handle);
-        socket.connect(self.interface.context(), to, source_port).expect("a socket that was just made");
+        socket.connect(self.interface.context(), (IpAddress::from(to.0), to.1), source_port).expect("a socket that was just made");
         self.connections.push(Connection { handle, to, source_port, message, sent: 0, echo: Vec::new() });
     }
 
@@ -85,7 +89,7 @@ impl Host {
                 *source_port += 100;
                 (*sent, self.resets) = (0, self.resets + 1);
                 echo.clear();
-                socket.connect(self.interface.context(), *to, *source_port).expect("a closed socket can connect");
+                socket.connect(self.interface.context(), (IpAddress::from(to.0), to.1), *source_port).expect("a closed socket can connect");
             }
             if socket.can_send() && *sent < message.len() {
                 *sent += socket.send_slice(&message[*sent..]).expect("it can send");

@@ -4,22 +4,26 @@
 //! Every run follows from its seed: `RINGWAY_SEEDS=5000` tries so many, `RINGWAY_SEED=17` only that one.
 #![forbid(unsafe_code)]
 
-#[path = "../pipeline/bed.rs"]
+#[path = "../pipeline/bed/mod.rs"]
 #[expect(dead_code, reason = "the simulation uses a part of it")]
 mod bed;
+#[path = "../pipeline/frames.rs"]
+#[expect(dead_code, reason = "the simulation uses a part of it")]
+mod frames;
 mod host;
 mod network;
+mod pieces;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
+use ringway_engine::family::{V4, V6};
 use ringway_engine::wire::TCP;
 
-use bed::{Bed, CLIENT, REMOTE, VIP};
+use bed::node::Bed;
+use bed::{Endpoint, Side, v4, v6};
 use host::Host;
 use network::{Dice, Network};
 
-const OTHER: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 6);
-const WEB: (Ipv4Addr, u16) = (VIP, 80);
 const SERVER_PORT: u16 = 8080;
 const CONNECTIONS: usize = 3;
 /// Longer than retransmissions need, with pauses that double, on a network that loses every tenth packet.
@@ -31,22 +35,41 @@ fn message(dice: &mut Dice) -> Vec<u8> {
     (0..bytes).map(|_| dice.roll(256) as u8).collect()
 }
 
+/// Who takes part in a run.
+struct Cast {
+    web: Endpoint,
+    client: IpAddr,
+    servers: [IpAddr; 2],
+    /// Hosts' MTUs are from here to 1500.
+    mtu_min: u64,
+}
+
+/// By turns of IPv4 and IPv6.
 fn run(seed: u64) {
+    if seed.is_multiple_of(2) {
+        play::<V4>(seed, Cast { web: v4::WEB, client: v4::CLIENT, servers: [v4::REMOTE, v4::remote(6)], mtu_min: 576 });
+    } else {
+        play::<V6>(seed, Cast { web: v6::WEB, client: v6::CLIENT, servers: [v6::REMOTE, v6::remote(6)], mtu_min: 1280 });
+    }
+}
+
+fn play<F: Side>(seed: u64, cast: Cast) {
+    let Cast { web, client, servers: [one, other], mtu_min } = cast;
     let mut dice = Dice::new(seed);
-    let mut bed = Bed::small();
-    let sets: [&[(Ipv4Addr, u16)]; 3] = [&[(REMOTE, SERVER_PORT)], &[(REMOTE, SERVER_PORT), (OTHER, SERVER_PORT)], &[(OTHER, SERVER_PORT)]];
-    bed.serve(WEB.1, TCP, sets[dice.roll(3) as usize]);
-    let mut hosts = [CLIENT, REMOTE, OTHER].map(|address| Host::new(address, 576 + dice.roll(925) as usize, dice.next()));
+    let mut bed = Bed::<F>::small();
+    let sets: [&[Endpoint]; 3] = [&[(one, SERVER_PORT)], &[(one, SERVER_PORT), (other, SERVER_PORT)], &[(other, SERVER_PORT)]];
+    bed.serve(web.1, TCP, sets[dice.roll(3) as usize]);
+    let mut hosts = [client, one, other].map(|address| Host::new(address, (mtu_min + dice.roll(1501 - mtu_min)) as usize, dice.next()));
     hosts[1..].iter_mut().for_each(|server| server.serve(SERVER_PORT, 3 * CONNECTIONS));
     let messages: Vec<Vec<u8>> = (0..CONNECTIONS).map(|_| message(&mut dice)).collect();
     for (number, message) in messages.iter().enumerate() {
-        hosts[0].connect(WEB, 40_000 + number as u16, message.clone());
+        hosts[0].connect(web, 40_000 + number as u16, message.clone());
     }
     let mut network = Network::new(&mut dice);
     for now_ms in 0..PATIENCE_MS {
         bed.now = 1000 + (now_ms * 60 / 1000) as u32;
         if dice.roll(200) == 0 {
-            bed.serve(WEB.1, TCP, sets[dice.roll(3) as usize]);
+            bed.serve(web.1, TCP, sets[dice.roll(3) as usize]);
         }
         if now_ms % 50 == 0 {
             bed.engine.sweep(bed.now, 16);

@@ -1,12 +1,14 @@
 //! The network around the engine: between the hosts there is only it.
 
-use ringway_engine::divide::divide;
+use std::net::IpAddr;
+
+use etherparse::{NetSlice, SlicedPacket};
 use ringway_engine::verdict::Verdict;
 
-use crate::bed::{Bed, NODE2_MAC, ROUTER_MAC, UPLINK_MAC};
+use crate::bed::node::Bed;
+use crate::bed::{NODE2_MAC, ROUTER_MAC, Side, UPLINK_MAC, v4, v6};
 use crate::host::Host;
-
-const ETHERNET_BYTES: usize = 14;
+use crate::pieces::{Assembly, cut};
 
 /// Random numbers that follow from a seed (splitmix64).
 pub struct Dice(u64);
@@ -41,28 +43,28 @@ pub struct Network {
     to_hosts: Vec<(u64, Vec<u8>)>,
     /// Fragments that the engine keeps.
     held: Vec<Vec<u8>>,
+    assembly: Assembly,
 }
 
 impl Network {
     pub fn new(dice: &mut Dice) -> Network {
         let (lost, doubled, cut, delay_ms) = (dice.roll(11), dice.roll(6), dice.roll(31), 1 + dice.roll(20));
-        Network { lost, doubled, cut, delay_ms, to_engine: Vec::new(), to_hosts: Vec::new(), held: Vec::new() }
+        Network {
+            lost,
+            doubled,
+            cut,
+            delay_ms,
+            to_engine: Vec::new(),
+            to_hosts: Vec::new(),
+            held: Vec::new(),
+            assembly: Assembly::default(),
+        }
     }
 
     /// Takes an IP packet of a host.
-    pub fn send(&mut self, dice: &mut Dice, mut packet: Vec<u8>, now_ms: u64) {
-        let mut frames = Vec::new();
-        if dice.roll(100) < self.cut {
-            // As if a router had done it, for a stack that does not forbid it.
-            allow_division(&mut packet, dice.next() as u16);
-            let mtu = 68 + dice.roll(600) as u32;
-            divide(&framed(&packet), mtu, |piece| {
-                frames.push(piece.to_vec());
-                true
-            });
-        } else {
-            frames.push(framed(&packet));
-        }
+    pub fn send(&mut self, dice: &mut Dice, packet: Vec<u8>, now_ms: u64) {
+        let frame = framed(&packet);
+        let frames = if dice.roll(100) < self.cut { cut(dice, frame) } else { vec![frame] };
         for frame in frames {
             self.put(dice, frame, now_ms);
         }
@@ -76,7 +78,7 @@ impl Network {
     }
 
     /// Gives the engine what arrives there now, and the hosts what it sends.
-    pub fn move_on(&mut self, dice: &mut Dice, bed: &mut Bed, hosts: &mut [Host], now_ms: u64) {
+    pub fn move_on<F: Side>(&mut self, dice: &mut Dice, bed: &mut Bed<F>, hosts: &mut [Host], now_ms: u64) {
         let mut arriving = std::mem::take(&mut self.held);
         arriving.extend(due(&mut self.to_engine, now_ms));
         for frame in arriving {
@@ -91,9 +93,9 @@ impl Network {
         }
         for frame in due(&mut self.to_hosts, now_ms) {
             assert!(frame[..6] == NODE2_MAC || frame[..6] == ROUTER_MAC, "{frame:02x?}");
-            let destination = &frame[ETHERNET_BYTES + 16..ETHERNET_BYTES + 20];
-            let host = hosts.iter_mut().find(|host| host.address.octets() == *destination);
-            host.expect("packets go to the hosts only").receive(frame[ETHERNET_BYTES..].to_vec());
+            let Some(packet) = self.assembly.add(&frame, now_ms) else { continue };
+            let host = hosts.iter_mut().find(|host| host.address == destination(&frame));
+            host.expect("packets go to the hosts only").receive(packet);
         }
     }
 }
@@ -106,14 +108,14 @@ fn due(under_way: &mut Vec<(u64, Vec<u8>)>, now_ms: u64) -> Vec<Vec<u8>> {
 }
 
 fn framed(packet: &[u8]) -> Vec<u8> {
-    [&UPLINK_MAC[..], &ROUTER_MAC, &[8, 0], packet].concat()
+    let ethertype = if packet[0] >> 4 == 6 { v6::ETHERTYPE } else { v4::ETHERTYPE };
+    [&UPLINK_MAC[..], &ROUTER_MAC, &ethertype, packet].concat()
 }
 
-/// Takes "don't fragment" off, and gives the packet an identification.
-fn allow_division(packet: &mut [u8], id: u16) {
-    packet[4..6].copy_from_slice(&id.to_be_bytes());
-    packet[6] &= !0x40;
-    packet[10..12].fill(0);
-    let check = !ringway_engine::checksum::sum(&packet[..20]);
-    packet[10..12].copy_from_slice(&check.to_ne_bytes());
+fn destination(frame: &[u8]) -> IpAddr {
+    match SlicedPacket::from_ethernet(frame).expect("a well-formed frame").net {
+        Some(NetSlice::Ipv4(ip)) => ip.header().destination_addr().into(),
+        Some(NetSlice::Ipv6(ip)) => ip.header().destination_addr().into(),
+        other => panic!("no IP: {other:?}"),
+    }
 }
