@@ -1,12 +1,12 @@
-//! Any sequence of frames from anywhere, answers to what was sent among them: a verdict for each, and no IP header that was right
+//! Any sequence of frames of both families from anywhere, answers to what was sent among them: a verdict for each, and no IP header that was right
 //! leaves wrong.
 #![no_main]
 
 mod node;
-pub use node::{bed, frames};
+pub use node::{Side, bed, frames, side};
 
 use bed::*;
-use etherparse::{Ipv4Header, Ipv4HeaderSlice};
+use etherparse::{Ipv4HeaderSlice, Ipv6Header};
 use libfuzzer_sys::fuzz_target;
 use ringway_engine::engine::Origin;
 use ringway_engine::flow::Hook;
@@ -19,22 +19,30 @@ fn take<'a>(input: &mut &'a [u8], bytes: usize) -> &'a [u8] {
     front
 }
 
-/// Where an untagged frame's IPv4 header is, if it is right.
-fn right_header(frame: &[u8]) -> Option<Ipv4Header> {
-    if frame.get(12..14) != Some(&[8, 0]) {
-        return None;
+/// Source and destination of an untagged frame whose IP header is right, and where that ends.
+fn right_header(frame: &[u8]) -> Option<(Vec<u8>, Vec<u8>, usize)> {
+    let packet = frame.get(ETHERNET_BYTES..)?;
+    match &frame[12..ETHERNET_BYTES] {
+        [8, 0] => {
+            let header = Ipv4HeaderSlice::from_slice(packet).ok()?.to_header();
+            let is_right = header.header_checksum == header.calc_header_checksum();
+            is_right.then(|| (header.source.to_vec(), header.destination.to_vec(), ETHERNET_BYTES + header.header_len()))
+        }
+        [0x86, 0xdd] => {
+            let (header, payload) = Ipv6Header::from_slice(packet).ok()?;
+            let is_right = usize::from(header.payload_length) <= payload.len();
+            is_right.then(|| (header.source.to_vec(), header.destination.to_vec(), v6::L4))
+        }
+        _ => None,
     }
-    let header = Ipv4HeaderSlice::from_slice(frame.get(14..)?).ok()?.to_header();
-    (header.header_checksum == header.calc_header_checksum()).then_some(header)
 }
 
 /// The same packet from where it went to where it came from.
 fn answer(frame: &[u8]) -> Option<Vec<u8>> {
-    let header = right_header(frame)?;
+    let (source, destination, l4) = right_header(frame)?;
     let mut answer = frame.to_vec();
-    answer[26..30].copy_from_slice(&header.destination);
-    answer[30..34].copy_from_slice(&header.source);
-    let l4 = 14 + header.header_len();
+    let at = side(source.len() == 16).source;
+    answer[at..at + 2 * source.len()].copy_from_slice(&[destination, source].concat());
     let ports: [u8; 4] = answer.get(l4..l4 + 4)?.try_into().ok()?;
     answer[l4..l4 + 4].copy_from_slice(&[ports[2], ports[3], ports[0], ports[1]]);
     Some(answer)

@@ -2,17 +2,29 @@
 #![no_main]
 
 mod node;
-pub use node::{bed, frames};
+pub use node::{Side, bed, frames, side};
 
+use bed::v6::*;
 use bed::*;
-use etherparse::Ipv4Header;
+use etherparse::{Ipv4Header, Ipv6FragmentHeader, Ipv6Header};
 use frames::*;
 use libfuzzer_sys::fuzz_target;
 use ringway_engine::divide::divide;
 use ringway_engine::verdict::Verdict;
 
+#[path = "../../tests/pipeline/v6/headers.rs"]
+pub mod headers;
+
 /// Offset of a fragment and its payload.
 fn part(frame: &[u8]) -> (usize, Vec<u8>) {
+    if frame[12..14] == ETHERTYPE {
+        let (_, payload) = Ipv6Header::from_slice(&frame[ETHERNET_BYTES..]).expect("IPv6");
+        if frame[PROTOCOL] != headers::FRAGMENT {
+            return (0, payload.to_vec());
+        }
+        let (header, payload) = Ipv6FragmentHeader::from_slice(payload).expect("a fragment header");
+        return (usize::from(header.fragment_offset.value()) * 8, payload.to_vec());
+    }
     let (header, payload) = Ipv4Header::from_slice(&frame[14..]).expect("IPv4");
     assert_eq!(header.header_checksum, header.calc_header_checksum(), "IP checksum");
     (usize::from(header.fragment_offset.value()) * 8, payload.to_vec())
@@ -22,14 +34,22 @@ fuzz_target!(|input: (bool, u16, Vec<u8>, Vec<u8>)| {
     let (is_direct, mtu, order, payload) = input;
     let mut node = node::node(is_direct);
     let port = if is_direct { 81 } else { 80 };
-    let mut request = udp((CLIENT, 40_000), (VIP, port), &payload[..payload.len().min(1_400)]);
-    // It may be divided.
-    request[20] = 0;
+    let (is_v6, mtu) = (mtu & 0x8000 != 0, 28 + u32::from(mtu & 0x7fff) % 1_472);
+    let side = side(is_v6);
+    let mut request = udp(side.client, (side.vip, port), &payload[..payload.len().min(1_400)]);
     let mut pieces = Vec::new();
-    divide(&request, 28 + u32::from(mtu % 1_472), |piece| {
-        pieces.push(piece.to_vec());
-        true
-    });
+    if is_v6 {
+        let step = mtu as usize / 8 * 8;
+        let at: Vec<usize> = (step..request.len() - L4).step_by(step).collect();
+        pieces = headers::cut(&request, 5, &at);
+    } else {
+        // It may be divided.
+        request[20] = 0;
+        divide(&request, mtu, |piece| {
+            pieces.push(piece.to_vec());
+            true
+        });
+    }
     if pieces.len() > 40 {
         return;
     }
