@@ -8,6 +8,9 @@ const SOURCE: [u8; 16] = [0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 
 const DESTINATION: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 const NO_NEXT_HEADER: u8 = 59;
 
+/// An extension header: kind, and all bytes but the first.
+type Extension = (u8, Vec<u8>);
+
 /// An L4 header and payload of a kind, by an independent library.
 fn segment(protocol: u8) -> Vec<u8> {
     let builder = PacketBuilder::ipv6(SOURCE, DESTINATION, 64);
@@ -21,8 +24,8 @@ fn segment(protocol: u8) -> Vec<u8> {
     packet.split_off(V6::HEADER_BYTES)
 }
 
-/// A frame whose IPv6 header has these extension headers behind it (kind, and all bytes but the first), then `rest` of a protocol.
-fn frame(extensions: &[(u8, Vec<u8>)], protocol: u8, rest: &[u8]) -> Vec<u8> {
+/// A frame whose IPv6 header has these extension headers behind it, then `rest` of a protocol.
+fn frame(extensions: &[Extension], protocol: u8, rest: &[u8]) -> Vec<u8> {
     let kinds: Vec<u8> = extensions.iter().map(|(kind, _)| *kind).chain([protocol]).collect();
     let mut payload = Vec::new();
     for ((_, bytes), next) in extensions.iter().zip(&kinds[1..]) {
@@ -45,14 +48,14 @@ fn frame(extensions: &[(u8, Vec<u8>)], protocol: u8, rest: &[u8]) -> Vec<u8> {
 }
 
 /// Options that are padding, or a routing header with as many segments left, in so many units of eight bytes.
-fn options(kind: u8, units: u8, segments_left: u8) -> (u8, Vec<u8>) {
+fn options(kind: u8, units: u8, segments_left: u8) -> Extension {
     let mut bytes = vec![0; usize::from(units) * 8 - 1];
     bytes[0] = units - 1;
     bytes[2] = segments_left;
     (kind, bytes)
 }
 
-fn fragment(offset: u16, has_more: bool, id: u32) -> (u8, Vec<u8>) {
+fn fragment(offset: u16, has_more: bool, id: u32) -> Extension {
     (FRAGMENT, [&[0][..], &(offset << 3 | u16::from(has_more)).to_be_bytes(), &id.to_be_bytes()].concat())
 }
 
@@ -72,7 +75,7 @@ fn flow(frame: &[u8]) -> IpFlow<V6> {
 
 #[test]
 fn extension_headers_are_walked_over() {
-    let chains: [Vec<(u8, Vec<u8>)>; 7] = [
+    let chains: [Vec<Extension>; 7] = [
         vec![],
         vec![options(HOP_BY_HOP, 1, 0)],
         vec![options(DESTINATION_OPTIONS, 3, 9)],
@@ -100,7 +103,7 @@ fn extension_headers_are_walked_over() {
 fn what_we_do_not_know_is_not_ours() {
     let one = |kind| vec![options(kind, 1, 0)];
     let many = (0..=EXTENSIONS_MAX).map(|_| options(DESTINATION_OPTIONS, 1, 0)).collect();
-    let cases: [(&str, Vec<(u8, Vec<u8>)>, u8); 11] = [
+    let cases: [(&str, Vec<Extension>, u8); 11] = [
         ("too many", many, TCP),
         ("segments left", vec![options(ROUTING, 1, 1)], TCP),
         ("authentication", one(51), TCP),
