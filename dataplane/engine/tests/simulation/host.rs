@@ -131,17 +131,10 @@ impl Host {
 
     /// Every connection has all that it sent, and both sides have closed.
     pub fn is_done(&self) -> bool {
-        let has_all = self.connections.iter().all(|connection| connection.echo.len() == connection.message.len());
-        has_all && self.states().all(|state| matches!(state, tcp::State::Closed | tcp::State::TimeWait))
-    }
-
-    /// Every connection has closed on this side, and the other one knows.
-    pub fn has_closed(&self) -> bool {
-        self.states().all(|state| matches!(state, tcp::State::FinWait2 | tcp::State::Closed | tcp::State::TimeWait))
-    }
-
-    fn states(&self) -> impl Iterator<Item = tcp::State> {
-        self.connections.iter().map(|connection| self.sockets.get::<tcp::Socket>(connection.handle).state())
+        self.connections.iter().all(|connection| {
+            let state = self.sockets.get::<tcp::Socket>(connection.handle).state();
+            connection.echo.len() == connection.message.len() && matches!(state, tcp::State::Closed | tcp::State::TimeWait)
+        })
     }
 
     pub fn echoes(&mut self) -> Vec<Vec<u8>> {

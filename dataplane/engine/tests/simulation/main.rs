@@ -44,16 +44,16 @@ struct Cast {
     mtu_min: u64,
 }
 
-/// By turns of IPv4 and IPv6. Whether the client saw both sides close.
-fn run(seed: u64) -> bool {
+/// By turns of IPv4 and IPv6.
+fn run(seed: u64) {
     if seed.is_multiple_of(2) {
-        play::<V4>(seed, Cast { web: v4::WEB, client: v4::CLIENT, servers: [v4::REMOTE, v4::remote(6)], mtu_min: 576 })
+        play::<V4>(seed, Cast { web: v4::WEB, client: v4::CLIENT, servers: [v4::REMOTE, v4::remote(6)], mtu_min: 576 });
     } else {
-        play::<V6>(seed, Cast { web: v6::WEB, client: v6::CLIENT, servers: [v6::REMOTE, v6::remote(6)], mtu_min: 1280 })
+        play::<V6>(seed, Cast { web: v6::WEB, client: v6::CLIENT, servers: [v6::REMOTE, v6::remote(6)], mtu_min: 1280 });
     }
 }
 
-fn play<F: Side>(seed: u64, cast: Cast) -> bool {
+fn play<F: Side>(seed: u64, cast: Cast) {
     let Cast { web, client, servers: [one, other], mtu_min } = cast;
     let mut dice = Dice::new(seed);
     let mut bed = Bed::<F>::small();
@@ -66,7 +66,6 @@ fn play<F: Side>(seed: u64, cast: Cast) -> bool {
         hosts[0].connect(web, 40_000 + number as u16, message.clone());
     }
     let mut network = Network::new(&mut dice);
-    let mut is_done = false;
     for now_ms in 0..PATIENCE_MS {
         bed.now = 1000 + (now_ms * 60 / 1000) as u32;
         if dice.roll(200) == 0 {
@@ -82,25 +81,24 @@ fn play<F: Side>(seed: u64, cast: Cast) -> bool {
             }
         }
         network.move_on(&mut dice, &mut bed, &mut hosts, now_ms);
-        is_done = hosts[0].is_done();
-        if is_done {
+        if hosts[0].is_done() {
             break;
         }
     }
+    let is_done = hosts[0].is_done();
     for (number, (message, echo)) in messages.iter().zip(hosts[0].echoes()).enumerate() {
         assert!(*message == echo, "seed {seed}: connection {number} sent {} bytes, {} came back", message.len(), echo.len());
     }
     assert_eq!(bed.engine.counts().refused, 0, "seed {seed}: the engine itself resets nothing");
     assert!(hosts[0].resets <= 3, "seed {seed}: {} connections were reset", hosts[0].resets);
-    assert!(hosts[0].has_closed(), "seed {seed}: not closed after {PATIENCE_MS} ms");
-    is_done
+    assert!(is_done, "seed {seed}: not closed after {PATIENCE_MS} ms");
 }
 
 #[test]
 fn whatever_the_network_does_the_bytes_arrive() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let seeds = number("RINGWAY_SEED").map_or(0..number("RINGWAY_SEEDS").unwrap_or(100), |seed| seed..seed + 1);
-    let (runs, told) = seeds.map(run).fold((0, 0), |(runs, told), is_told| (runs + 1, told + u32::from(is_told)));
-    // A last FIN that is lost for longer than a closed flow is known is not translated, when it is sent once more at last.
-    assert!(told + 1 + runs / 100 >= runs, "of {runs} clients {told} saw the end");
+    match number("RINGWAY_SEED") {
+        Some(seed) => run(seed),
+        None => (0..number("RINGWAY_SEEDS").unwrap_or(100)).for_each(run),
+    }
 }

@@ -1,7 +1,7 @@
 //! Packets in pieces on their way to the engine, and whole again behind it.
 
-use etherparse::SlicedPacket;
 use etherparse::defrag::IpDefragPool;
+use etherparse::{Ipv6FragmentHeader, SlicedPacket};
 use ringway_engine::divide::divide;
 
 use crate::bed::v6::*;
@@ -54,11 +54,17 @@ impl Assembly {
             return Some(packet.to_vec());
         }
         self.0.retain(|since_ms| since_ms + ASSEMBLY_MS > now_ms);
-        let piece = SlicedPacket::from_ethernet(frame).expect("a well-formed frame");
-        let whole = self.0.process_sliced_packet(&piece, now_ms, ()).expect("pieces that fit together")?;
+        let (header, rest) = Ipv6FragmentHeader::from_slice(&frame[L4..]).expect("a fragment header");
+        let (protocol, payload) = if header.is_fragmenting_payload() {
+            let piece = SlicedPacket::from_ethernet(frame).expect("a well-formed frame");
+            let whole = self.0.process_sliced_packet(&piece, now_ms, ()).expect("pieces that fit together")?;
+            (whole.ip_number, whole.payload)
+        } else {
+            (header.next_header, rest.to_vec())
+        };
         let mut bytes = frame[..L4].to_vec();
-        bytes[PROTOCOL] = whole.ip_number.0;
-        set_payload_bytes(&mut bytes, whole.payload.len());
-        Some([&bytes[ETHERNET_BYTES..], &whole.payload].concat())
+        bytes[PROTOCOL] = protocol.0;
+        set_payload_bytes(&mut bytes, payload.len());
+        Some([&bytes[ETHERNET_BYTES..], &payload].concat())
     }
 }
