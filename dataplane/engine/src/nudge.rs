@@ -41,20 +41,8 @@ pub fn port_unreachable<F: Family>(tuple: &Tuple<F>) -> Frame {
     frame[l4 + 4..l4 + 6].copy_from_slice(&(UDP_BYTES as u16).to_be_bytes());
     let check = checksum::l4::<F>(tuple.saddr, tuple.daddr, UDP, &frame[l4..]);
     frame[l4 + 6..].copy_from_slice(&check.to_ne_bytes());
-    let flow = IpFlow {
-        l3,
-        l4,
-        body: l4,
-        end,
-        protocol: UDP,
-        ttl: TTL,
-        tcp_flags: 0,
-        part: Part::Whole,
-        id: 0,
-        offset: 0,
-        has_more: false,
-        tuple: *tuple,
-    };
+    let flow =
+        IpFlow { l3, l4, end, protocol: UDP, ttl: TTL, tcp_flags: 0, part: Part::Whole, id: 0, offset: 0, has_more: false, tuple: *tuple };
     // Room for the error's own headers; the capacity is more than both families need.
     for _ in 0..F::HEADER_BYTES + UDP_BYTES {
         frame.push(0);

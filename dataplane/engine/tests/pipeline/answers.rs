@@ -3,7 +3,7 @@
 use etherparse::{SlicedPacket, TcpHeader, TransportSlice};
 use ringway_engine::flow::Hook;
 use ringway_engine::order::{Order, order_mac};
-use ringway_engine::tables::Target;
+use ringway_engine::tables::{PodDelivery, Target};
 use ringway_engine::verdict::{DropReason, Verdict};
 use ringway_engine::wire::{TCP, UDP};
 
@@ -197,6 +197,30 @@ fn an_established_flow_outlives_its_frontends_last_backend() {
     assert_eq!((out.verdict, read(&out.frame).dst), (Verdict::Uplink { uplink: 0 }, (REMOTE, 8080)));
     let out = bed.receive(&tcp((CLIENT, 41_000), WEB, SYN, b""));
     assert_eq!(read(&out.frame).dst, (CLIENT, 41_000), "a new one is refused");
+}
+
+/// The segment says where its reset has to stand in the sequence; a SYN is the first of another connection.
+#[test]
+fn a_segment_to_a_backend_that_is_gone_is_reset() {
+    let mut bed = Bed::served((REMOTE, 8080), PodDelivery::Edge);
+    let there = read(&bed.receive(&tcp(CLIENT_END, WEB, SYN, b"")).frame);
+    bed.receive(&tcp(there.dst, there.src, SYN | ACK, b""));
+    bed.receive(&tcp(CLIENT_END, WEB, ACK, b""));
+    bed.flows.stop(bed.flows.records(bed.now)[0].slot);
+    let mut data = tcp(CLIENT_END, WEB, ACK, b"data");
+    data[L4 + 8..L4 + 12].copy_from_slice(&7u32.to_be_bytes());
+    for _ in 0..2 {
+        let out = bed.receive(&data);
+        assert_eq!((out.verdict, macs(&out.frame)), (Verdict::Uplink { uplink: 0 }, (ROUTER_MAC, UPLINK_MAC)));
+        assert_eq!(read(&out.frame), Seen { src: WEB, dst: CLIENT_END, ttl: 64, payload: Vec::new() });
+        let header = tcp_header(&out.frame);
+        assert!(header.rst && header.sequence_number == 7, "{header:?}");
+    }
+    assert_eq!(bed.receive(&tcp(CLIENT_END, WEB, RST, b"")).verdict, Verdict::Drop(DropReason::NoBackend));
+    assert_eq!(read(&bed.receive(&tcp(there.dst, there.src, ACK, b"late")).frame).dst, CLIENT_END, "what it still answers");
+    bed.serve(80, TCP, &[(remote(6), 8080)]);
+    assert_eq!(read(&bed.receive(&tcp(CLIENT_END, WEB, SYN, b"")).frame).dst, (remote(6), 8080));
+    assert_eq!(bed.engine.counts().refused, 2);
 }
 
 /// As any router does, about the packet as it came: the sender knows nothing of the backend.
