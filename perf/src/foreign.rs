@@ -1,7 +1,9 @@
 //! What a packet that is not ours pays for our programs on its way: each program alone, warm, by `BPF_PROG_TEST_RUN`.
 
+use std::net::Ipv4Addr;
+
 use anyhow::{Context, Result};
-use ringway_engine::flow::FlowTable;
+use ringway_engine::flow::slots_for;
 use ringway_engine::tables::FrontendKey;
 use xdp_redirect::{FrontendUse, LoadOptions, ProgramName, Programs, SkbContext, bpffs};
 
@@ -24,7 +26,8 @@ fn measure(dir: &std::path::Path, rounds: usize) -> Result<()> {
     let pin_dir = bpffs::ensure(dir).context("BPF needs root")?.path;
     let options = LoadOptions {
         pin_dir,
-        flow_slots: FlowTable::slots_for(131_072),
+        flow_slots: slots_for(131_072),
+        flow6_slots: slots_for(131_072),
         affinity_slots: 64,
         rw1_ifindex: 1,
         workers: 1,
@@ -32,7 +35,7 @@ fn measure(dir: &std::path::Path, rounds: usize) -> Result<()> {
     };
     let (programs, _) = Programs::load(options)?;
     for number in 0..FRONTENDS {
-        let key = FrontendKey { address: (0x0a60_0000 + number).into(), port: 80, protocol: 6 };
+        let key = FrontendKey { address: Ipv4Addr::from(0x0a60_0000 + number).into(), port: 80, protocol: 6 };
         programs.frontends.upsert(&key, FrontendUse { here: true, ..FrontendUse::default() })?;
     }
     let frames = [("TCP segment", tcp()), ("ARP request", arp()), ("IPv6 packet", ipv6())];

@@ -8,6 +8,7 @@
 mod announce;
 mod answers;
 mod control;
+mod gone;
 mod hops;
 mod misplaced;
 mod node;

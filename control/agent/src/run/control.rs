@@ -8,11 +8,12 @@ use std::time::Instant;
 use anyhow::Context;
 use ipnet::IpNet;
 use ringway_engine::tables::{DeviceKind, FibResult};
-use ringway_model::{Change, Compiler, IpFamily, NodePortAddresses};
+use ringway_model::{Change, Compiler, IpFamily, Left, NodePortAddresses};
 use rustc_hash::FxHashSet;
 use xdp_redirect::{LoadOptions, Programs};
 
 use super::announce::{Announcer, Stations};
+use super::gone;
 use super::hops::{Hops, backends_of};
 use super::misplaced::Misplaced;
 use super::node::Node;
@@ -173,13 +174,28 @@ impl Control {
             let mut update = self.compiler.apply(changes);
             note_update(&self.servers, &self.compiler, &self.config.node_name, &mut update);
             let backends = backends_of(update.frontends.iter().filter_map(|(_, frontend)| frontend.as_ref()));
+            let left = std::mem::take(&mut update.left);
             let applied = self.tables.apply_model(update);
             let generation = self.publish().await;
+            self.tell_clients(left);
             stopped::end_flows(&self.parts.flows, self.packets.dataplane.publisher(), generation, applied.stopped);
             self.announcer.announce(applied.announced);
             self.hops.follow_backends(&self.tables.snapshot(), backends).await;
         }
         self.log_problems();
+    }
+
+    /// Endpoints that left may be gone.
+    fn tell_clients(&self, left: Vec<Left>) {
+        let Some(source) = self.objects.apiserver().filter(|_| !left.is_empty()) else { return };
+        let place = gone::Place {
+            flows: self.parts.flows.clone(),
+            dataplane: Arc::clone(&self.packets.dataplane),
+            source,
+            snapshot: self.packets.dataplane.publisher().current(),
+            kept: self.compiler.cluster().services().filter(|service| !service.reset_gone).map(|service| service.name.clone()).collect(),
+        };
+        gone::tell_clients(place, left);
     }
 
     /// Publishes what the tables have become: removals before, the snapshot, additions after. Returns the generation.

@@ -37,9 +37,6 @@ pub struct Place {
 
 /// Tells clients of those that are gone, in a task of its own.
 pub fn tell_clients(place: Place, left: Vec<Left>) {
-    if left.is_empty() {
-        return;
-    }
     tokio::spawn(async move {
         let left: FxHashMap<IpAddr, Left> = left.into_iter().map(|left| (left.address, left)).collect();
         let place = Arc::new(place);
