@@ -66,12 +66,15 @@ fn idle_clients(net: &Net) -> Result<Vec<(&'static str, Idle)>> {
     ])
 }
 
-fn run(name: &str, delivery: &[&str], test: impl FnOnce(&Net, &Cluster, &Ringway) -> Result<()>) -> Result<()> {
+fn run(name: &str, pod_delivery: &'static str, test: impl FnOnce(&Net, &Cluster, &Ringway) -> Result<()>) -> Result<()> {
     with_cluster(name, ClusterOptions::default(), |net, cluster| {
         let sources = ["--apiserver".to_owned(), cluster.url(0), "--kubeconfig".to_owned(), cluster.kubeconfig()?.display().to_string()];
-        let options = RingwayOptions { sources: sources.into(), ..RingwayOptions::default() };
-        let ringway = Ringway::start(net, &options, delivery)?;
+        let options = RingwayOptions { sources: sources.into(), pod_delivery, ..RingwayOptions::default() };
+        let ringway = Ringway::start(net, &options, &[])?;
         create_pods(net, cluster, &["a1", "b1", "b2"])?;
+        let ingress = json!({"status": {"loadBalancer": {"ingress": [{"ip": address::VIP}]}}});
+        cluster.patch(&format!("{}/status", service_path("web")), &ingress)?;
+        wait_for("the VIP is served", PATIENCE, || net.client.line(&format!("{}:80", address::VIP), 0).map(drop))?;
         test(net, cluster, &ringway)
     })
 }
@@ -99,7 +102,7 @@ fn are_told(net: &Net, cluster: &Cluster, from: &str, to: &str) -> Result<()> {
 
 #[test]
 fn clients_of_a_pod_that_is_gone_are_told() -> Result<()> {
-    run("api_gone", &[], |net, cluster, _| {
+    run("api_gone", "edge", |net, cluster, _| {
         are_told(net, cluster, "b1", "a1")?;
         are_told(net, cluster, "a1", "b2")
     })
@@ -107,12 +110,12 @@ fn clients_of_a_pod_that_is_gone_are_told() -> Result<()> {
 
 #[test]
 fn clients_of_a_pod_that_is_gone_are_told_with_direct_delivery() -> Result<()> {
-    run("api_gone_direct", &["--pod-delivery", "direct"], |net, cluster, _| are_told(net, cluster, "a1", "b2"))
+    run("api_gone_direct", "direct", |net, cluster, _| are_told(net, cluster, "a1", "b2"))
 }
 
 #[test]
 fn connections_to_a_pod_that_lives_go_on() -> Result<()> {
-    run("api_gone_alive", &[], |net, cluster, _| {
+    run("api_gone_alive", "edge", |net, cluster, _| {
         serve(net, cluster, "b1")?;
         let mut clients = idle_clients(net)?;
         clients.retain(|(who, _)| !who.ends_with("UDP"));
@@ -127,10 +130,16 @@ fn connections_to_a_pod_that_lives_go_on() -> Result<()> {
 
 #[test]
 fn a_service_may_keep_its_connections() -> Result<()> {
-    run("api_gone_kept", &[], |net, cluster, _| {
+    run("api_gone_kept", "edge", |net, cluster, ringway| {
         serve(net, cluster, "b1")?;
-        let annotation = json!({"metadata": {"annotations": {"ringway.dev/reset-gone-endpoints": "false"}}});
-        cluster.patch(&service_path("web"), &annotation)?;
+        let annotations = json!({"ringway.dev/reset-gone-endpoints": "false"});
+        // With something that is seen when it acts.
+        cluster.patch(&service_path("web"), &json!({"metadata": {"annotations": annotations}, "spec": {"externalIPs": ["192.0.2.77"]}}))?;
+        wait_for("the Service's new version", PATIENCE, || {
+            let services = String::from_utf8(ringway.run(&["services"])?.stdout)?;
+            ensure!(services.contains("192.0.2.77"), "{services}");
+            Ok(())
+        })?;
         let mut client = web_client(net)?;
         delete_pod(cluster, "b1")?;
         serve(net, cluster, "a1")?;
@@ -142,7 +151,7 @@ fn a_service_may_keep_its_connections() -> Result<()> {
 
 #[test]
 fn a_node_out_of_reach_takes_its_terminating_pods_with_it() -> Result<()> {
-    run("api_gone_node", &[], |net, cluster, _| {
+    run("api_gone_node", "edge", |net, cluster, _| {
         serve(net, cluster, "b1")?;
         let mut client = web_client(net)?;
         let slice: Value = cluster.get(&slice_path("web-1"))?;
@@ -159,7 +168,7 @@ fn a_node_out_of_reach_takes_its_terminating_pods_with_it() -> Result<()> {
 
 #[test]
 fn without_the_right_to_ask_connections_are_left_alone() -> Result<()> {
-    run("api_gone_forbidden", &[], |net, cluster, ringway| {
+    run("api_gone_forbidden", "edge", |net, cluster, ringway| {
         serve(net, cluster, "b1")?;
         cluster.patch(
             "/apis/rbac.authorization.k8s.io/v1/clusterroles/ringway",
