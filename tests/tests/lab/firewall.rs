@@ -58,6 +58,7 @@ const STATEFUL: &str = "table inet stateful {
     chain forward { type filter hook forward priority 0; policy drop;
         ct state invalid counter drop
         ct state established,related accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
         IP daddr 10.244.0.0/16 ct state new accept
         IP saddr 10.244.0.0/16 ct state new accept
     }
