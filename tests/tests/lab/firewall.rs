@@ -95,10 +95,12 @@ for_both!(stateful_firewall_breaks_nothing_bridged, |family| {
 /// IPv4 has it as a sysctl that every node of the lab has on; for IPv6 it is a rule, as firewalld writes it.
 #[test]
 fn strict_reverse_path_filter_of_ipv6_breaks_nothing() -> Result<()> {
-    const STRICT: &str = "table inet strict { chain prerouting { type filter hook prerouting priority -290;
+    const STRICT: &str = "table inet strict {
+    chain prerouting { type filter hook prerouting priority -290;
         icmpv6 type { nd-router-advert, nd-neighbor-solicit } accept
         meta nfproto ipv6 fib saddr . mark . iif oif missing counter drop
-    } }";
+    }
+}";
     let topology = Topology::new().node1_pods(&[PodLink::Routed, PodLink::Routed, PodLink::Bridge]).family(Family::V6);
     serving("firewall_reverse_path", topology, RingwayOptions::default(), &["a2", "b1"], |net, _| {
         net.node1.nft(STRICT)?;
