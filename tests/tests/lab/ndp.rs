@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use etherparse::IpHeaders;
 use ringway_tests::lab::{Capture, Family, Frame, Net, RingwayOptions, Topology, address, wait_for};
 
@@ -139,20 +139,21 @@ fn malformed_solicitations_are_not_answered() -> Result<()> {
             ("for nobody's address", Solicitation { target: "10.0.0.102", ..good }),
             ("for a ClusterIP", Solicitation { target: address::CLUSTER_IP, ..good }),
         ];
+        let mut spoiled = good.frame(net)?;
+        *spoiled.last_mut().context("a frame")? ^= 1;
+        let bad = bad.into_iter().map(|(what, asked)| Ok((what, asked.frame(net)?))).collect::<Result<Vec<_>>>()?;
         let capture = Capture::start(&net.router, PORT, "icmp6", net.lab.artifact_dir())?;
         let answers = || -> Result<usize> { Ok(capture.frames()?.iter().filter_map(Advertisement::read).count()) };
-        let before = answers()?;
-        for (what, asked) in bad {
-            net.router.send_frames(PORT, &[asked.frame(net)?])?;
+        let mut answered = Vec::new();
+        for (what, frame) in bad.into_iter().chain([("with a wrong checksum", spoiled)]) {
+            let before = answers()?;
+            net.router.send_frames(PORT, &[frame])?;
             std::thread::sleep(Duration::from_millis(100));
-            ensure!(answers()? == before, "a solicitation {what} is answered");
+            if answers()? > before {
+                answered.push(what);
+            }
         }
-        let mut spoiled = good.frame(net)?;
-        let last = spoiled.len() - 1;
-        spoiled[last] ^= 1;
-        net.router.send_frames(PORT, &[spoiled])?;
-        std::thread::sleep(Duration::from_millis(100));
-        ensure!(answers()? == before, "a solicitation with a wrong checksum is answered");
+        ensure!(answered.is_empty(), "solicitations are answered that are malformed or for others: {answered:?}");
         net.client.curl(VIP_URL).map(drop)
     })
 }
