@@ -7,7 +7,7 @@ use ringway_agent::netlink::{Hostlink, HostlinkConfig, Reconciled, Routes, clean
 use ringway_engine::tables::NodeAddresses;
 use rustc_hash::FxHashSet;
 
-use crate::namespace::{Namespace, add_device, ip};
+use crate::namespace::{Namespace, add_device, ip, sysctl};
 
 const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 const SOURCES: NodeAddresses = NodeAddresses { v4: Some(SOURCE), v6: None };
@@ -36,6 +36,8 @@ fn net(text: &str) -> IpNet {
 
 /// d0 with 10.1.0.1, the hostlink, and some routes of others.
 async fn node() -> Routes {
+    // The kernel's own link-local addresses become routes at some time later.
+    sysctl("ipv6/conf/default/addr_gen_mode", "1");
     add_device("d0");
     ip("addr add 10.1.0.1/24 dev d0");
     ip("route add 10.200.0.0/16 dev d0 proto 83");
