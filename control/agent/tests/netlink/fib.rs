@@ -20,7 +20,7 @@ use ringway_agent::netlink::FollowerConfig;
 use ringway_engine::tables::FibResult;
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use crate::namespace::{Known, Namespace, add_device, ifindex, ip, ip_batch, ip6_batch, sysctl};
+use crate::namespace::{Known, Namespace, add_address6, add_device, ifindex, ip, ip_batch, ip6_batch, sysctl};
 
 const CONFIGURATIONS: u64 = 12;
 const QUERIES: usize = 600;
@@ -189,7 +189,7 @@ fn devices() {
             sysctl(&format!("ipv4/conf/d{number}/{setting}"), value);
         }
         ip(&format!("addr add 10.200.{number}.1/24 dev d{number}"));
-        ip(&format!("addr add fd20:{number}::1/64 dev d{number} nodad"));
+        add_address6(&format!("d{number}"), format!("fd20:{number}::1/64").parse().unwrap());
     }
     sysctl("ipv4/conf/all/rp_filter", "0");
     // Dead without a carrier here, and alive without one there.

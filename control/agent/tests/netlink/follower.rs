@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ringway_agent::netlink::{Event, FollowerConfig, Update};
 use ringway_engine::tables::{Device, DeviceKind, FibResult};
 
-use crate::namespace::{Known, Namespace, add_device, command, ifindex, ip, mac, parse_mac, sysctl};
+use crate::namespace::{Known, Namespace, add_address6, add_device, command, ifindex, ip, mac, parse_mac, sysctl};
 
 fn uplinks(names: &[&str]) -> FollowerConfig {
     FollowerConfig { uplinks: names.iter().map(|name| name.to_string()).collect(), ..FollowerConfig::default() }
@@ -208,7 +208,7 @@ fn ipv6_routes_follow_rules_devices_and_addresses() {
         for device in ["d0", "d1"] {
             add_device(device);
         }
-        ip("addr add fd01::1/64 dev d0 nodad");
+        add_address6("d0", "fd01::1/64".parse().unwrap());
         let (d0, d1) = (ifindex("d0"), ifindex("d1"));
         let mut known = Known::start(uplinks(&[])).await;
         assert_eq!(lookup(&known.now, "fd01::9", "fd01::1", None), FibResult::Local);
@@ -275,9 +275,9 @@ fn ipv6_addresses_are_known_when_they_may_be_used() {
         let ours: IpAddr = "fd01::3".parse().unwrap();
         assert_ne!(lookup(&known.now, "fd01::2", "fd01::3", None), FibResult::Local);
         ip("addr del fd01::3/64 dev up0");
-        ip("addr add fd01::3/64 dev up0 nodad");
+        add_address6("up0", "fd01::3/64".parse().unwrap());
         known.until("usable at last", |now| now.addresses.as_ref().unwrap().iter().any(|local| local.address == ours)).await;
-        assert_eq!(lookup(&known.now, "fd01::2", "fd01::3", None), FibResult::Local);
+        known.until("and local", |now| lookup(now, "fd01::2", "fd01::3", None) == FibResult::Local).await;
     });
 }
 

@@ -113,6 +113,18 @@ pub fn add_device(device: &str) -> u32 {
     ifindex(device)
 }
 
+/// Adds an IPv6 address and waits until the kernel has made a route of it, which it does at some time later.
+pub fn add_address6(device: &str, address: ipnet::Ipv6Net) {
+    ip(&format!("-6 addr add {address} dev {device} nodad"));
+    let route = format!("local {} dev {device} ", address.addr());
+    let is_there = || ip("-6 route show table local").contains(&route);
+    let end = std::time::Instant::now() + Duration::from_secs(5);
+    while !is_there() {
+        assert!(std::time::Instant::now() < end, "{address} has no route");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 pub fn ifindex(device: &str) -> u32 {
     ip(&format!("-o link show {device}")).split(':').next().unwrap().trim().parse().unwrap()
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ringway_agent::netlink::{FollowerConfig, Resolver, Update, next_hops};
 
-use crate::namespace::{Known, Namespace, ifindex, ip, parse_mac, sysctl};
+use crate::namespace::{Known, Namespace, add_address6, ifindex, ip, parse_mac, sysctl};
 
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2));
 
@@ -18,7 +18,7 @@ fn wire_up(wire: &Namespace) -> u32 {
     sysctl("ipv6/conf/up0/accept_dad", "0");
     ip("addr add 10.1.0.1/24 dev up0");
     ip("link set up0 up");
-    ip("addr add fd01::1/64 dev up0 nodad");
+    add_address6("up0", "fd01::1/64".parse().unwrap());
     wire.ip("link set w0 address 02:00:00:00:00:02 up");
     wire.ip("addr add 10.1.0.2/24 dev w0");
     for address in ["fd01::2/64", "fe80::2/64"] {

@@ -7,7 +7,7 @@ use ringway_agent::netlink::{Hostlink, HostlinkConfig, Reconciled, Routes, clean
 use ringway_engine::tables::NodeAddresses;
 use rustc_hash::FxHashSet;
 
-use crate::namespace::{Namespace, add_device, ip, sysctl};
+use crate::namespace::{Namespace, add_address6, add_device, ip, sysctl};
 
 const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 const SOURCES: NodeAddresses = NodeAddresses { v4: Some(SOURCE), v6: None };
@@ -43,7 +43,7 @@ async fn node() -> Routes {
     ip("route add 10.200.0.0/16 dev d0 proto 83");
     ip("route add 10.201.0.1 dev d0 proto static");
     ip("route add 10.201.0.1 dev d0 proto bird table 116");
-    ip("addr add fd01::1/64 dev d0 nodad");
+    add_address6("d0", "fd01::1/64".parse().unwrap());
     ip("route add fd20::/32 dev d0 proto 83");
     ip("route add fd21::1 dev d0 proto static");
     ip("route add fd21::1 dev d0 proto bird table 116");
