@@ -218,6 +218,7 @@ pub struct ServiceModel {
     /// Only with type LoadBalancer and external policy Local (contract §1.7).
     pub health_check_node_port: Option<NonZeroU16>,
     /// Connections to endpoints that are gone are reset; unless the Service's annotation says otherwise.
+    #[serde(default = "yes")]
     pub reset_gone: bool,
 }
 
@@ -286,6 +287,7 @@ pub struct NodeModel {
     /// It has the taint `ToBeDeletedByClusterAutoscaler`, with whatever effect.
     pub to_be_deleted: bool,
     /// It has one of the taints by which the control plane says that nobody there answers.
+    #[serde(default)]
     pub unreachable: bool,
 }
 
@@ -337,6 +339,11 @@ impl Model {
             Model::Pod(pod) => ObjectRef { kind: Kind::Pod, namespace: pod.namespace.to_string(), name: pod.name.to_string() },
         }
     }
+}
+
+/// What objects mean that were kept before there was such a field.
+fn yes() -> bool {
+    true
 }
 
 /// What the [`crate::Compiler`] eats, wherever the object came from.

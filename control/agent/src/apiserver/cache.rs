@@ -203,6 +203,22 @@ mod tests {
         assert_eq!(load(dir.path()).unwrap().unwrap().models, []);
     }
 
+    /// Fields that came later have a default: an update begins with what the version before has kept.
+    #[test]
+    fn objects_of_earlier_versions_are_read() {
+        let models = models();
+        let mut values = serde_json::to_value(&models).unwrap();
+        let strip = |value: &mut serde_json::Value, kind: &str, fields: &[&str]| {
+            let object = value[kind].as_object_mut().unwrap();
+            fields.iter().for_each(|field| assert!(object.remove(*field).is_some(), "{kind} has no {field}"));
+        };
+        strip(&mut values[0], "Node", &["unreachable"]);
+        strip(&mut values[1], "Service", &["reset_gone"]);
+        strip(&mut values[2], "EndpointSlice", &["family"]);
+        values[2]["EndpointSlice"]["endpoints"][0].as_object_mut().unwrap().remove("pod");
+        assert_eq!(serde_json::from_value::<Vec<Model>>(values).unwrap(), models);
+    }
+
     /// Every cut, and a flip of a bit at every place, is noticed, and the file set aside.
     #[test]
     fn damage_is_noticed() {
