@@ -3,7 +3,7 @@
 //! Devices are read by netlink and settings from `/proc`, which follow the network namespace of the process; `/sys` shows the
 //! namespace in which it was mounted, which is another one under `nsenter --net`.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Context;
@@ -17,7 +17,7 @@ use xdp_redirect::probe::{self, XdpFeatures};
 use crate::apiserver;
 use crate::config::Config;
 use crate::netlink::{self, NetworkFacts};
-use crate::{health, lock};
+use crate::{health, http, lock};
 
 /// What was found on the node.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -186,7 +186,7 @@ fn leftovers(config: &Config, devices: &[DeviceFacts]) -> Vec<String> {
 
 /// Listens for a moment.
 fn not_listening(config: &Config) -> Vec<(&'static str, SocketAddr, String)> {
-    let refused = |(flag, address)| Some((flag, address, TcpListener::bind(address).err()?.to_string()));
+    let refused = |(flag, address)| Some((flag, address, http::bind_to_both(address).err()?.to_string()));
     health::addresses(config).filter_map(refused).collect()
 }
 
