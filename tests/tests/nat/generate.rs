@@ -95,9 +95,9 @@ impl Generator {
         }
         if self.chance(6) {
             match event.flow.family {
-                // No operation, router alert, stream identifier, record route, loose source route.
+                // No operation, router alert, stream identifier, loose source route.
                 Family::V4 => {
-                    let all = [vec![1, 1, 1, 1], vec![0x94, 4, 0, 0], vec![0x88, 4, 0, 1], vec![7, 7, 4, 0, 0, 0, 0, 0], vec![0x83, 7, 4, 10, 0, 0, 9, 0]];
+                    let all = [vec![1, 1, 1, 1], vec![0x94, 4, 0, 0], vec![0x88, 4, 0, 1], vec![0x83, 7, 4, 10, 0, 0, 9, 0]];
                     shape.options = self.one_of(&all);
                 }
                 Family::V6 => shape.extensions = self.extensions(),
@@ -108,7 +108,8 @@ impl Generator {
 
     fn extensions(&mut self) -> Vec<(u8, Vec<u8>)> {
         let padding = |kind| (kind, vec![0, 0, 1, 4, 0, 0, 0, 0]);
-        let longer = |kind| (kind, [&[0, 1, 1, 12][..], &[0; 12]].concat());
+        // An option that nobody knows and everybody may skip. Longer padding is suspicious to the kernel.
+        let longer = |kind| (kind, vec![0, 1, 1, 4, 0, 0, 0, 0, 0x1e, 6, 1, 2, 3, 4, 5, 6]);
         let routing = |left| (43, vec![0, 0, 0, left, 0, 0, 0, 0]);
         let authentication = (51, [&[0, 4][..], &[0; 22]].concat());
         self.one_of(&[

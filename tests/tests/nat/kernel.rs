@@ -200,7 +200,10 @@ fn mark(number: u32) -> Vec<u8> {
     [&LEFT_MAC[..], &LEFT_HOP_MAC, &[8, 0], &ip.bytes()].concat()
 }
 
-/// What the router's kernel says of itself: groups that it joins, its wish for other routers.
+/// What the router's kernel says of itself: groups that it joins, its wish for other routers, a shorter way (RFC 4861).
 fn is_chatter(frame: &[u8]) -> bool {
-    frame.first().is_none_or(|byte| byte & 1 != 0)
+    const ICMPV6: u8 = 58;
+    let is_to_many = frame.first().is_none_or(|byte| byte & 1 != 0);
+    let is_discovery = frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(20) == Some(&ICMPV6) && matches!(frame.get(54), Some(133..=137));
+    is_to_many || is_discovery
 }

@@ -63,6 +63,8 @@ fn compare(event: &Event, kernel: &mut Kernel, of_kernel: &mut View, node: &mut 
     let processed = node.run(event.from(), &event.frames(of_engine))?;
     let by_engine = of_engine.judge(event, processed.frames, processed.drops).context("the engine")?;
     if by_kernel.seen == by_engine.seen {
+        of_kernel.agree();
+        of_engine.agree();
         return Ok(None);
     }
     match DIFFERENCES.iter().find(|difference| (difference.is)(event, &by_kernel, &by_engine)) {
@@ -74,7 +76,7 @@ fn compare(event: &Event, kernel: &mut Kernel, of_kernel: &mut View, node: &mut 
 fn describe(who: &str, outcome: &Outcome) -> String {
     let mut text = format!("{who}: invalid {}, drops {:?}", outcome.is_invalid, outcome.drops);
     for seen in &outcome.seen {
-        text += &format!("\n  {seen:?}");
+        text += &format!("\n  {seen}");
     }
     text
 }

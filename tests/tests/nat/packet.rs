@@ -252,5 +252,8 @@ fn put_together(mut pieces: Vec<(Ip, Place)>) -> Option<Ip> {
         }
         datagram.payload.extend(piece.payload);
     }
+    // A router that puts fragments together and divides the datagram again chooses those.
+    datagram.dont_fragment = false;
+    datagram.id = if datagram.source.is_ipv4() { datagram.id } else { 0 };
     (first.offset == 0 && is_last).then_some(datagram)
 }

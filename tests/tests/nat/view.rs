@@ -1,7 +1,8 @@
 //! What comes out of one of the routers, in a form that can be compared with the other's: all is the same but the ports that flows are
 //! mapped to, and those are put back into what they stand for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 use ringway_engine::checksum::{apply, diff};
@@ -41,6 +42,26 @@ pub struct Outcome {
     pub drops: Vec<DropReason>,
 }
 
+/// For people.
+impl fmt::Display for Seen {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let brief = |ip: &Ip| {
+            let Ip { source, destination, ttl, tos, id, dont_fragment, options, extensions, protocol, payload } = ip;
+            let start = &payload[..payload.len().min(32)];
+            format!(
+                "{source} > {destination} protocol {protocol} ttl {ttl} tos {tos} id {id} df {dont_fragment} {options:02x?} {extensions:02x?} \
+                 {} bytes {start:02x?}",
+                payload.len()
+            )
+        };
+        write!(formatter, "{:?}: {} {:?}", self.side, brief(&self.ip), self.check)?;
+        match &self.quoted {
+            Some((quoted, place)) => write!(formatter, "\n    quotes {} {place:?}", brief(quoted)),
+            None => Ok(()),
+        }
+    }
+}
+
 type FlowId = (std::net::IpAddr, u16, u8, u16);
 
 /// What is known of the flows in one of the routers.
@@ -49,6 +70,10 @@ pub struct View {
     mapped: BTreeMap<FlowId, u16>,
     /// The last packet of each flow that was delivered whole: requests, replies.
     last: BTreeMap<(FlowId, bool), Vec<u8>>,
+    /// That of the event that was judged.
+    newest: Option<((FlowId, bool), Vec<u8>)>,
+    /// Flows of which a connection may have begun anew since their last request was delivered.
+    begun: BTreeSet<FlowId>,
 }
 
 fn id(flow: &Flow) -> FlowId {
@@ -66,9 +91,18 @@ impl View {
         self.last.get(&(id(flow), is_request)).map(Vec::as_slice)
     }
 
+    /// Both routers delivered the same: what came of the last event may be quoted from now on.
+    pub fn agree(&mut self) {
+        self.last.extend(self.newest.take());
+    }
+
     /// Reads what left the router.
     pub fn judge(&mut self, event: &Event, frames: Vec<(Side, Vec<u8>)>, drops: Vec<DropReason>) -> Result<Outcome> {
         let sink = address(event.flow.family, SINK);
+        self.newest = None;
+        if matches!(&event.what, What::Request(segment) if segment.flags & SYN != 0) && event.flow.protocol == TCP {
+            self.begun.insert(id(&event.flow));
+        }
         let mut outcome = Outcome { seen: Vec::new(), is_invalid: false, drops };
         for side in [Side::Left, Side::Right] {
             let (hop, router) = if side == Side::Left { (LEFT_HOP_MAC, LEFT_MAC) } else { (RIGHT_HOP_MAC, RIGHT_MAC) };
@@ -76,8 +110,8 @@ impl View {
             for (_, frame) in frames.iter().filter(|(at, _)| *at == side) {
                 ensure!(frame[..6] == hop && frame[6..12] == router, "to another station: {frame:02x?}");
                 let (ip, place) = Ip::read(&frame[ETHERNET_BYTES..], false)?;
-                if place.is_none() && matches!(ip.protocol, TCP | UDP) && ip.destination != sink && side != event.from() {
-                    self.last.insert((id(&event.flow), side == Side::Right), frame[ETHERNET_BYTES..].to_vec());
+                if place.is_none() && matches!(ip.protocol, TCP | UDP) && ip.destination != sink && side != event.from() && event.source.is_none() {
+                    self.newest = Some(((id(&event.flow), side == Side::Right), frame[ETHERNET_BYTES..].to_vec()));
                 }
                 pieces.push((ip, place));
             }
@@ -110,7 +144,9 @@ impl View {
         if side == Side::Right && matches!(ip.protocol, TCP | UDP) && matches!(event.what, What::Request(_)) {
             ensure!(ip.source == address(flow.family, RIGHT), "a request that comes from {}", ip.source);
             let port = u16::from_be_bytes([ip.payload[0], ip.payload[1]]);
-            self.note(event, port)?;
+            if event.source.is_none() {
+                self.note(event, port)?;
+            }
             ip.payload[..2].copy_from_slice(&flow.client.1.to_be_bytes());
         }
         let is_error = ip.protocol == icmp_of(flow.family) && if ip.source.is_ipv4() { !matches!(ip.payload[0], 0 | 8) } else { ip.payload[0] < 128 };
@@ -123,13 +159,12 @@ impl View {
 
     /// The flow's requests come from this port now: always from the same, until a connection begins anew, and from no other flow's.
     fn note(&mut self, event: &Event, port: u16) -> Result<()> {
-        let begins = event.flow.protocol == TCP && matches!(&event.what, What::Request(segment) if segment.flags & SYN != 0);
         let own = id(&event.flow);
         let is_same = |other: &FlowId| other.0.is_ipv4() == own.0.is_ipv4() && other.2 == own.2 && other.3 == own.3;
         let taken = self.mapped.iter().find(|(other, taken)| **other != own && is_same(other) && **taken == port);
         ensure!(taken.is_none(), "port {port} is that of {taken:?}");
         let before = self.mapped.insert(own, port);
-        ensure!(begins || before.is_none_or(|before| before == port), "the flow was mapped to {before:?}, and is to {port}");
+        ensure!(self.begun.remove(&own) || before.is_none_or(|before| before == port), "the flow was mapped to {before:?}, and is to {port}");
         Ok(())
     }
 
