@@ -45,7 +45,8 @@ impl<F: Family> Path<'_, F> {
         }
         if let Some(slot) = found
             && !is_over
-            && !(flow.is_syn() && self.has_ended(slot))
+            // Connections begin with clients: a backend's SYN goes where its other segments go, and ends no flow.
+            && !(flow.is_syn() && self.lane.flows.slot(slot).is_forward() && self.has_ended(slot))
         {
             return self.execute(taken, flow, slot, packet);
         }
