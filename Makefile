@@ -38,6 +38,7 @@ test-fast: ## unit tests, property tests, stories: no root needed
 test-lab: build-checked ## BPF programs, packet fixtures and the lab (as root)
 	$(CARGO) test -p xdp-redirect
 	$(CARGO) test -p ringway-tests --test fixtures
+	$(CARGO) test -p ringway-tests --test nat
 	RINGWAY_BUILD=debug $(CARGO) test -p ringway-tests --test lab -- --test-threads=1
 
 .PHONY: test-apiserver

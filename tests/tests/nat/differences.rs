@@ -6,8 +6,9 @@ use ringway_engine::verdict::DropReason;
 use ringway_engine::wire::TCP;
 use ringway_tests::lab::Family;
 
-use crate::event::{Event, Order, Spoil, Tweak, What};
+use crate::event::{ACK, Event, Order, SYN, Spoil, What};
 use crate::packet::{Ip, Place};
+use crate::plan::{VIP, address};
 use crate::view::{Checksum, Outcome, Seen};
 
 /// One difference.
@@ -24,6 +25,7 @@ const PACKET_TOO_BIG: u8 = 2;
 /// Extension headers that the engine walks over.
 const EXTENSIONS_MAX: usize = 6;
 const TCP_HEADER_BYTES: usize = 20;
+const TCP_ACKNOWLEDGMENT: std::ops::Range<usize> = 8..12;
 
 pub const DIFFERENCES: &[Difference] = &[
     // Connection tracking follows TCP's states, and what fits none of them (a FIN or a SYN-ACK of no connection, flags that contradict each
@@ -44,11 +46,9 @@ pub const DIFFERENCES: &[Difference] = &[
     // RFC 8200 §8.1: who receives it discards it.
     Difference {
         name: "UDP over IPv6 without a checksum",
-        is: |event, _, engine| {
-            event.spoil == Some(Spoil::NoChecksum) && event.flow.family == Family::V6 && engine.seen.is_empty()
-        },
+        is: |event, _, engine| event.spoil == Some(Spoil::NoChecksum) && event.flow.family == Family::V6 && engine.seen.is_empty(),
     },
-    // An IPv4-mapped address is no station's (RFC 4038 §3.3 names what comes of believing it).
+    // An IPv4-mapped address is no station's. The kernel forwards what claims to come from one.
     Difference {
         name: "an IPv4-mapped source",
         is: |event, _, engine| {
@@ -56,12 +56,22 @@ pub const DIFFERENCES: &[Difference] = &[
             event.source.is_some_and(is_mapped) && engine.is_dropped_for(DropReason::LandAttack)
         },
     },
-    // Its sender cannot be reached from elsewhere, and the kernel says so. It is one that is made up: nobody is told.
+    // The kernel refuses packets that come from its own addresses in IPv4 only.
     Difference {
-        name: "a link-local source",
-        is: |event, _, engine| {
-            let is_local = |source| matches!(source, IpAddr::V6(source) if source.is_unicast_link_local());
-            event.source.is_some_and(is_local) && engine.is_dropped_for(DropReason::LandAttack)
+        name: "the VIP as source",
+        is: |event, _, engine| event.source == Some(address(Family::V6, VIP)) && engine.is_dropped_for(DropReason::LandAttack),
+    },
+    // To connection tracking a SYN of either side begins a connection anew whose last one has ended: it forgets the flow, and the SYN goes to the
+    // router. To Ringway connections begin with clients; a backend's SYN goes where its other segments go.
+    Difference {
+        name: "a backend's SYN",
+        is: |event, kernel, engine| {
+            let is_syn = matches!(&event.what, What::Reply(segment) if segment.flags & (SYN | ACK) == SYN);
+            is_syn
+                && event.is_segment()
+                && kernel.seen.is_empty()
+                && engine.is_unspoiled()
+                && (!engine.seen.is_empty() || event.cut.is_some())
         },
     },
     // RFC 7126 §4.3: a router should not forward it. Ringway reads no options; a node's own routes decide where the packet goes.
@@ -94,24 +104,28 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         name: "a TCP header in fragments",
         is: |event, _, engine| {
-            let is_small = event.cut.as_ref().is_some_and(|cut| cut.bytes < TCP_HEADER_BYTES);
-            is_small && event.flow.protocol == TCP && engine.seen.is_empty()
+            let header_bytes = match &event.what {
+                What::Request(segment) | What::Reply(segment) if event.is_segment() => TCP_HEADER_BYTES + segment.options.len(),
+                _ => 0,
+            };
+            event.cut.as_ref().is_some_and(|cut| cut.first < header_bytes) && engine.seen.is_empty()
         },
     },
     // The kernel puts fragments together before it judges the datagram. Ringway judges the first fragment: it tells its sender at once, also
-    // of a datagram that never becomes complete or whose fragments lie on each other, and quotes that fragment.
+    // of a datagram that never becomes complete or whose fragments lie on each other, and quotes that fragment, or acknowledges it in a reset.
     Difference {
-        name: "an error about a datagram in fragments",
+        name: "an answer to a datagram in fragments",
         is: |event, kernel, engine| {
-            let is_answer = |seen: &Seen| seen.side == event.from() && seen.check == Checksum::Right && seen.quoted.is_some();
-            let is_same = |(kernel, engine): (&Seen, &Seen)| quotes_alike(kernel, engine);
-            let both = kernel.seen.len() == engine.seen.len() && kernel.seen.iter().zip(&engine.seen).all(is_same);
+            let is_answer = |seen: &Seen| seen.side == event.from() && seen.check == Checksum::Right;
+            // One that comes twice is answered twice.
+            let both =
+                kernel.seen.len() == 1 && !engine.seen.is_empty() && engine.seen.iter().all(|engine| is_alike(&kernel.seen[0], engine));
             let is_broken = event.cut.as_ref().is_some_and(|cut| matches!(cut.order, Order::Missing(_) | Order::Overlapping(_)));
             event.cut.is_some() && engine.seen.iter().all(is_answer) && (both || is_broken && kernel.seen.is_empty())
         },
     },
-    // Fragments of a datagram are dropped silently if they are too large and the first one is not (RFC 8200 §5 has every sender discover
-    // its path by that one): it was forwarded already, and an error needs ports.
+    // The first fragment was forwarded already, and a later one has no ports that an error could quote: it is dropped silently. The kernel still
+    // has the whole datagram, and answers.
     Difference {
         name: "a later fragment that is too big",
         is: |event, kernel, engine| {
@@ -119,7 +133,7 @@ pub const DIFFERENCES: &[Difference] = &[
             event.cut.is_some() && engine.is_dropped_for(DropReason::TooBig) && kernel.seen.iter().all(is_too_big)
         },
     },
-    // The kernel has decremented the hop limit of what it quotes already. RFC 4443 §2.4 (c) has the packet as it came.
+    // The kernel has decremented the hop limit of what it quotes already; Ringway quotes the packet as it came.
     Difference {
         name: "the hop limit in packet too big",
         is: |_, kernel, engine| {
@@ -155,16 +169,21 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         name: "a quote of nothing but ports",
         is: |event, kernel, engine| {
-            matches!(&event.what, What::Error(error) if error.quoted < 8 && error.tweak.is_none())
-                && kernel.seen.is_empty()
-                && engine.is_unspoiled()
+            matches!(&event.what, What::Error(error) if error.quoted < 8) && kernel.seen.is_empty() && engine.is_unspoiled()
         },
     },
 ];
 
-/// The errors are the same but for how much of the datagram is quoted.
-fn quotes_alike(kernel: &Seen, engine: &Seen) -> bool {
-    let (Some((whole, _)), Some((first, place))) = (&kernel.quoted, &engine.quoted) else { return false };
+/// The answers are the same but for how much of the datagram is quoted, or acknowledged by a reset.
+fn is_alike(kernel: &Seen, engine: &Seen) -> bool {
+    let (Some((whole, _)), Some((first, place))) = (&kernel.quoted, &engine.quoted) else {
+        let without = |seen: &Seen| {
+            let mut seen = seen.clone();
+            seen.ip.payload[TCP_ACKNOWLEDGMENT].fill(0);
+            seen
+        };
+        return kernel.ip.protocol == TCP && engine.ip.protocol == TCP && without(kernel) == without(engine);
+    };
     let bytes = whole.payload.len().min(first.payload.len());
     let without = |ip: &Ip| Ip { id: 0, ttl: 0, dont_fragment: false, payload: ip.payload[..bytes].to_vec(), ..ip.clone() };
     let is_first = place.is_some_and(|Place { offset, .. }| offset == 0);

@@ -94,9 +94,10 @@ pub enum Spoil {
     ShortHeader,
 }
 
-/// Division into fragments of so many bytes, a multiple of eight.
+/// Division into fragments of so many bytes, the first one and the others; multiples of eight.
 #[derive(Clone, Debug)]
 pub struct Cut {
+    pub first: usize,
     pub bytes: usize,
     pub order: Order,
 }
@@ -200,7 +201,7 @@ impl Event {
         } else {
             l4.extend((self.number * 1000).to_be_bytes());
             l4.extend((self.number * 77).to_be_bytes());
-            l4.extend([((20 + segment.options.len()) / 4 << 4) as u8, segment.flags, 0xff, 0xff, 0, 0, 0, 0]);
+            l4.extend([(((20 + segment.options.len()) / 4) << 4) as u8, segment.flags, 0xff, 0xff, 0, 0, 0, 0]);
             l4.extend(&segment.options);
         }
         l4.extend(self.data(segment.bytes));
@@ -257,10 +258,11 @@ impl IcmpError {
 impl Cut {
     fn fragments(&self, ip: &Ip) -> Vec<Vec<u8>> {
         let total = ip.payload.len();
-        let mut pieces: Vec<(Place, usize)> = (0..total)
-            .step_by(self.bytes)
-            .map(|offset| (Place { offset, has_more: offset + self.bytes < total }, self.bytes.min(total - offset)))
-            .collect();
+        let mut pieces = vec![(Place { offset: 0, has_more: true }, self.first)];
+        pieces.extend((self.first..total).step_by(self.bytes).map(|offset| {
+            let bytes = self.bytes.min(total - offset);
+            (Place { offset, has_more: offset + bytes < total }, bytes)
+        }));
         match self.order {
             Order::Straight => {}
             Order::Reversed => pieces.reverse(),

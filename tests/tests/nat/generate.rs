@@ -1,6 +1,6 @@
 //! Random events.
 
-use ringway_engine::wire::{TCP, UDP};
+use ringway_engine::wire::UDP;
 use ringway_tests::lab::Family;
 
 use crate::event::*;
@@ -8,7 +8,7 @@ use crate::plan::*;
 use crate::random::Random;
 use crate::view::View;
 
-/// Of a Random.
+/// Makes events one after the other; all follows from its seed.
 pub struct Generator {
     dice: Random,
     flows: Vec<Flow>,
@@ -41,8 +41,8 @@ impl Generator {
         self.number += 1;
         let index = if self.chance(88) { self.dice.below(self.served) } else { self.dice.below(self.flows.len()) };
         let flow = self.flows[index];
-        let is_mapped = views.iter().all(|view| view.mapped(&flow).is_some());
-        let has = |is_request| views.iter().all(|view| view.last(&flow, is_request).is_some());
+        let is_mapped = views.iter().all(|view| view.is_settled(&flow));
+        let has = |is_request| is_mapped && views.iter().all(|view| view.last(&flow, is_request).is_some());
         let what = match self.dice.below(100) {
             0..30 if is_mapped => What::Reply(self.segment(false)),
             30..42 if has(true) => What::Error(self.error(flow.family, true)),
@@ -58,8 +58,9 @@ impl Generator {
     }
 
     fn segment(&mut self, is_request: bool) -> Segment {
-        let usual = if is_request { [SYN, SYN, ACK, ACK, ACK | 8, FIN | ACK] } else { [SYN | ACK, SYN | ACK, ACK, ACK, ACK | 8, FIN | ACK] };
-        let odd = [RST, RST | ACK, RST | ACK, SYN, SYN | ACK, FIN, 0, SYN | FIN, FIN | 0x28, SYN | 0xc0, ACK | 0x20];
+        let usual =
+            if is_request { [SYN, SYN, ACK, ACK, ACK | 8, FIN | ACK] } else { [SYN | ACK, SYN | ACK, ACK, ACK, ACK | 8, FIN | ACK] };
+        let odd = [RST, RST | ACK, RST | ACK, SYN, SYN, SYN, SYN | ACK, FIN, 0, SYN | FIN, FIN | 0x28, SYN | 0xc0, ACK | 0x20];
         let flags = if self.chance(85) { self.one_of(&usual) } else { self.one_of(&odd) };
         let bytes = match self.dice.below(10) {
             0..3 => 0,
@@ -74,7 +75,16 @@ impl Generator {
 
     fn error(&mut self, family: Family, about_request: bool) -> IcmpError {
         let (kind, rest) = match family {
-            Family::V4 => self.one_of(&[((3, 4), 1200), ((3, 4), 600), ((3, 3), 0), ((3, 1), 0), ((11, 0), 0), ((11, 1), 0), ((12, 0), 0x0800_0000), ((5, 1), 0)]),
+            Family::V4 => self.one_of(&[
+                ((3, 4), 1200),
+                ((3, 4), 600),
+                ((3, 3), 0),
+                ((3, 1), 0),
+                ((11, 0), 0),
+                ((11, 1), 0),
+                ((12, 0), 0x0800_0000),
+                ((5, 1), 0),
+            ]),
             Family::V6 => self.one_of(&[((2, 0), 1280), ((2, 0), 1300), ((1, 4), 0), ((1, 0), 0), ((3, 0), 0), ((3, 1), 0), ((4, 1), 6)]),
         };
         let quoted = self.one_of(&[4, 8, 8, 12, 18, 20, 24, 64, 1000, 1000]);
@@ -141,11 +151,11 @@ impl Generator {
             9..11 => event.spoil = Some(Spoil::WrongChecksum),
             11..15 if protocol == UDP && !matches!(event.what, What::Error(_) | What::Ping(_)) => event.spoil = Some(Spoil::NoChecksum),
             15 => event.spoil = Some(Spoil::Truncated(1 + self.dice.below(12))),
-            16 if event.is_segment() && protocol == TCP => event.spoil = Some(Spoil::ShortHeader),
+            16 if event.is_segment() => event.spoil = Some(Spoil::ShortHeader),
             17..20 if event.from() == Side::Left => {
                 let names = match event.flow.family {
                     Family::V4 => vec!["127.0.0.1", "224.0.0.5", "255.255.255.255", "0.0.0.0", VIP],
-                    Family::V6 => vec!["::1", "ff02::1", "::", "fe80::5", "::ffff:198.51.100.7", VIP],
+                    Family::V6 => vec!["::1", "ff02::1", "::", "fe80::5", "::ffff:198.51.100.7", VIP, VIP],
                 };
                 let name = self.one_of(&names);
                 event.source = Some(if name == VIP { address(event.flow.family, VIP) } else { name.parse().expect("an address") });
@@ -173,6 +183,7 @@ impl Generator {
             segment.bytes = 1500 + self.dice.below(3000);
             bytes = self.one_of(&[512, 1000, 1240, 1320, 1384, 1400]);
         }
-        Cut { bytes, order }
+        let first = if self.chance(60) { bytes } else { bytes.min(64) };
+        Cut { first, bytes, order }
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, setns};
-use nix::sys::socket::sockopt::{ReceiveTimeout, RcvBuf};
+use nix::sys::socket::sockopt::{RcvBuf, ReceiveTimeout};
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recv, sendmsg, setsockopt, socket};
 use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
@@ -130,7 +130,12 @@ fn wire(lab: &Lab, router: &Namespace, device: &str, mac: [u8; 6], peer_mac: [u8
     let far = lab.namespace(device)?;
     far.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
     let text = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
-    router.ip(&format!("link add {device} address {} type veth peer name far address {} netns {}", text(mac), text(peer_mac), far.name()))?;
+    router.ip(&format!(
+        "link add {device} address {} type veth peer name far address {} netns {}",
+        text(mac),
+        text(peer_mac),
+        far.name()
+    ))?;
     // What the kernel itself answers would leave with unfinished checksums.
     router.exec(&["ethtool", "-K", device, "tx", "off"])?;
     router.sysctl(&format!("net.ipv4.conf.{device}.rp_filter"), "0")?;
@@ -204,6 +209,7 @@ fn mark(number: u32) -> Vec<u8> {
 fn is_chatter(frame: &[u8]) -> bool {
     const ICMPV6: u8 = 58;
     let is_to_many = frame.first().is_none_or(|byte| byte & 1 != 0);
-    let is_discovery = frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(20) == Some(&ICMPV6) && matches!(frame.get(54), Some(133..=137));
+    let is_discovery =
+        frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(20) == Some(&ICMPV6) && matches!(frame.get(54), Some(133..=137));
     is_to_many || is_discovery
 }

@@ -182,7 +182,7 @@ fn read_v6(packet: &[u8], is_cut: bool) -> Result<(Ip, Option<Place>)> {
     ensure!(total <= packet.len(), "length of the IP header: {packet:02x?}");
     let address = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).unwrap_or_default());
     let (mut extensions, mut protocol, mut at, mut id, mut place) = (Vec::new(), packet[6], 40, 0, None);
-    while matches!(protocol, 0 | 43 | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS) && !place.is_some_and(|place: Place| place.offset > 0)
+    while matches!(protocol, 0 | 43 | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS) && place.is_none_or(|place: Place| place.offset == 0)
     {
         let header = packet.get(at..at + 8).context("cut in an extension header")?;
         let bytes = match protocol {
@@ -228,9 +228,8 @@ pub fn reassemble(pieces: Vec<(Ip, Option<Place>)>) -> Vec<Ip> {
             whole.push(ip);
             continue;
         };
-        let same = |other: &Ip| {
-            (other.source, other.destination, other.id, other.protocol) == (ip.source, ip.destination, ip.id, ip.protocol)
-        };
+        let same =
+            |other: &Ip| (other.source, other.destination, other.id, other.protocol) == (ip.source, ip.destination, ip.id, ip.protocol);
         match open.iter_mut().find(|datagram| same(&datagram[0].0)) {
             Some(datagram) => datagram.push((ip, place)),
             None => open.push(vec![(ip, place)]),

@@ -9,7 +9,7 @@ use ringway_engine::checksum::{apply, diff};
 use ringway_engine::verdict::DropReason;
 use ringway_engine::wire::{TCP, UDP};
 
-use crate::event::{Event, SYN, What};
+use crate::event::{Event, RST, SYN, What};
 use crate::packet::{ETHERNET_BYTES, Ip, Place, check_offset, icmp_of, reassemble};
 use crate::plan::*;
 
@@ -72,8 +72,9 @@ pub struct View {
     last: BTreeMap<(FlowId, bool), Vec<u8>>,
     /// That of the event that was judged.
     newest: Option<((FlowId, bool), Vec<u8>)>,
-    /// Flows of which a connection may have begun anew since their last request was delivered.
-    begun: BTreeSet<FlowId>,
+    /// Flows that may have begun anew since their last request was delivered: a SYN was sent that went no further, or a reset or a
+    /// backend's SYN, after which connection tracking forgets some.
+    unsettled: BTreeSet<FlowId>,
 }
 
 fn id(flow: &Flow) -> FlowId {
@@ -86,22 +87,30 @@ impl View {
         self.mapped.get(&id(flow)).copied()
     }
 
+    /// Replies to that port, and errors about it, reach the flow.
+    pub fn is_settled(&self, flow: &Flow) -> bool {
+        self.mapped(flow).is_some() && !self.unsettled.contains(&id(flow))
+    }
+
     /// The flow's last request as the backend got it, or its last reply as the client did.
     pub fn last(&self, flow: &Flow, is_request: bool) -> Option<&[u8]> {
         self.last.get(&(id(flow), is_request)).map(Vec::as_slice)
     }
 
-    /// Both routers delivered the same: what came of the last event may be quoted from now on.
-    pub fn agree(&mut self) {
-        self.last.extend(self.newest.take());
+    /// Both routers delivered the same: what came of the last event may be quoted from now on, if it left both of them whole.
+    pub fn agree(views: [&mut View; 2]) {
+        if views.iter().all(|view| view.newest.is_some()) {
+            views.into_iter().for_each(|view| view.last.extend(view.newest.take()));
+        }
     }
 
     /// Reads what left the router.
     pub fn judge(&mut self, event: &Event, frames: Vec<(Side, Vec<u8>)>, drops: Vec<DropReason>) -> Result<Outcome> {
         let sink = address(event.flow.family, SINK);
         self.newest = None;
-        if matches!(&event.what, What::Request(segment) if segment.flags & SYN != 0) && event.flow.protocol == TCP {
-            self.begun.insert(id(&event.flow));
+        let begins = matches!(&event.what, What::Request(segment) | What::Reply(segment) if segment.flags & SYN != 0);
+        if event.is_segment() && begins {
+            self.unsettled.insert(id(&event.flow));
         }
         let mut outcome = Outcome { seen: Vec::new(), is_invalid: false, drops };
         for side in [Side::Left, Side::Right] {
@@ -110,7 +119,12 @@ impl View {
             for (_, frame) in frames.iter().filter(|(at, _)| *at == side) {
                 ensure!(frame[..6] == hop && frame[6..12] == router, "to another station: {frame:02x?}");
                 let (ip, place) = Ip::read(&frame[ETHERNET_BYTES..], false)?;
-                if place.is_none() && matches!(ip.protocol, TCP | UDP) && ip.destination != sink && side != event.from() && event.source.is_none() {
+                if place.is_none()
+                    && matches!(ip.protocol, TCP | UDP)
+                    && ip.destination != sink
+                    && side != event.from()
+                    && event.source.is_none()
+                {
                     self.newest = Some(((id(&event.flow), side == Side::Right), frame[ETHERNET_BYTES..].to_vec()));
                 }
                 pieces.push((ip, place));
@@ -122,6 +136,10 @@ impl View {
                     outcome.seen.push(self.see(event, side, ip)?);
                 }
             }
+        }
+        let ends = matches!(&event.what, What::Request(segment) | What::Reply(segment) if segment.flags & RST != 0);
+        if event.is_segment() && ends {
+            self.unsettled.insert(id(&event.flow));
         }
         Ok(outcome)
     }
@@ -149,7 +167,8 @@ impl View {
             }
             ip.payload[..2].copy_from_slice(&flow.client.1.to_be_bytes());
         }
-        let is_error = ip.protocol == icmp_of(flow.family) && if ip.source.is_ipv4() { !matches!(ip.payload[0], 0 | 8) } else { ip.payload[0] < 128 };
+        let is_error =
+            ip.protocol == icmp_of(flow.family) && if ip.source.is_ipv4() { !matches!(ip.payload[0], 0 | 8) } else { ip.payload[0] < 128 };
         let quoted = if is_error { Some(self.read_quote(flow, side, &ip.payload[8..])?) } else { None };
         if quoted.is_some() {
             ip.payload.truncate(8);
@@ -161,10 +180,16 @@ impl View {
     fn note(&mut self, event: &Event, port: u16) -> Result<()> {
         let own = id(&event.flow);
         let is_same = |other: &FlowId| other.0.is_ipv4() == own.0.is_ipv4() && other.2 == own.2 && other.3 == own.3;
-        let taken = self.mapped.iter().find(|(other, taken)| **other != own && is_same(other) && **taken == port);
+        let is_other = |other: &FlowId| *other != own && is_same(other) && !self.unsettled.contains(other);
+        let taken = self.mapped.iter().find(|(other, taken)| is_other(other) && **taken == port);
         ensure!(taken.is_none(), "port {port} is that of {taken:?}");
         let before = self.mapped.insert(own, port);
-        ensure!(self.begun.remove(&own) || before.is_none_or(|before| before == port), "the flow was mapped to {before:?}, and is to {port}");
+        if before.is_some_and(|before| before != port) {
+            ensure!(self.unsettled.contains(&own), "the flow was mapped to {before:?}, and is to {port}");
+            // What was sent before is of another connection.
+            self.last.retain(|(flow, _), _| *flow != own);
+        }
+        self.unsettled.remove(&own);
         Ok(())
     }
 
