@@ -6,8 +6,8 @@ use crate::checksum;
 use crate::family::{Family, V4};
 use crate::wire::{self, DONT_FRAGMENT, FRAGMENT_OFFSET_MASK, MORE_FRAGMENTS, read_u16};
 
-/// The largest frame that is divided: no frame of a worker is larger.
-const FRAME_BYTES_MAX: usize = 4096;
+/// The largest frame of a fragment: a datagram with its Ethernet header and two VLAN tags.
+const FRAME_BYTES_MAX: usize = 65_535 + wire::ETHERNET_BYTES + 2 * 4;
 /// IP options (RFC 791 §3.1).
 const END_OF_OPTIONS: u8 = 0;
 const NO_OPERATION: u8 = 1;

@@ -54,6 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 ifindex: *ifindex,
                 queue,
                 mode: arguments.mode,
+                multi_buffer: false,
                 xskmap: Some(program.slot(queue)),
             })
             .collect(),

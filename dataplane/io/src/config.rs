@@ -79,6 +79,8 @@ pub struct PortConfig {
     pub ifindex: u32,
     pub queue: u32,
     pub mode: BindWanted,
+    /// Packets may span frames (`XDP_USE_SG`), as the device's MTU is larger than what one holds. Some drivers then have no zero-copy.
+    pub multi_buffer: bool,
     /// `None`: the socket only transmits, or the caller registers it by other means.
     pub xskmap: Option<XskmapSlot>,
 }
@@ -92,8 +94,8 @@ pub struct WorkerConfig {
 }
 
 /// Bytes of a frame. The kernel keeps 256 bytes in front of each packet, so a frame of 2048 holds packets of 1792 bytes with their
-/// Ethernet header, and one of 4096 holds 3840.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Ethernet header, and one of 4096 holds 3840. Larger packets span frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FrameSize {
     #[default]
     Bytes2048,
@@ -113,14 +115,19 @@ impl FrameSize {
         }
     }
 
-    /// The largest MTU whose packets fit, two VLAN tags included.
+    /// The largest MTU whose packets fit into one, two VLAN tags included.
     pub fn mtu_max(self) -> u32 {
         self.bytes() - XDP_PACKET_HEADROOM - LINK_HEADER_MAX
     }
 
-    /// The smallest frame for devices of this MTU; `None` if no frame is large enough.
-    pub fn for_mtu(mtu: u32) -> Option<FrameSize> {
-        [FrameSize::Bytes2048, FrameSize::Bytes4096].into_iter().find(|size| mtu <= size.mtu_max())
+    /// The smallest frame for devices of this MTU, or the largest there is: no larger one lies in one page of memory.
+    pub fn for_mtu(mtu: u32) -> FrameSize {
+        if mtu <= FrameSize::Bytes2048.mtu_max() { FrameSize::Bytes2048 } else { FrameSize::Bytes4096 }
+    }
+
+    /// Whether packets of devices of this MTU span the frames that are right for it.
+    pub fn is_spanned_by(mtu: u32) -> bool {
+        mtu > FrameSize::for_mtu(mtu).mtu_max()
     }
 }
 
@@ -196,11 +203,8 @@ mod tests {
 
     #[test]
     fn frames_fit_their_mtu() {
-        assert_eq!(FrameSize::for_mtu(1500), Some(FrameSize::Bytes2048));
-        assert_eq!(FrameSize::for_mtu(1770), Some(FrameSize::Bytes2048));
-        assert_eq!(FrameSize::for_mtu(1771), Some(FrameSize::Bytes4096));
-        assert_eq!(FrameSize::for_mtu(3500), Some(FrameSize::Bytes4096));
-        assert_eq!(FrameSize::for_mtu(9000), None);
+        let sizes = [1500, 1770, 1771, 3818, 3819, 65_535].map(|mtu| (FrameSize::for_mtu(mtu).bytes(), FrameSize::is_spanned_by(mtu)));
+        assert_eq!(sizes, [(2048, false), (2048, false), (4096, false), (4096, false), (4096, true), (4096, true)]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use arrayvec::ArrayVec;
+use ringway_engine::engine::BATCH_MAX;
 use ringway_engine::tables::Snapshot;
 
 use crate::config::{BindMode, DataplaneConfig, Port, PortConfig, WorkerConfig};
@@ -19,7 +20,7 @@ use crate::shared::{INJECTED_MAX, Injected, NeighborRequest, Shared};
 use crate::shell::{PortState, Shell};
 use crate::socket::{Socket, Xsk};
 use crate::stats::{SocketStatus, WorkerState, WorkerStats, WorkerStatus};
-use crate::umem::Umem;
+use crate::umem::{LARGE_FRAME_BYTES, Umem};
 use crate::worker::Worker;
 use crate::xskmap;
 
@@ -53,6 +54,9 @@ pub enum InjectError {
 const INJECTED_MIN: usize = 14;
 /// Frames beyond what rings hold: a batch in hand, the held ones, injected ones.
 const SPARE_FRAMES: u32 = 256;
+/// Large frames of a worker whose packets may span frames, so that they never run out: a batch in hand, the held ones, what each socket
+/// has begun to receive, and the largest datagram divided.
+const LARGE_FRAMES: u32 = 2 * BATCH_MAX as u32 + 64;
 
 impl Dataplane {
     /// Binds all sockets in the caller's network namespace, lets packets in by registering them in their XSKMAPs, and starts one
@@ -215,11 +219,12 @@ fn bind(config: &DataplaneConfig, index: usize, worker: &WorkerConfig, shared: &
     let in_rings: u32 = worker.ports.iter().map(|port| config.rings.frames(port.mode)).sum();
     let frames = config.frames.unwrap_or(in_rings + SPARE_FRAMES);
     let frame_bytes = config.frame_size.bytes();
-    let bytes = frames as usize * frame_bytes as usize;
-    let (umem, mut pool) = Umem::new(frames, frame_bytes).map_err(|source| Error::Memory { worker: index, bytes, source })?;
+    let large_frames = if worker.ports.iter().any(|port| port.multi_buffer) { LARGE_FRAMES } else { 0 };
+    let bytes = frames as usize * frame_bytes as usize + large_frames as usize * LARGE_FRAME_BYTES;
+    let (umem, mut pool) = Umem::new(frames, frame_bytes, large_frames).map_err(|source| Error::Memory { worker: index, bytes, source })?;
     let mut ports = Vec::new();
     for port in &worker.ports {
-        warn_of_mtu(config, &port.ifname);
+        warn_of_mtu(config, port);
         let (xsk, rings) = Xsk::open(port, &umem, &mut pool, config.rings, config.bind_patience)?;
         tracing::info!(worker = index, ifname = port.ifname, queue = port.queue, mode = xsk.mode().label(), "bound");
         ports.push(PortState::new(port.port, xsk, rings));
@@ -228,12 +233,13 @@ fn bind(config: &DataplaneConfig, index: usize, worker: &WorkerConfig, shared: &
 }
 
 /// The kernel drops what does not fit into a frame, and nobody else would say why.
-fn warn_of_mtu(config: &DataplaneConfig, ifname: &str) {
-    let fits = config.frame_size.mtu_max();
+fn warn_of_mtu(config: &DataplaneConfig, port: &PortConfig) {
+    let (fits, ifname) = (config.frame_size.mtu_max(), &port.ifname);
     if let Ok(link) = ethtool::link(ifname)
         && link.mtu > fits
+        && !port.multi_buffer
     {
-        tracing::warn!(ifname, mtu = link.mtu, "packets longer than {fits} bytes are dropped: lower the MTU, or use larger frames");
+        tracing::warn!(ifname, mtu = link.mtu, "packets longer than {fits} bytes are dropped: lower the MTU, or let packets span frames");
     }
 }
 

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::io;
+use std::ops::Range;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,8 +11,9 @@ use std::sync::Arc;
 use crate::config::BindMode;
 use crate::mapping::Mapping;
 use crate::ring::{Consumer, Descriptor, Producer};
-use crate::rings::Rings;
+use crate::rings::{CONTINUED, Rings};
 use crate::socket::Socket;
+use crate::umem::Umem;
 
 /// The kernel's side of one socket. It checks that it never gets a frame that it has already.
 pub(crate) struct FakeKernel {
@@ -20,13 +22,20 @@ pub(crate) struct FakeKernel {
     tx: Consumer<libc::xdp_desc>,
     completion: Producer<u64>,
     frame_bytes: u64,
+    /// The first byte of the UMEM.
+    memory: u64,
     /// Frames by their first address: what came in by the fill ring, and what by the tx ring.
     to_receive: Vec<u64>,
     transmitting: Vec<u64>,
     owned: HashSet<u64>,
     /// A kick takes nothing out of the tx ring.
     pub stalled: bool,
+    /// The socket is.
+    pub multi_buffer: bool,
     pub transmitted: u64,
+    /// The packets in them, in order, and the beginning of one that is not complete.
+    pub packets: Vec<Vec<u8>>,
+    beginning: Vec<u8>,
 }
 
 /// The socket of a [`FakeKernel`].
@@ -41,7 +50,7 @@ const OFFSETS: libc::xdp_ring_offset = libc::xdp_ring_offset { producer: 0, cons
 const KICK_FRAMES: usize = 32;
 
 impl FakeKernel {
-    pub fn socket(frame_bytes: u32, depth: u32, mode: BindMode) -> (Rc<RefCell<FakeKernel>>, FakeSocket, Rings) {
+    pub fn socket(umem: &Umem, depth: u32, mode: BindMode) -> (Rc<RefCell<FakeKernel>>, FakeSocket, Rings) {
         let (fill, kernel_fill) = to_kernel(depth);
         let (tx, kernel_tx) = to_kernel(depth);
         let (rx, kernel_rx) = from_kernel(depth);
@@ -51,12 +60,16 @@ impl FakeKernel {
             rx: kernel_rx,
             tx: kernel_tx,
             completion: kernel_completion,
-            frame_bytes: u64::from(frame_bytes),
+            frame_bytes: u64::from(umem.frame_bytes()),
+            memory: umem.region().0,
             to_receive: Vec::new(),
             transmitting: Vec::new(),
             owned: HashSet::new(),
             stalled: false,
+            multi_buffer: true,
             transmitted: 0,
+            packets: Vec::new(),
+            beginning: Vec::new(),
         }));
         (kernel.clone(), FakeSocket { kernel, mode }, Rings::new(fill, rx, tx, completion))
     }
@@ -69,11 +82,7 @@ impl FakeKernel {
 
     /// Receives up to `count` packets of `len` bytes. Returns for how many there was a frame and room in the rx ring.
     pub fn receive(&mut self, count: usize, len: u32) -> usize {
-        while let Some(address) = self.fill.pop() {
-            let first = self.own(address);
-            self.to_receive.push(first);
-        }
-        self.fill.release();
+        self.take_filled();
         let mut received = 0;
         while received < count {
             let Some(first) = self.to_receive.pop() else { break };
@@ -86,6 +95,46 @@ impl FakeKernel {
         }
         self.rx.submit();
         received
+    }
+
+    /// Receives a packet in as many frames as it needs. False, and nothing done, if there are not enough of them or no room in the rx ring.
+    pub fn receive_packet(&mut self, packet: &[u8]) -> bool {
+        self.receive_part(packet, 0..usize::MAX)
+    }
+
+    /// The same, but no more than these of its frames.
+    pub fn receive_part(&mut self, packet: &[u8], frames: Range<usize>) -> bool {
+        self.take_filled();
+        let room = self.frame_bytes as usize - 256;
+        let count = packet.len().div_ceil(room);
+        if self.to_receive.len() < count || self.rx.depth() - self.rx.pending() < count as u32 {
+            return false;
+        }
+        for (number, piece) in packet.chunks(room).enumerate().filter(|(number, _)| frames.contains(number)) {
+            let first = self.to_receive.pop().expect("enough frames, as just asked");
+            self.bytes(first + 256, piece.len()).copy_from_slice(piece);
+            let options = if number + 1 < count { CONTINUED } else { 0 };
+            assert!(self.rx.push(libc::xdp_desc { addr: first + 256, len: piece.len() as u32, options }));
+            self.owned.remove(&first);
+        }
+        self.rx.submit();
+        true
+    }
+
+    fn take_filled(&mut self) {
+        while let Some(address) = self.fill.pop() {
+            let first = self.own(address);
+            self.to_receive.push(first);
+        }
+        self.fill.release();
+    }
+
+    /// Bytes of a frame that the kernel owns.
+    fn bytes(&mut self, address: u64, len: usize) -> &mut [u8] {
+        assert!(self.owned.contains(&(address & !(self.frame_bytes - 1))) && address % self.frame_bytes + len as u64 <= self.frame_bytes);
+        // SAFETY: the bytes lie in one frame of the UMEM, which the shell keeps alive as long as it uses this kernel's rings; it has
+        // given the frame away and not got it back.
+        unsafe { std::slice::from_raw_parts_mut((self.memory + address) as *mut u8, len) }
     }
 
     /// Completes up to `count` transmissions.
@@ -107,6 +156,12 @@ impl FakeKernel {
             assert!(descriptor.len > 0, "the kernel refuses empty descriptors and keeps the frame");
             let first = self.own(descriptor.addr);
             self.transmitting.push(first);
+            let piece = self.bytes(descriptor.addr, descriptor.len as usize).to_vec();
+            self.beginning.extend(piece);
+            if descriptor.options & CONTINUED == 0 {
+                let packet = std::mem::take(&mut self.beginning);
+                self.packets.push(packet);
+            }
             self.transmitted += 1;
         }
         Err(io::Error::from_raw_os_error(libc::EAGAIN))
@@ -120,6 +175,10 @@ impl Socket for FakeSocket {
 
     fn mode(&self) -> BindMode {
         self.mode
+    }
+
+    fn is_multi_buffer(&self) -> bool {
+        self.kernel.borrow().multi_buffer
     }
 
     fn kick(&self) -> io::Result<()> {

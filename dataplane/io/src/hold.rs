@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn four_wait_per_neighbor_and_a_batch_in_all() {
-        let (_umem, mut pool) = Umem::new(128, 2048).expect("memory");
+        let (_umem, mut pool) = Umem::new(128, 2048, 0).expect("memory");
         let mut list = HoldList::default();
         for _ in 0..PER_NEIGHBOR {
             assert!(list.hold(held(&mut pool, 1, 0), 0).is_ok());
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn patience_ends_after_a_second() {
-        let (_umem, mut pool) = Umem::new(4, 2048).expect("memory");
+        let (_umem, mut pool) = Umem::new(4, 2048, 0).expect("memory");
         let mut list = HoldList::default();
         assert!(list.hold(held(&mut pool, 1, 0), 0).is_ok());
         assert!(list.hold(held(&mut pool, 2, SECOND / 2), SECOND / 2).is_ok());
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_frame_held_again_waits_for_the_next_attempt() {
-        let (_umem, mut pool) = Umem::new(1, 2048).expect("memory");
+        let (_umem, mut pool) = Umem::new(1, 2048, 0).expect("memory");
         let mut list = HoldList::default();
         assert!(list.hold(held(&mut pool, 1, 0), 0).is_ok());
         let waiting = list.take(RETRY_NS, |held| pool.give(held.frame));
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_frame_held_briefly_is_due_in_the_next_round() {
-        let (_umem, mut pool) = Umem::new(4, 2048).expect("memory");
+        let (_umem, mut pool) = Umem::new(4, 2048, 0).expect("memory");
         let mut list = HoldList::default();
         assert!(list.hold(held(&mut pool, 1, SECOND), SECOND).is_ok());
         assert_ne!(list.due_in(SECOND + 1), Some(0));

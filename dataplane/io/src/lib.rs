@@ -24,6 +24,7 @@ mod shell;
 #[cfg(test)]
 mod shell_tests;
 mod socket;
+mod spanning;
 mod stats;
 mod umem;
 mod worker;

@@ -2,7 +2,9 @@
 
 use arrayvec::ArrayVec;
 use ringway_engine::engine::BATCH_MAX;
+use ringway_engine::verdict::VerdictCounts;
 
+use crate::spanning::{Join, PIECES_MAX};
 use crate::ring::{Consumer, Producer};
 use crate::umem::{Frame, Pool, Umem};
 
@@ -21,12 +23,17 @@ pub(crate) struct Rings {
     fill_target: u32,
     /// Pushed since the last [`Rings::submit`].
     unsubmitted: bool,
+    /// The packet of which only some frames have been received.
+    join: Join,
 }
+
+/// Of a descriptor: the packet goes on in the next one.
+pub(crate) const CONTINUED: u32 = libc::XDP_PKT_CONTD;
 
 impl Rings {
     pub fn new(fill: Producer<u64>, rx: Consumer<libc::xdp_desc>, tx: Producer<libc::xdp_desc>, completion: Consumer<u64>) -> Rings {
         let fill_target = fill.depth();
-        Rings { fill, rx, tx, completion, to_receive: 0, to_transmit: 0, fill_target, unsubmitted: false }
+        Rings { fill, rx, tx, completion, to_receive: 0, to_transmit: 0, fill_target, unsubmitted: false, join: Join::default() }
     }
 
     /// From now on gives the kernel no more frames to receive into than the rx ring can hold: in copy mode more are of no use,
@@ -59,22 +66,36 @@ impl Rings {
         wanted - given
     }
 
-    /// Takes received frames until `frames` is full. Returns the bytes of their packets.
+    /// Takes received packets until `frames` is full, one that spans several frames in a large one. Returns their bytes. What cannot be
+    /// put together is counted in `counts`.
     #[inline]
-    pub fn receive(&mut self, umem: &Umem, frames: &mut ArrayVec<Frame, BATCH_MAX>) -> u64 {
+    pub fn receive(
+        &mut self,
+        umem: &Umem,
+        pool: &mut Pool,
+        frames: &mut ArrayVec<Frame, BATCH_MAX>,
+        counts: &mut VerdictCounts,
+    ) -> u64 {
         let mut bytes = 0;
+        let mut taken = false;
         while frames.remaining_capacity() > 0 {
             let Some(descriptor) = self.rx.pop() else { break };
+            taken = true;
             // SAFETY: the kernel puts only frames into the rx ring that it took from this socket's fill ring, where only `refill`
             // puts tokens of this worker's UMEM; and each once.
-            if let Some(frame) = unsafe { umem.take_back(descriptor.addr, descriptor.len) } {
-                bytes += u64::from(descriptor.len);
+            if let Some(mut frame) = unsafe { umem.take_back(descriptor.addr, descriptor.len) } {
                 self.to_receive -= 1;
+                let is_continued = descriptor.options & CONTINUED != 0;
+                if is_continued || self.join.is_underway() {
+                    let Some(whole) = self.join.add(umem, pool, frame, is_continued, counts) else { continue };
+                    frame = whole;
+                }
+                bytes += u64::from(frame.len());
                 umem.prefetch(&frame);
                 frames.push(frame);
             }
         }
-        if !frames.is_empty() {
+        if taken {
             self.rx.release();
         }
         bytes
@@ -93,6 +114,23 @@ impl Rings {
         self.to_transmit += 1;
         self.unsubmitted = true;
         Ok(())
+    }
+
+    /// Puts a packet that spans frames into the tx ring: all of them, or none if the ring has no room.
+    pub fn transmit_all(&mut self, frames: &mut ArrayVec<Frame, PIECES_MAX>) -> bool {
+        let room = self.tx.depth().saturating_sub(self.to_transmit.max(self.tx.pending()));
+        if frames.len() > room as usize {
+            return false;
+        }
+        let last = frames.len().saturating_sub(1);
+        for (number, frame) in frames.drain(..).enumerate() {
+            let options = if number < last { CONTINUED } else { 0 };
+            let pushed = self.tx.push(libc::xdp_desc { addr: frame.address(), len: frame.len(), options });
+            debug_assert!(pushed, "there is room for all");
+        }
+        self.to_transmit += last as u32 + 1;
+        self.unsubmitted = true;
+        true
     }
 
     /// Lets the kernel see what was put into the tx ring.
@@ -157,6 +195,11 @@ impl Rings {
     /// Received frames that wait in the rx ring.
     pub fn rx_available(&mut self) -> u32 {
         self.rx.available()
+    }
+
+    /// Large frames with the beginning of a packet.
+    pub fn joining(&self) -> u32 {
+        self.join.frames()
     }
 
     /// Transmitted frames that wait in the completion ring.

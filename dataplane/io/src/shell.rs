@@ -1,6 +1,7 @@
 //! One worker's side of the rings: takes frames in, has them decided in batches, carries the verdicts out.
 
 mod divided;
+mod spanning;
 
 use std::io;
 use std::sync::Arc;
@@ -119,7 +120,7 @@ impl<S: Socket> Shell<S> {
                 continue;
             }
             let mut frames = ArrayVec::<Frame, BATCH_MAX>::new();
-            let bytes = state.rings.receive(&self.umem, &mut frames);
+            let bytes = state.rings.receive(&self.umem, &mut self.pool, &mut frames, &mut self.stats.verdicts);
             if frames.is_empty() {
                 continue;
             }
@@ -231,6 +232,9 @@ impl<S: Socket> Shell<S> {
 
     #[inline]
     fn transmit(&mut self, frame: Frame, to: Option<usize>) {
+        if self.umem.is_large(&frame) {
+            return self.transmit_large(frame, to);
+        }
         let state = to.and_then(|to| self.ports.get_mut(to)).filter(|state| !state.failed);
         let len = frame.len();
         // The kernel refuses an empty descriptor without giving the frame back.
@@ -343,7 +347,7 @@ impl<S: Socket> Shell<S> {
         };
         for state in &mut self.ports {
             let (rx, completion) = (state.rings.rx_available(), state.rings.completion_available());
-            frames.rx += u64::from(rx);
+            frames.rx += u64::from(rx) + u64::from(state.rings.joining());
             frames.fill += u64::from(state.rings.to_receive().saturating_sub(rx));
             frames.completion += u64::from(completion);
             frames.tx += u64::from(state.rings.to_transmit().saturating_sub(completion));

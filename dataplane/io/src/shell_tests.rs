@@ -1,5 +1,7 @@
 //! The shell between a fake kernel and engines that decide anything: no frame is ever lost, whatever happens in what order.
 
+mod spanning;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -22,23 +24,20 @@ use crate::umem::Umem;
 const DEPTH: u32 = 64;
 const FRAME_BYTES: u32 = 2048;
 
-/// Answers with the next verdict of a list, and shortens packets to `len`.
+/// Answers with the next verdict of a list, and makes packets of `len` bytes of what it is given, unless that is to stay as it is.
 struct Listed {
     verdicts: VecDeque<Verdict>,
-    len: usize,
+    len: Option<usize>,
     counts: VerdictCounts,
 }
 
 impl PacketEngine for Listed {
     fn process(&mut self, _: &Snapshot, _: u32, packets: &mut [Packet<'_>], verdicts: &mut ArrayVec<Verdict, BATCH_MAX>) {
         for packet in packets {
-            packet.bytes.fill(0xaa);
-            // An IPv4 header, so that it can be divided.
-            let total = (self.len.saturating_sub(14) as u16).to_be_bytes();
-            for (at, byte) in [(12, 8), (13, 0), (14, 0x45), (16, total[0]), (17, total[1]), (20, 0), (21, 0)] {
-                packet.bytes[at] = byte;
+            if let Some(len) = self.len {
+                write_packet(packet.bytes, len);
+                packet.len = len;
             }
-            packet.len = self.len;
             let verdict = self.verdicts.pop_front().unwrap_or(Verdict::Drop(DropReason::NoRoute));
             self.verdicts.push_back(verdict);
             self.counts.count(verdict);
@@ -55,6 +54,15 @@ impl PacketEngine for Listed {
     }
 }
 
+/// An IPv4 header, so that it can be divided.
+fn write_packet(frame: &mut [u8], len: usize) {
+    frame.fill(0xaa);
+    let total = (len.saturating_sub(14) as u16).to_be_bytes();
+    for (at, byte) in [(12, 8), (13, 0), (14, 0x45), (16, total[0]), (17, total[1]), (20, 0), (21, 0)] {
+        frame[at] = byte;
+    }
+}
+
 /// A worker's shell with two ports, uplink 0 and the hostlink.
 struct Bench {
     shell: Shell<crate::fake::FakeSocket>,
@@ -66,17 +74,21 @@ struct Bench {
 
 impl Bench {
     fn new(frames: u32, mode: BindMode, verdicts: Vec<Verdict>) -> Bench {
-        let (umem, pool) = Umem::new(frames, FRAME_BYTES).expect("memory");
+        Bench::with_large_frames(frames, 0, mode, verdicts)
+    }
+
+    fn with_large_frames(frames: u32, large_frames: u32, mode: BindMode, verdicts: Vec<Verdict>) -> Bench {
+        let (umem, pool) = Umem::new(frames, FRAME_BYTES, large_frames).expect("memory");
         let shared = Arc::new(Shared::new(&[2], Snapshot::default()).expect("eventfds"));
         let mut kernels = Vec::new();
         let mut ports = Vec::new();
         for port in [Port::Uplink(0), Port::Host] {
-            let (kernel, socket, rings) = FakeKernel::socket(FRAME_BYTES, DEPTH, mode);
+            let (kernel, socket, rings) = FakeKernel::socket(&umem, DEPTH, mode);
             kernels.push(kernel);
             ports.push(PortState::new(port, socket, rings));
         }
         let shell = Shell::new(umem, pool, ports, shared.clone(), 0);
-        let engine = Listed { verdicts: verdicts.into(), len: 60, counts: VerdictCounts::default() };
+        let engine = Listed { verdicts: verdicts.into(), len: Some(60), counts: VerdictCounts::default() };
         Bench { shell, kernels, shared, engine, now_ns: 1 }
     }
 
@@ -130,6 +142,8 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
 #[derive(Clone, Debug)]
 enum Step {
     Receive { port: usize, count: usize, len: u32 },
+    /// A packet that may span frames, of which only some may come.
+    ReceivePacket { port: usize, len: usize, cut: Option<usize> },
     Complete { port: usize, count: usize },
     Stall { port: usize, stalled: bool },
     Inject { port: usize },
@@ -142,10 +156,11 @@ fn any_step() -> impl Strategy<Value = Step> {
     let port = 0..2usize;
     prop_oneof![
         (port.clone(), 1..100usize, 1..1793u32).prop_map(|(port, count, len)| Step::Receive { port, count, len }),
+        (port.clone(), 60..12_000usize, prop::option::of(1..4usize)).prop_map(|(port, len, cut)| Step::ReceivePacket { port, len, cut }),
         (port.clone(), 1..100usize).prop_map(|(port, count)| Step::Complete { port, count }),
         (port.clone(), any::<bool>()).prop_map(|(port, stalled)| Step::Stall { port, stalled }),
         port.prop_map(|port| Step::Inject { port }),
-        (0..2000usize).prop_map(Step::Shorten),
+        prop_oneof![0..2_000usize, 2_000..12_000usize].prop_map(Step::Shorten),
         (1..700u64).prop_map(|ms| Step::Wait { ms }),
         Just(Step::Round),
         Just(Step::Round),
@@ -158,13 +173,20 @@ proptest! {
         verdicts in prop::collection::vec(any_verdict(), 1..40),
         steps in prop::collection::vec(any_step(), 1..200),
         frames in 1..400u32,
+        large_frames in 0..6u32,
         zero_copy in any::<bool>(),
     ) {
-        let mut bench = Bench::new(frames, if zero_copy { BindMode::ZeroCopy } else { BindMode::Copy }, verdicts);
+        let mode = if zero_copy { BindMode::ZeroCopy } else { BindMode::Copy };
+        let mut bench = Bench::with_large_frames(frames, large_frames, mode, verdicts);
         for step in steps {
             match step {
                 Step::Receive { port, count, len } => {
                     bench.kernels[port].borrow_mut().receive(count, len);
+                }
+                Step::ReceivePacket { port, len, cut } => {
+                    let mut packet = vec![0; len];
+                    write_packet(&mut packet, len);
+                    bench.kernels[port].borrow_mut().receive_part(&packet, 0..cut.unwrap_or(usize::MAX));
                 }
                 Step::Complete { port, count } => bench.kernels[port].borrow_mut().complete(count),
                 Step::Stall { port, stalled } => bench.kernels[port].borrow_mut().stalled = stalled,
@@ -173,7 +195,8 @@ proptest! {
                     let port = [Port::Uplink(0), Port::Host][port];
                     let _ = bench.shared.workers[0].inject.push(crate::shared::Injected { port, bytes });
                 }
-                Step::Shorten(len) => bench.engine.len = len,
+                // One that was received in a frame has no more room than that.
+                Step::Shorten(len) => bench.engine.len = Some(len),
                 Step::Wait { ms } => bench.now_ns += ms * 1_000_000,
                 Step::Round => {}
             }
@@ -238,7 +261,7 @@ fn an_uplink_without_a_queue_of_this_worker_and_an_empty_packet_are_drops() {
     bench.kernels[1].borrow_mut().receive(1, 60);
     bench.round();
     assert_eq!(bench.drops(DropReason::TxRingFull), 1);
-    bench.engine = Listed { verdicts: vec![Verdict::Host].into(), len: 0, counts: VerdictCounts::default() };
+    bench.engine = Listed { verdicts: vec![Verdict::Host].into(), len: Some(0), counts: VerdictCounts::default() };
     bench.kernels[1].borrow_mut().receive(1, 60);
     bench.round();
     assert_eq!(bench.drops(DropReason::TxRingFull), 2);

@@ -18,6 +18,8 @@ pub(crate) trait Socket {
     /// For `poll`; negative where there is nothing to wait for.
     fn fd(&self) -> RawFd;
     fn mode(&self) -> BindMode;
+    /// Whether packets that span frames can be transmitted.
+    fn is_multi_buffer(&self) -> bool;
     /// Asks the kernel to transmit what is in the tx ring.
     fn kick(&self) -> io::Result<()>;
     /// Asks the kernel to receive into what is in the fill ring.
@@ -31,6 +33,7 @@ pub(crate) trait Socket {
 pub(crate) struct Xsk {
     fd: OwnedFd,
     mode: BindMode,
+    multi_buffer: bool,
 }
 
 /// `XDP_MAX_TX_SKB_BUDGET` (Linux 6.17): how many frames one `sendto` transmits in copy mode; 32 by default.
@@ -57,7 +60,7 @@ impl Xsk {
         if mode == BindMode::Copy {
             rings.limit_fill(depths.rx);
         }
-        Ok((Xsk { fd, mode }, rings))
+        Ok((Xsk { fd, mode, multi_buffer: port.multi_buffer }, rings))
     }
 }
 
@@ -68,6 +71,10 @@ impl Socket for Xsk {
 
     fn mode(&self) -> BindMode {
         self.mode
+    }
+
+    fn is_multi_buffer(&self) -> bool {
+        self.multi_buffer
     }
 
     #[inline]
@@ -177,9 +184,11 @@ fn bind(fd: &OwnedFd, port: &PortConfig, patience: Duration) -> io::Result<()> {
         BindWanted::ZeroCopy => libc::XDP_ZEROCOPY,
         BindWanted::Copy => libc::XDP_COPY,
     };
+    // Only where packets are that large: a driver that has zero-copy for packets of one frame only refuses the flag.
+    let multi_buffer = if port.multi_buffer { libc::XDP_USE_SG } else { 0 };
     let address = libc::sockaddr_xdp {
         sxdp_family: libc::AF_XDP as u16,
-        sxdp_flags: mode | libc::XDP_USE_NEED_WAKEUP,
+        sxdp_flags: mode | multi_buffer | libc::XDP_USE_NEED_WAKEUP,
         sxdp_ifindex: port.ifindex,
         sxdp_queue_id: port.queue,
         sxdp_shared_umem_fd: 0,
@@ -233,6 +242,9 @@ fn error_of(port: &PortConfig, attempt: &'static str, source: io::Error) -> Erro
     let remedy = match source.raw_os_error() {
         Some(libc::EBUSY) => "another process, or a second Ringway, serves this queue: stop it",
         Some(libc::EPERM | libc::EACCES) => "CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF are needed: run as root",
+        Some(libc::EOPNOTSUPP) if port.mode == BindWanted::ZeroCopy && port.multi_buffer => {
+            "the driver has no zero-copy for packets that span frames, or none at all: lower the MTU, or use copy"
+        }
         Some(libc::EOPNOTSUPP | libc::EINVAL) if port.mode == BindWanted::ZeroCopy => {
             "the driver or this configuration of the device has no zero-copy: use copy"
         }

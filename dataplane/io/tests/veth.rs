@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ringway_engine::engine::{Origin, Packet};
 use ringway_engine::tables::Snapshot;
 use ringway_engine::verdict::{DropReason, Verdict};
-use ringway_io::{BindMode, Dataplane, DataplaneConfig, Error, FrameGauges, NeighborRequest, PacketEngine, Port, WorkerState};
+use ringway_io::{BindMode, Dataplane, DataplaneConfig, Error, FrameGauges, FrameSize, NeighborRequest, PacketEngine, Port, WorkerState};
 
 use support::engines::EachPacket;
 use support::{CLIENT, Network, SERVER, eventually, ip};
@@ -60,6 +60,49 @@ fn packets_cross_both_ways_and_no_frame_is_lost() {
     assert_conserved(stats.frames);
     assert_eq!((stats.frames.tx, stats.frames.completion, stats.frames.rx), (0, 0, 0), "{stats:?}");
     assert_eq!(dataplane.status()[0].state, WorkerState::Stopped);
+}
+
+/// Those of one frame, of several, and fragments of the largest datagrams.
+#[test]
+fn packets_that_span_frames_cross_both_ways() {
+    for (mtu, frame_size) in [(9_000, FrameSize::Bytes2048), (9_000, FrameSize::Bytes4096), (65_535, FrameSize::Bytes4096)] {
+        let network = Network::with_mtu(mtu);
+        let (_programs, config) = network.worker();
+        let dataplane = start(&network, DataplaneConfig { frame_size, ..config }, EachPacket::new(cross)).expect("start");
+        let client = network.udp("client", CLIENT, 0);
+        let server = network.udp("server", SERVER, 7);
+        let mut buffer = vec![0; 65_536];
+        for (number, bytes) in [10, 1_750, 1_751, 3_798, 3_799, 8_900, 8_972, 60_000, 65_507, 10].into_iter().cycle().take(200).enumerate() {
+            let payload: Vec<u8> = (0..bytes).map(|at| (at / 3 + number) as u8).collect();
+            client.send_to(&payload, (SERVER, 7)).expect("send");
+            let (len, from) = server.recv_from(&mut buffer).expect("the request arrives");
+            assert!(buffer[..len] == payload, "MTU {mtu}, {bytes} bytes: the request");
+            server.send_to(&buffer[..len], from).expect("send");
+            let (len, _) = client.recv_from(&mut buffer).expect("the reply arrives");
+            assert!(buffer[..len] == payload, "MTU {mtu}, {bytes} bytes: the reply");
+        }
+        dataplane.stop();
+        let stats = &dataplane.stats()[0];
+        assert_eq!(stats.verdicts.drops.iter().sum::<u64>(), 0, "{stats:?}");
+        assert_conserved(stats.frames);
+        assert_eq!((stats.frames.tx, stats.frames.completion, stats.frames.rx), (0, 0, 0), "{stats:?}");
+        for socket in &dataplane.status()[0].sockets {
+            let counters = socket.counters;
+            assert_eq!((counters.rx_dropped, counters.rx_ring_full, counters.rx_invalid, counters.tx_invalid), (0, 0, 0, 0), "{counters:?}");
+        }
+    }
+}
+
+/// Without a socket that takes several frames per packet, the kernel drops and counts them.
+#[test]
+fn packets_that_are_too_long_for_a_socket_are_counted() {
+    let network = Network::with_mtu(9_000);
+    let (_programs, mut config) = network.worker();
+    config.workers[0].ports.iter_mut().for_each(|port| port.multi_buffer = false);
+    let dataplane = start(&network, config, EachPacket::new(cross)).expect("start");
+    ip(&format!("-n {} neighbor add {SERVER} lladdr 02:00:00:00:00:99 dev ca", network.namespace("client")));
+    network.udp("client", CLIENT, 0).send_to(&[0; 8_900], (SERVER, 7)).expect("send");
+    eventually("the drop is counted", || dataplane.status()[0].sockets[0].counters.rx_dropped == 1);
 }
 
 #[test]

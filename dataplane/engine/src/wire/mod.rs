@@ -102,6 +102,18 @@ pub(crate) fn destination(frame: &[u8]) -> Option<IpAddr> {
     }
 }
 
+/// Whether a frame ends where its IP packet says; true of frames of other protocols. False of what was put together wrongly.
+#[cold]
+pub fn ends_with_packet(frame: &[u8]) -> bool {
+    let end = match find_l3(frame) {
+        Some((ETHERTYPE_IPV4, l3)) => read_u16(frame, l3 + 2).map(|total| l3 + usize::from(total)),
+        Some((ETHERTYPE_IPV6, l3)) => read_u16(frame, l3 + 4).map(|payload| l3 + V6::HEADER_BYTES + usize::from(payload)),
+        Some(_) => return true,
+        None => None,
+    };
+    end == Some(frame.len())
+}
+
 /// A big-endian `u16`, as values on the wire are.
 #[inline(always)]
 pub(crate) fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {

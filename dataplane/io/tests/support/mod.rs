@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use redirect::Redirect;
-use ringway_io::{BindWanted, DataplaneConfig, Port, PortConfig, WorkerConfig, ethtool};
+use ringway_io::{BindWanted, DataplaneConfig, FrameSize, Port, PortConfig, WorkerConfig, ethtool};
 
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
@@ -29,6 +29,10 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 
 impl Network {
     pub fn new() -> Network {
+        Network::with_mtu(1_500)
+    }
+
+    pub fn with_mtu(mtu: u32) -> Network {
         let prefix = format!("rwio{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let network = Network { prefix };
         let [client, node, server] = ["client", "node", "server"].map(|name| network.namespace(name));
@@ -37,10 +41,10 @@ impl Network {
             ip(&format!("-n {namespace} link set lo up"));
         }
         ip(&format!(
-            "-n {node} link add name up0 numrxqueues 1 numtxqueues 1 type veth peer name ca numrxqueues 1 numtxqueues 1 netns {client}"
+            "-n {node} link add name up0 mtu {mtu} numrxqueues 1 numtxqueues 1 type veth peer name ca mtu {mtu} numrxqueues 1 numtxqueues 1 netns {client}"
         ));
         ip(&format!(
-            "-n {node} link add name rw0 numrxqueues 1 numtxqueues 1 type veth peer name cb numrxqueues 1 numtxqueues 1 netns {server}"
+            "-n {node} link add name rw0 mtu {mtu} numrxqueues 1 numtxqueues 1 type veth peer name cb mtu {mtu} numrxqueues 1 numtxqueues 1 netns {server}"
         ));
         for (namespace, device) in [(&node, "up0"), (&node, "rw0"), (&client, "ca"), (&server, "cb")] {
             ip(&format!("-n {namespace} link set {device} addrgenmode none"));
@@ -81,8 +85,15 @@ impl Network {
             for (port, ifname) in [(Port::Uplink(0), "up0"), (Port::Host, "rw0")] {
                 let link = ethtool::link(ifname).expect("the device is there");
                 let program = Redirect::attach(link.ifindex, 1).expect("XDP");
-                let xskmap = Some(program.slot(0));
-                ports.push(PortConfig { port, ifname: ifname.into(), ifindex: link.ifindex, queue: 0, mode: BindWanted::Auto, xskmap });
+                ports.push(PortConfig {
+                    port,
+                    ifname: ifname.into(),
+                    ifindex: link.ifindex,
+                    queue: 0,
+                    mode: BindWanted::Auto,
+                    multi_buffer: link.mtu > FrameSize::default().mtu_max(),
+                    xskmap: Some(program.slot(0)),
+                });
                 programs.push(program);
             }
             (programs, DataplaneConfig::new(vec![WorkerConfig { core: None, ports }]))

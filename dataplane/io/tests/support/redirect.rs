@@ -20,6 +20,8 @@ const BPF_MAP_TYPE_XSKMAP: u32 = 17;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
 const XDP_FLAGS_DRV_MODE: u32 = 4;
+/// As `SEC("xdp.frags")`.
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 
 impl Redirect {
     /// Attaches in native mode to a device of the caller's network namespace.
@@ -51,8 +53,10 @@ fn load(map: i32) -> io::Result<OwnedFd> {
     ];
     let license = c"Apache-2.0";
     let (code, license) = (instructions.as_ptr() as u64, license.as_ptr() as u64);
-    // prog_type, insn_cnt, insns (two words), license (two words)
-    let words = [BPF_PROG_TYPE_XDP, instructions.len() as u32, code as u32, (code >> 32) as u32, license as u32, (license >> 32) as u32];
+    let (code, license) = ([code as u32, (code >> 32) as u32], [license as u32, (license >> 32) as u32]);
+    // prog_type, insn_cnt, insns, license, log_level, log_size, log_buf (two words), kern_version, prog_flags
+    let (head, tail) = ([BPF_PROG_TYPE_XDP, instructions.len() as u32], [0, 0, 0, 0, 0, BPF_F_XDP_HAS_FRAGS]);
+    let words: Vec<u32> = [&head[..], &code, &license, &tail].concat();
     bpf(BPF_PROG_LOAD, &words)
 }
 
