@@ -12,14 +12,14 @@ use ringway_io::{BindWanted, Dataplane, DataplaneConfig, FrameSize};
 use xdp_redirect::XdpMode;
 
 use super::notices::NoticeThread;
-use super::plan::{self, SocketMaps, UplinkPlan};
+use super::plan::{self, HostlinkPlan, SocketMaps, UplinkPlan};
 use crate::config::Mode;
 
 /// What the workers are built from. A change of it means new workers; flows and programs stay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     pub uplinks: Vec<UplinkPlan>,
-    pub rw0_ifindex: u32,
+    pub hostlink: HostlinkPlan,
     pub workers: usize,
     pub frame_size: FrameSize,
 }
@@ -48,7 +48,7 @@ impl Packets {
     /// # Errors
     /// A socket cannot be bound, with the device, queue and remedy.
     pub fn start(shape: Shape, parts: &Parts, snapshot: Snapshot) -> anyhow::Result<Packets> {
-        let workers = plan::workers(&shape.uplinks, shape.rw0_ifindex, shape.workers, &cores(), &parts.maps);
+        let workers = plan::workers(&shape.uplinks, shape.hostlink, shape.workers, &cores(), &parts.maps);
         let engine = |(number, worker)| {
             let config = EngineConfig {
                 worker: number,

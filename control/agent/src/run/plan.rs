@@ -15,6 +15,16 @@ pub struct UplinkPlan {
     pub base: u32,
     pub xdp: XdpMode,
     pub bind: BindWanted,
+    /// Its packets may span frames.
+    pub multi_buffer: bool,
+}
+
+/// `rw0` as the workers see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostlinkPlan {
+    pub rw0_ifindex: u32,
+    /// Its packets may span frames.
+    pub multi_buffer: bool,
 }
 
 /// Maps of sockets.
@@ -32,16 +42,17 @@ pub fn workers_default(queues: impl IntoIterator<Item = u32>, cpus: usize) -> us
 
 /// Queue q of every uplink belongs to worker q modulo workers: so a worker has a queue to transmit on wherever the uplink has enough, and
 /// what comes in on one uplink leaves on another without changing threads. Queue i of the hostlink is worker i's.
-pub fn workers(uplinks: &[UplinkPlan], rw0_ifindex: u32, count: usize, cores: &[usize], maps: &SocketMaps) -> Vec<WorkerConfig> {
+pub fn workers(uplinks: &[UplinkPlan], hostlink: HostlinkPlan, count: usize, cores: &[usize], maps: &SocketMaps) -> Vec<WorkerConfig> {
     let mut workers: Vec<WorkerConfig> = (0..count)
         .map(|worker| WorkerConfig {
             core: if cores.is_empty() { None } else { Some(cores[worker % cores.len()]) },
             ports: vec![PortConfig {
                 port: Port::Host,
                 ifname: crate::netlink::RW0.into(),
-                ifindex: rw0_ifindex,
+                ifindex: hostlink.rw0_ifindex,
                 queue: worker as u32,
                 mode: BindWanted::Copy,
+                multi_buffer: hostlink.multi_buffer,
                 xskmap: Some(XskmapSlot { map: maps.hostlink.clone(), key: worker as u32 }),
             }],
         })
@@ -54,6 +65,7 @@ pub fn workers(uplinks: &[UplinkPlan], rw0_ifindex: u32, count: usize, cores: &[
                 ifindex: uplink.ifindex,
                 queue,
                 mode: uplink.bind,
+                multi_buffer: uplink.multi_buffer,
                 xskmap: Some(XskmapSlot { map: maps.uplinks.clone(), key: uplink.base + queue }),
             });
         }
@@ -71,7 +83,8 @@ mod tests {
     use super::*;
 
     fn uplink(queues: u32, base: u32) -> UplinkPlan {
-        UplinkPlan { name: "u".into(), ifindex: 7, mac: [2; 6], queues, base, xdp: XdpMode::Native, bind: BindWanted::Auto }
+        let (xdp, bind) = (XdpMode::Native, BindWanted::Auto);
+        UplinkPlan { name: "u".into(), ifindex: 7, mac: [2; 6], queues, base, xdp, bind, multi_buffer: false }
     }
 
     fn maps() -> SocketMaps {
@@ -81,7 +94,8 @@ mod tests {
 
     #[test]
     fn every_queue_has_one_worker() {
-        let plan = workers(&[uplink(4, 0), uplink(1, 4)], 3, 2, &[0, 1], &maps());
+        let hostlink = HostlinkPlan { rw0_ifindex: 3, multi_buffer: true };
+        let plan = workers(&[uplink(4, 0), uplink(1, 4)], hostlink, 2, &[0, 1], &maps());
         let queues =
             |worker: usize, port: Port| -> Vec<u32> { plan[worker].ports.iter().filter(|p| p.port == port).map(|p| p.queue).collect() };
         assert_eq!((queues(0, Port::Uplink(0)), queues(1, Port::Uplink(0))), (vec![0, 2], vec![1, 3]));
@@ -91,6 +105,7 @@ mod tests {
         let keys: Vec<u32> =
             plan.iter().flat_map(|w| &w.ports).filter(|p| p.port != Port::Host).filter_map(|p| Some(p.xskmap.as_ref()?.key)).collect();
         assert_eq!(keys, [0, 2, 4, 1, 3]);
+        assert!(plan.iter().flat_map(|w| &w.ports).all(|p| p.multi_buffer == (p.port == Port::Host)));
     }
 
     #[test]

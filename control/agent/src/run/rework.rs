@@ -9,7 +9,7 @@ use xdp_redirect::XdpMode;
 
 use super::control::Control;
 use super::packets::{Packets, Shape};
-use super::start::{HOSTLINK_MTU_MAX, attach_hostlink, attach_uplinks, plan_uplinks};
+use super::start::{attach_hostlink, attach_uplinks, hostlink_plan, plan_uplinks};
 use crate::netlink::{Hostlink, HostlinkConfig, RW0, RW1};
 use crate::programs;
 
@@ -17,7 +17,7 @@ use crate::programs;
 fn hostlink_mtu(devices: &Devices) -> u32 {
     let carries = |kind: DeviceKind| matches!(kind, DeviceKind::Uplink(_) | DeviceKind::Pod | DeviceKind::Bridge);
     let mtus = devices.by_index.values().filter(|device| carries(device.kind)).map(|device| device.mtu);
-    mtus.max().unwrap_or(1_500).min(HOSTLINK_MTU_MAX)
+    mtus.max().unwrap_or(1_500)
 }
 
 impl Control {
@@ -49,8 +49,12 @@ impl Control {
     fn is_misfit(&self) -> bool {
         let plans = &self.packets.shape.uplinks;
         let moved = plans.iter().zip(&self.node.uplinks).any(|(plan, uplink)| plan.ifindex != uplink.ifindex);
+        // Sockets for packets that do not come any more do no harm; new workers would.
+        let outgrown = |multi_buffer: bool, mtu: u32| !multi_buffer && FrameSize::is_spanned_by(mtu);
+        let grown = plans.iter().zip(&self.node.uplinks).any(|(plan, uplink)| outgrown(plan.multi_buffer, uplink.mtu))
+            || outgrown(self.packets.shape.hostlink.multi_buffer, self.node.hostlink.mtu);
         let requeued = plans.iter().zip(self.queues()).any(|(plan, queues)| plan.queues != queues);
-        moved || requeued || self.frame_size() != self.packets.shape.frame_size || self.workers_missing.is_some() || self.is_broken()
+        moved || grown || requeued || self.frame_size() != self.packets.shape.frame_size || self.workers_missing.is_some() || self.is_broken()
     }
 
     /// Whether a worker or socket has failed whose device works: a device that was down, or a worker that panicked.
@@ -68,16 +72,12 @@ impl Control {
         plans.map(|plan| ethtool::channels(&plan.name).map_or(plan.queues, |channels| channels.receiving())).collect()
     }
 
-    /// The frames that uplinks and hostlink need. What does not fit the largest frame is dropped by the kernel and counted.
+    /// The frames that uplinks and hostlink need.
     fn frame_size(&self) -> FrameSize {
         let uplinks = self.node.uplinks.iter().map(|uplink| uplink.mtu);
         let mtu = uplinks.chain([self.node.hostlink.mtu]).max().unwrap_or(0);
-        match FrameSize::for_mtu(mtu) {
-            // Frames that are larger than needed do no harm; new workers would.
-            Some(size) if size.bytes() < self.packets.shape.frame_size.bytes() => self.packets.shape.frame_size,
-            Some(size) => size,
-            None => FrameSize::Bytes4096,
-        }
+        // Frames that are larger than needed do no harm; new workers would.
+        FrameSize::for_mtu(mtu).max(self.packets.shape.frame_size)
     }
 
     async fn replace_workers(&mut self) -> anyhow::Result<()> {
@@ -98,7 +98,8 @@ impl Control {
         self.load.generic_uplinks = plans.iter().any(|plan| plan.xdp == XdpMode::Generic);
         let internal_ips = self.internal_ips();
         self.tables.set_node(self.node.uplinks.clone(), &internal_ips);
-        let shape = Shape { uplinks: plans, frame_size: self.frame_size(), ..self.packets.shape.clone() };
+        let hostlink = hostlink_plan(&self.node.hostlink);
+        let shape = Shape { uplinks: plans, hostlink, frame_size: self.frame_size(), ..self.packets.shape.clone() };
         self.packets = Packets::start(shape, &self.parts, self.tables.snapshot()).context("cannot serve the changed uplinks")?;
         self.servers.board.set_tables(self.parts.flows.clone(), Arc::clone(&self.programs.counters));
         self.servers.board.set_dataplane(Arc::clone(&self.packets.dataplane));

@@ -20,7 +20,7 @@ use super::hops::Hops;
 use super::node::{Node, now_ticks};
 use super::objects::Objects;
 use super::packets::{Packets, Parts, Shape, modes};
-use super::plan::{self, SocketMaps, UplinkPlan};
+use super::plan::{self, HostlinkPlan, SocketMaps, UplinkPlan};
 use super::probe;
 use super::sources::Sources;
 use super::stopped;
@@ -32,9 +32,6 @@ use crate::netlink::{Follower, FollowerConfig, Hostlink, HostlinkConfig, RW0, RW
 use crate::preflight::facts::{DeviceFacts, Facts};
 use crate::programs;
 use crate::tables::{TableSettings, Tables};
-
-/// The largest MTU of a veth whose XDP program takes frames in one part, rounded down.
-pub const HOSTLINK_MTU_MAX: u32 = 3_500;
 
 /// Starts everything; the preflight has found no error and the lock is held.
 ///
@@ -116,8 +113,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     let affinity = Arc::new(AffinityTable::over(loaded.affinity_slots(), loaded.seed()));
     let parts = Parts { flows, affinity, timeouts: config.timeouts.ticks(), maps, slots: slots.len().max(slots6.len()) };
     let frame_mtu = hostlink.mtu.max(node.uplinks.iter().map(|uplink| uplink.mtu).max().unwrap_or(0));
-    let frame_size = FrameSize::for_mtu(frame_mtu).with_context(|| format!("no frame holds packets of an MTU of {frame_mtu}"))?;
-    let shape = Shape { uplinks: plans, rw0_ifindex: hostlink.rw0_ifindex, workers, frame_size };
+    let shape = Shape { uplinks: plans, hostlink: hostlink_plan(&hostlink), workers, frame_size: FrameSize::for_mtu(frame_mtu) };
     let packets = Packets::start(shape, &parts, tables.snapshot())?;
     servers.board.set_tables(parts.flows.clone(), Arc::clone(&loaded.counters));
     probe::hostlink(&packets.dataplane, &loaded).await?;
@@ -172,7 +168,7 @@ fn hostlink_mtu(config: &Config, facts: &Facts) -> u32 {
         |device: &&DeviceFacts| config.uplinks.contains(&device.name) || matches!(device.kind.as_deref(), Some("veth" | "bridge"));
     let ours = |device: &&DeviceFacts| [RW0, RW1].contains(&device.name.as_str());
     let mtus = facts.devices.iter().filter(carries).filter(|device| !ours(device)).map(|device| device.mtu);
-    mtus.max().unwrap_or(1_500).min(HOSTLINK_MTU_MAX)
+    mtus.max().unwrap_or(1_500)
 }
 
 /// All uplinks; the preflight has seen them, but they may have gone since.
@@ -201,8 +197,13 @@ pub fn plan_uplinks(uplinks: &[Uplink], queues: &[u32], mode: Mode) -> anyhow::R
             base,
             xdp,
             bind,
+            multi_buffer: FrameSize::is_spanned_by(uplink.mtu),
         })
         .collect())
+}
+
+pub fn hostlink_plan(hostlink: &Hostlink) -> HostlinkPlan {
+    HostlinkPlan { rw0_ifindex: hostlink.rw0_ifindex, multi_buffer: FrameSize::is_spanned_by(hostlink.mtu) }
 }
 
 /// Attaches what serves the hostlink and the node's own sockets.
