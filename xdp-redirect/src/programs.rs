@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapHandle, OpenObject, PrintCallback, PrintLevel, set_print};
+use libbpf_sys as sys;
 use ringway_engine::affinity::AffinitySlot;
 use ringway_engine::family::{Family, V4, V6};
 use ringway_engine::flow::FlowSlot;
@@ -109,6 +110,12 @@ impl Programs {
         rodata.vip_alias4 = V4::from_ip(VIP_ALIAS);
         rodata.node_port_alias6.word = V6::from_ip(NODE_PORT_ALIAS6);
         rodata.vip_alias6.word = V6::from_ip(VIP_ALIAS6);
+        if !options.generic_uplinks {
+            // Packets in several parts, without which native XDP refuses a large MTU. Generic XDP puts them into one part for programs
+            // without the flag. For those with it the kernel makes a copy that forgets where the Ethernet header begins (seen on 6.18):
+            // `edge` would not know the packets that pass.
+            open.progs.uplink.set_flags(sys::BPF_F_XDP_HAS_FRAGS);
+        }
         let affinity_slots = u32::try_from(options.affinity_slots).unwrap_or(u32::MAX);
         let maps = &mut open.maps;
         for (map, name, entries) in [

@@ -136,6 +136,7 @@ static __always_inline int uplink_carry_out(struct xdp_md *ctx, const struct eth
 	return bpf_redirect_map(&xsks_uplinks, uplink->queue_base + ctx->rx_queue_index, XDP_DROP);
 }
 
+/* With BPF_F_XDP_HAS_FRAGS unless an uplink is generic, see Programs::load. */
 SEC("xdp")
 int uplink(struct xdp_md *ctx)
 {

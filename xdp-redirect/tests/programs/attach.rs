@@ -54,6 +54,21 @@ fn programs_outlive_the_process_and_are_taken_over() {
 }
 
 #[test]
+fn native_xdp_takes_devices_with_large_packets() {
+    in_namespace(|| {
+        add_veth();
+        ip("link set near mtu 9000");
+        ip("link set far mtu 9000");
+        let scratch = Scratch::new();
+        let (programs, _) = scratch.load();
+        attach_all(&programs);
+        assert_eq!(xdp_mode(), Some(XdpMode::Native));
+        // And as large as they can be.
+        ip("link set far mtu 65535");
+    });
+}
+
+#[test]
 fn another_mode_and_a_device_made_anew_get_a_new_link() {
     in_namespace(|| {
         add_veth();

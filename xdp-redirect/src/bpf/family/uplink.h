@@ -102,7 +102,10 @@ static __noinline void N(note_first)(const struct N(packet) *p, enum counter out
 
 static __always_inline enum counter N(uplink_ip)(struct xdp_md *ctx, const struct ethhdr *eth, const void *ip, const void *end)
 {
-	struct view v = {.ctx = ctx, .ip = ip, .end = end, .l3 = ip - (const void *)eth, .bytes = end - ip};
+	__u32 l3 = ip - (const void *)eth;
+	/* All parts of the packet: `end` is that of the first, which holds the headers. */
+	__u32 bytes = bpf_xdp_get_buff_len(ctx) - l3;
+	struct view v = {.ctx = ctx, .ip = ip, .end = end, .l3 = l3, .bytes = bytes};
 	struct N(packet) p = {};
 	enum counter outcome;
 
