@@ -4,8 +4,8 @@ use arrayvec::ArrayVec;
 use ringway_engine::engine::BATCH_MAX;
 use ringway_engine::verdict::VerdictCounts;
 
-use crate::spanning::{Join, PIECES_MAX};
 use crate::ring::{Consumer, Producer};
+use crate::spanning::{Join, PIECES_MAX};
 use crate::umem::{Frame, Pool, Umem};
 
 /// Moves frames between a worker and the kernel. What it took and did not give back is counted, so no frame can hide here.
@@ -69,13 +69,7 @@ impl Rings {
     /// Takes received packets until `frames` is full, one that spans several frames in a large one. Returns their bytes. What cannot be
     /// put together is counted in `counts`.
     #[inline]
-    pub fn receive(
-        &mut self,
-        umem: &Umem,
-        pool: &mut Pool,
-        frames: &mut ArrayVec<Frame, BATCH_MAX>,
-        counts: &mut VerdictCounts,
-    ) -> u64 {
+    pub fn receive(&mut self, umem: &Umem, pool: &mut Pool, frames: &mut ArrayVec<Frame, BATCH_MAX>, counts: &mut VerdictCounts) -> u64 {
         let mut bytes = 0;
         let mut taken = false;
         while frames.remaining_capacity() > 0 {

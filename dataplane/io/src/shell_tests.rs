@@ -141,14 +141,32 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Receive { port: usize, count: usize, len: u32 },
+    Receive {
+        port: usize,
+        count: usize,
+        len: u32,
+    },
     /// A packet that may span frames, of which only some may come.
-    ReceivePacket { port: usize, len: usize, cut: Option<usize> },
-    Complete { port: usize, count: usize },
-    Stall { port: usize, stalled: bool },
-    Inject { port: usize },
+    ReceivePacket {
+        port: usize,
+        len: usize,
+        cut: Option<usize>,
+    },
+    Complete {
+        port: usize,
+        count: usize,
+    },
+    Stall {
+        port: usize,
+        stalled: bool,
+    },
+    Inject {
+        port: usize,
+    },
     Shorten(usize),
-    Wait { ms: u64 },
+    Wait {
+        ms: u64,
+    },
     Round,
 }
 

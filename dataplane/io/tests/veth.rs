@@ -72,7 +72,8 @@ fn packets_that_span_frames_cross_both_ways() {
         let client = network.udp("client", CLIENT, 0);
         let server = network.udp("server", SERVER, 7);
         let mut buffer = vec![0; 65_536];
-        for (number, bytes) in [10, 1_750, 1_751, 3_798, 3_799, 8_900, 8_972, 60_000, 65_507, 10].into_iter().cycle().take(200).enumerate() {
+        for (number, bytes) in [10, 1_750, 1_751, 3_798, 3_799, 8_900, 8_972, 60_000, 65_507, 10].into_iter().cycle().take(200).enumerate()
+        {
             let payload: Vec<u8> = (0..bytes).map(|at| (at / 3 + number) as u8).collect();
             client.send_to(&payload, (SERVER, 7)).expect("send");
             let (len, from) = server.recv_from(&mut buffer).expect("the request arrives");
@@ -88,7 +89,11 @@ fn packets_that_span_frames_cross_both_ways() {
         assert_eq!((stats.frames.tx, stats.frames.completion, stats.frames.rx), (0, 0, 0), "{stats:?}");
         for socket in &dataplane.status()[0].sockets {
             let counters = socket.counters;
-            assert_eq!((counters.rx_dropped, counters.rx_ring_full, counters.rx_invalid, counters.tx_invalid), (0, 0, 0, 0), "{counters:?}");
+            assert_eq!(
+                (counters.rx_dropped, counters.rx_ring_full, counters.rx_invalid, counters.tx_invalid),
+                (0, 0, 0, 0),
+                "{counters:?}"
+            );
         }
     }
 }

@@ -14,7 +14,7 @@ const BYTES: usize = 200_000_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Downloads and uploads `bytes` and compares checksums.
-fn transfer(net: &Net, client: &Namespace, url: &str, bytes: usize) -> Result<()> {
+pub fn transfer(net: &Net, client: &Namespace, url: &str, bytes: usize) -> Result<()> {
     let seconds = PATIENCE.as_secs();
     let curl = format!("curl -sS --noproxy '*' --max-time {seconds}");
 

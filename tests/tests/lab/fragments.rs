@@ -15,7 +15,7 @@ const SIZES: [usize; 3] = [2_000, 4_000, 60_000];
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The answer is the question behind the server's name and its client's address.
-fn ensure_echoed(client: &Namespace, target: &str, bytes: usize, server: &str) -> Result<()> {
+pub fn ensure_echoed(client: &Namespace, target: &str, bytes: usize, server: &str) -> Result<()> {
     let answer = client.udp_of_bytes(target, 0, bytes).with_context(|| format!("{} → {target}, {bytes} bytes", client.role()))?;
     let (words, echo) = answer.split_at(answer.len().saturating_sub(bytes));
     ensure!(words.starts_with(&format!("{server} ")) && echo.len() == bytes, "{}: {words} and {} bytes", client.role(), echo.len());

@@ -36,6 +36,7 @@ mod garbage;
 mod health;
 mod http;
 mod icmp;
+mod jumbo;
 mod limits;
 mod local_backends;
 mod metrics;

@@ -54,7 +54,12 @@ impl Control {
         let grown = plans.iter().zip(&self.node.uplinks).any(|(plan, uplink)| outgrown(plan.multi_buffer, uplink.mtu))
             || outgrown(self.packets.shape.hostlink.multi_buffer, self.node.hostlink.mtu);
         let requeued = plans.iter().zip(self.queues()).any(|(plan, queues)| plan.queues != queues);
-        moved || grown || requeued || self.frame_size() != self.packets.shape.frame_size || self.workers_missing.is_some() || self.is_broken()
+        moved
+            || grown
+            || requeued
+            || self.frame_size() != self.packets.shape.frame_size
+            || self.workers_missing.is_some()
+            || self.is_broken()
     }
 
     /// Whether a worker or socket has failed whose device works: a device that was down, or a worker that panicked.

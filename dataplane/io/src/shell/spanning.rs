@@ -20,7 +20,9 @@ impl<S: Socket> Shell<S> {
     }
 
     fn transmit_pieces(&mut self, large: &mut Frame, to: Option<usize>) -> Result<(), DropReason> {
-        let Some(state) = to.and_then(|to| self.ports.get_mut(to)).filter(|state| !state.failed) else { return Err(DropReason::TxRingFull) };
+        let Some(state) = to.and_then(|to| self.ports.get_mut(to)).filter(|state| !state.failed) else {
+            return Err(DropReason::TxRingFull);
+        };
         let (umem, pool) = (&self.umem, &mut self.pool);
         let bytes = umem.bytes_mut(large);
         let mut pieces = ArrayVec::<Frame, PIECES_MAX>::new();

@@ -127,7 +127,6 @@ fn devices_that_cannot_be_uplinks() {
     assert_one(&with_device(|d| d.ethernet = false), "error: uplink eth1 is no Ethernet");
     assert_one(&with_device(|d| d.kind = Some("macvlan".into())), "error: uplink eth1 is a macvlan");
     assert_one(&with_device(|d| d.kind = Some("bond".into())), "error: uplink eth1 is a bond");
-    assert_one(&with_device(|d| d.mtu = 9_000), "error: uplink eth1 has an MTU of 9000");
     let in_bridge = after(|facts| {
         facts.devices[0].controller = Some(9);
         facts.devices.push(DeviceFacts { name: "br0".into(), ifindex: 9, kind: Some("bridge".into()), ..DeviceFacts::default() });
@@ -155,6 +154,12 @@ fn modes_that_the_driver_does_not_have() {
     facts.devices[0].features = Some(XdpFeatures { native: false, zero_copy: false, fragments: false });
     assert_one(&found(&config("mode: zero-copy\n"), &facts), "error: uplink eth1 (ixgbe) has no zero-copy");
     assert_one(&found(&config(""), &facts), "warning: uplink eth1 (ixgbe) has no native XDP");
+    assert!(found(&config("mode: generic\n"), &facts).is_empty());
+    facts.devices[0].mtu = 9_000;
+    facts.devices[0].features = Some(XdpFeatures { native: true, zero_copy: true, fragments: true });
+    assert!(found(&config(""), &facts).is_empty());
+    facts.devices[0].features = Some(XdpFeatures { native: true, zero_copy: true, fragments: false });
+    assert_one(&found(&config(""), &facts), "warning: uplink eth1 (ixgbe) has an MTU of 9000");
     assert!(found(&config("mode: generic\n"), &facts).is_empty());
     assert_eq!(config("mode: generic\n").mode, Mode::Generic);
 }

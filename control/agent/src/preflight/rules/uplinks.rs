@@ -81,15 +81,6 @@ pub fn judge(device: &DeviceFacts, config: &Config, facts: &Facts) -> Vec<Findin
             format!("stop its owner, or remove it: ip link set {name} xdp off (xdpgeneric off)"),
         ));
     }
-    if FrameSize::for_mtu(device.mtu).is_none() {
-        let most = FrameSize::Bytes4096.mtu_max();
-        findings.push(Finding::new(
-            Error,
-            format!("uplink {name} has an MTU of {}", device.mtu),
-            format!("a frame holds packets of at most {most} bytes"),
-            format!("ip link set {name} mtu {most}"),
-        ));
-    }
     findings.extend(queues(device, config, facts));
     findings.extend(driver(device, config));
     findings
@@ -134,6 +125,15 @@ fn driver(device: &DeviceFacts, config: &Config) -> Option<Finding> {
             format!("uplink {} ({what}) has no native XDP", device.name),
             "generic XDP works after the kernel has built an skb and is slower",
             "give the NIC below it, or --mode generic to say that this is wished",
+        ));
+    }
+    if FrameSize::is_spanned_by(device.mtu) && !features.fragments && config.mode != Mode::Generic && what != "veth" {
+        let consequence = if config.mode == Mode::Auto { "generic XDP is used, which is slower" } else { "the start fails" };
+        return Some(Finding::new(
+            Warning,
+            format!("uplink {} ({what}) has an MTU of {}, and no native XDP for packets in several parts", device.name, device.mtu),
+            format!("where its driver refuses native XDP at that MTU, {consequence}"),
+            format!("ip link set {} mtu 1500, or --mode generic to say that this is wished", device.name),
         ));
     }
     if config.mode == Mode::Auto {
