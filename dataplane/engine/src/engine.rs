@@ -109,8 +109,15 @@ struct Path<'a, F: Family> {
 struct Staged<F: Family> {
     taken: Taken,
     flow: IpFlow<F>,
-    key: FlowKey<F>,
     hash: u64,
+}
+
+impl<F: Family> Staged<F> {
+    /// Made anew in the last pass: it is copied from registers, and what lies in memory between the passes costs more.
+    #[inline(always)]
+    fn key(&self) -> FlowKey<F> {
+        self.flow.tuple.at(self.taken.zone, self.taken.hook, self.flow.protocol)
+    }
 }
 
 /// What the first pass made of a packet.
@@ -220,9 +227,8 @@ impl<F: Family> Lane<F> {
                 if flow.part == Part::Whole && partial_checksums(snapshot, packet.origin) {
                     nat::complete_checksum(packet.bytes, &flow);
                 }
-                let key = flow.tuple.at(taken.zone, taken.hook, flow.protocol);
-                let hash = self.flows.hash(&key);
-                IpStage::Flow(Staged { taken, flow, key, hash })
+                let hash = self.flows.hash(&flow.tuple.at(taken.zone, taken.hook, flow.protocol));
+                IpStage::Flow(Staged { taken, flow, hash })
             }
             Parsed::Later(flow) => IpStage::Later(taken, flow),
             Parsed::Overlap => IpStage::Decided(Verdict::Drop(DropReason::FragmentOverlap)),

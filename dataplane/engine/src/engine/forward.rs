@@ -28,11 +28,11 @@ pub(super) enum Route {
 
 impl<F: Family> Path<'_, F> {
     /// Last pass for a packet of a flow. `Err` is a verdict too: the early one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn forward(&mut self, staged: &Staged<F>, packet: &mut Packet<'_>) -> Result<Verdict, Verdict> {
-        let &Staged { taken, ref flow, ref key, hash } = staged;
+        let &Staged { taken, ref flow, hash } = staged;
         packet.len = flow.end;
-        let found = self.lane.flows.lookup(key, hash);
+        let found = self.lane.flows.lookup(&staged.key(), hash);
         let is_over = found.is_some_and(|slot| self.is_over(slot));
         if let Some(slot) = found
             && is_over
@@ -89,7 +89,7 @@ impl<F: Family> Path<'_, F> {
     }
 
     /// Carries out an entry, or hands the packet back to where `edge` will.
-    #[inline]
+    #[inline(always)]
     pub(super) fn execute(&mut self, taken: Taken, flow: &IpFlow<F>, slot: SlotIndex, packet: &mut Packet<'_>) -> Result<Verdict, Verdict> {
         let entry = self.lane.flows.slot(slot);
         let op = FlowOp::from_flags(entry.flags.load(Relaxed));

@@ -27,8 +27,9 @@ impl<F: Family> Path<'_, F> {
             Verdict::Drop(_) => Fate::Drop,
             _ if self.shared.counts.refused != refused => Fate::Drop,
             Verdict::Uplink { .. } | Verdict::Host | Verdict::Divide { .. } => {
-                let slot = self.lane.flows.lookup(&staged.key, staged.hash).filter(|&slot| self.is_executed_here(slot, staged.taken.hook));
-                slot.map_or(Fate::GiveBack, |slot| Fate::Execute { slot, key: staged.key })
+                let key = staged.key();
+                let slot = self.lane.flows.lookup(&key, staged.hash).filter(|&slot| self.is_executed_here(slot, staged.taken.hook));
+                slot.map_or(Fate::GiveBack, |slot| Fate::Execute { slot, key })
             }
         };
         self.lane.fragments.note(&datagram(staged.taken, &staged.flow), &staged.flow, fate, self.now);

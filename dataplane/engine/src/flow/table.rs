@@ -138,7 +138,7 @@ impl<F: Family> FlowTable<F> {
         prefetch_index(self.slots, a + 1);
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn lookup(&self, key: &FlowKey<F>, hash: u64) -> Option<SlotIndex> {
         let (a, b) = self.buckets(hash);
         self.lookup_in(a, key).or_else(|| self.lookup_in(b, key)).or_else(|| self.lookup_overflowed(a, key, hash))

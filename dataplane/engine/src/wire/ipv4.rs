@@ -10,7 +10,7 @@ pub(crate) const MORE_FRAGMENTS: u16 = 0x2000;
 pub(crate) const FRAGMENT_OFFSET_MASK: u16 = 0x1fff;
 
 /// Parses the packet whose IP header stands at `l3`.
-#[inline]
+#[inline(always)]
 pub(super) fn parse(frame: &[u8], l3: usize) -> Parsed<V4> {
     let Some(header) = frame.get(l3..l3 + V4::HEADER_BYTES) else { return Parsed::Malformed };
     let header_bytes = usize::from(header[0] & 0x0f) * 4;

@@ -98,7 +98,7 @@ static __always_inline _Bool N(flow_closing)(const struct N(flow) *flow)
 static __always_inline _Bool N(flow_runs_at_edge)(const struct N(flow) *flow, const struct N(packet) *p)
 {
 	return (flow->flags & FLOW_OP_MASK) != FLOW_WORKER && !(READ_ONCE(flow->seen) & SEEN_STOPPED) &&
-	       !(N(opens_connection)(p) && N(flow_closing)(flow));
+	       !(N(opens_connection)(p) && flow->flags & FLOW_FORWARD && N(flow_closing)(flow));
 }
 
 /* Flags of the frontend that the packet is sent to, or 0. It may be draining. */
