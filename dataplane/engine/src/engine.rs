@@ -23,7 +23,7 @@ use crate::random::Random;
 use crate::refuse::{self, Limiter};
 use crate::tables::Snapshot;
 use crate::verdict::{DropReason, Verdict, VerdictCounts};
-use crate::wire::{self, Frame, IpFlow, Parsed, Part, Ping, Quote};
+use crate::wire::{self, Frame, IpFlow, Parsed, Part};
 
 /// Packets handled together: enough to hide the flow table's cache misses (performance grows little beyond it).
 pub const BATCH_MAX: usize = 64;
@@ -120,19 +120,17 @@ impl<F: Family> Staged<F> {
     }
 }
 
-/// What the first pass made of a packet.
-enum Stage {
-    V4(IpStage<V4>),
-    V6(IpStage<V6>),
-    Decided(Verdict),
-}
+/// The packets of flows of a batch.
+type Batch<F> = ArrayVec<Staged<F>, BATCH_MAX>;
 
-/// What it made of an IP packet.
-enum IpStage<F: Family> {
-    Flow(Staged<F>),
-    Later(Taken, IpFlow<F>),
-    Quote(Taken, Quote<F>),
-    Ping(Taken, Ping<F>),
+/// What the first pass made of a packet. Small, for it is copied.
+#[derive(Clone, Copy)]
+enum Stage {
+    /// A packet of a flow, by its place in the batch of its family.
+    V4(u8),
+    V6(u8),
+    /// Anything else: parsed again in the last pass.
+    Rare(Taken),
     Decided(Verdict),
 }
 
@@ -162,25 +160,22 @@ impl Engine {
         self.v6.hops.begin(snapshot);
         verdicts.clear();
         let mut stages: ArrayVec<Stage, BATCH_MAX> = ArrayVec::new();
+        let (mut v4, mut v6): (Batch<V4>, Batch<V6>) = (Batch::new(), Batch::new());
         for packets in packets.chunks_mut(PREFETCH_PACKETS).take(BATCH_MAX / PREFETCH_PACKETS) {
-            let parsed = stages.len();
+            let parsed = (v4.len(), v6.len());
             for packet in packets {
-                stages.push(self.stage(snapshot, packet));
+                stages.push(self.stage(snapshot, packet, &mut v4, &mut v6));
             }
-            for stage in &stages[parsed..] {
-                match stage {
-                    Stage::V4(IpStage::Flow(staged)) => self.v4.flows.prefetch(staged.hash),
-                    Stage::V6(IpStage::Flow(staged)) => self.v6.flows.prefetch(staged.hash),
-                    _ => {}
-                }
-            }
+            v4[parsed.0..].iter().for_each(|staged| self.v4.flows.prefetch(staged.hash));
+            v6[parsed.1..].iter().for_each(|staged| self.v6.flows.prefetch(staged.hash));
         }
         for (stage, packet) in stages.iter().zip(packets.iter_mut()) {
             let shared = &mut self.shared;
-            let verdict = match stage {
-                Stage::V4(stage) => Path { lane: &mut self.v4, shared, snapshot, now }.finish(stage, packet),
-                Stage::V6(stage) => Path { lane: &mut self.v6, shared, snapshot, now }.finish(stage, packet),
-                Stage::Decided(verdict) => *verdict,
+            let verdict = match *stage {
+                Stage::V4(at) => Path { lane: &mut self.v4, shared, snapshot, now }.pass(&v4[usize::from(at)], packet),
+                Stage::V6(at) => Path { lane: &mut self.v6, shared, snapshot, now }.pass(&v6[usize::from(at)], packet),
+                Stage::Rare(taken) => self.look_at(snapshot, now, taken, packet),
+                Stage::Decided(verdict) => verdict,
             };
             self.shared.counts.count(verdict);
             verdicts.push(verdict);
@@ -197,19 +192,30 @@ impl Engine {
         &self.shared.counts
     }
 
-    /// First pass: parse, answer what needs no flow.
-    #[inline]
-    fn stage(&self, snapshot: &Snapshot, packet: &mut Packet<'_>) -> Stage {
+    /// First pass.
+    #[inline(always)]
+    fn stage(&self, snapshot: &Snapshot, packet: &mut Packet<'_>, v4: &mut Batch<V4>, v6: &mut Batch<V6>) -> Stage {
         let taken = match locate(snapshot, packet) {
             Ok(taken) => taken,
             Err(verdict) => return Stage::Decided(verdict),
         };
         match wire::parse(received(packet)) {
-            Frame::V4(parsed) => Stage::V4(self.v4.stage(snapshot, packet, taken, parsed)),
-            Frame::V6(parsed) => Stage::V6(self.v6.stage(snapshot, packet, taken, parsed)),
-            Frame::Arp(l3) => Stage::Decided(answer_arp(snapshot, packet, l3, taken)),
-            Frame::Other => Stage::Decided(leave(snapshot, packet, taken)),
-            Frame::Malformed => Stage::Decided(Verdict::Drop(DropReason::Malformed)),
+            Frame::V4(Parsed::Flow(flow)) => Stage::V4(self.v4.stage(snapshot, packet, taken, flow, v4)),
+            Frame::V6(Parsed::Flow(flow)) => Stage::V6(self.v6.stage(snapshot, packet, taken, flow, v6)),
+            _ => Stage::Rare(taken),
+        }
+    }
+
+    /// Last pass for what is no packet of a flow.
+    #[cold]
+    fn look_at(&mut self, snapshot: &Snapshot, now: u32, taken: Taken, packet: &mut Packet<'_>) -> Verdict {
+        let shared = &mut self.shared;
+        match wire::parse(received(packet)) {
+            Frame::V4(parsed) => Path { lane: &mut self.v4, shared, snapshot, now }.look_at(taken, parsed, packet),
+            Frame::V6(parsed) => Path { lane: &mut self.v6, shared, snapshot, now }.look_at(taken, parsed, packet),
+            Frame::Arp(l3) => answer_arp(snapshot, packet, l3, taken),
+            Frame::Other => leave(snapshot, packet, taken),
+            Frame::Malformed => Verdict::Drop(DropReason::Malformed),
         }
     }
 }
@@ -220,38 +226,41 @@ impl<F: Family> Lane<F> {
         Lane { flows, hops: HopCache::new(), fragments: Fragments::new(seed) }
     }
 
-    #[inline]
-    fn stage(&self, snapshot: &Snapshot, packet: &mut Packet<'_>, taken: Taken, parsed: Parsed<F>) -> IpStage<F> {
-        match parsed {
-            Parsed::Flow(flow) => {
-                if flow.part == Part::Whole && partial_checksums(snapshot, packet.origin) {
-                    nat::complete_checksum(packet.bytes, &flow);
-                }
-                let hash = self.flows.hash(&flow.tuple.at(taken.zone, taken.hook, flow.protocol));
-                IpStage::Flow(Staged { taken, flow, hash })
-            }
-            Parsed::Later(flow) => IpStage::Later(taken, flow),
-            Parsed::Overlap => IpStage::Decided(Verdict::Drop(DropReason::FragmentOverlap)),
-            Parsed::Quote(quote) => IpStage::Quote(taken, quote),
-            Parsed::Ping(ping) => IpStage::Ping(taken, ping),
-            Parsed::Solicitation { l3, end } => IpStage::Decided(answer_solicitation(snapshot, packet, (l3, end), taken)),
-            Parsed::Other => IpStage::Decided(leave(snapshot, packet, taken)),
-            Parsed::Malformed => IpStage::Decided(Verdict::Drop(DropReason::Malformed)),
+    /// Returns the packet's place in the batch.
+    #[inline(always)]
+    fn stage(&self, snapshot: &Snapshot, packet: &mut Packet<'_>, taken: Taken, flow: IpFlow<F>, batch: &mut Batch<F>) -> u8 {
+        if flow.part == Part::Whole && partial_checksums(snapshot, packet.origin) {
+            nat::complete_checksum(packet.bytes, &flow);
         }
+        let hash = self.flows.hash(&flow.tuple.at(taken.zone, taken.hook, flow.protocol));
+        let place = batch.len() as u8;
+        batch.push(Staged { taken, flow, hash });
+        place
     }
 }
 
 impl<F: Family> Path<'_, F> {
-    /// Last pass.
+    /// Last pass for a packet of a flow.
     #[inline(always)]
-    fn finish(&mut self, stage: &IpStage<F>, packet: &mut Packet<'_>) -> Verdict {
-        match stage {
-            IpStage::Decided(verdict) => *verdict,
-            IpStage::Quote(taken, quote) => self.pass_on(*taken, quote, packet).unwrap_or_else(|early| early),
-            IpStage::Ping(taken, ping) => self.answer_ping(*taken, ping, packet),
-            IpStage::Flow(staged) if staged.flow.part != Part::Whole => self.forward_first(staged, packet),
-            IpStage::Flow(staged) => self.forward(staged, packet).unwrap_or_else(|early| early),
-            IpStage::Later(taken, flow) => self.forward_later(*taken, flow, packet).unwrap_or_else(|early| early),
+    fn pass(&mut self, staged: &Staged<F>, packet: &mut Packet<'_>) -> Verdict {
+        if staged.flow.part == Part::Whole {
+            self.forward(staged, packet).unwrap_or_else(|early| early)
+        } else {
+            self.forward_first(staged, packet)
+        }
+    }
+
+    /// Last pass for other packets.
+    fn look_at(&mut self, taken: Taken, parsed: Parsed<F>, packet: &mut Packet<'_>) -> Verdict {
+        match parsed {
+            Parsed::Later(flow) => self.forward_later(taken, &flow, packet).unwrap_or_else(|early| early),
+            Parsed::Overlap => Verdict::Drop(DropReason::FragmentOverlap),
+            Parsed::Quote(quote) => self.pass_on(taken, &quote, packet).unwrap_or_else(|early| early),
+            Parsed::Ping(ping) => self.answer_ping(taken, &ping, packet),
+            Parsed::Solicitation { l3, end } => answer_solicitation(self.snapshot, packet, (l3, end), taken),
+            // None of a flow comes here: those were staged.
+            Parsed::Flow(_) | Parsed::Other => leave(self.snapshot, packet, taken),
+            Parsed::Malformed => Verdict::Drop(DropReason::Malformed),
         }
     }
 }

@@ -60,7 +60,7 @@ pub enum Parsed<F: Family = V4> {
 }
 
 /// Parses a frame from its Ethernet header on.
-#[inline]
+#[inline(always)]
 pub fn parse(frame: &[u8]) -> Frame {
     match find_l3(frame) {
         None => Frame::Malformed,
