@@ -172,6 +172,7 @@ for_both!(host_ports_are_not_shadowed, |family| {
         // The same number on a VIP, and a NodePort on the same address.
         let service = Service::new("web").cluster_ip(address::CLUSTER_IP).load_balancer_ip(address::VIP);
         ringway.publish(&[service.tcp_node_port(8081, 8080, 30081).pods([net.pod("b1")?])])?;
+        net.client.until("answer", "10.0.0.11:30081", Duration::from_secs(2), || Ok(()))?;
         for (who, client) in [("client", &net.client), ("pod", &net.pod("a2")?.namespace), ("node", &net.node1)] {
             for (target, server) in [("10.0.0.11:8081", "a1"), ("10.0.0.11:30081", "b1"), ("10.0.0.100:8081", "b1")] {
                 let answer = client.line(target, 0)?;
