@@ -20,7 +20,7 @@ impl<F: Family> Path<'_, F> {
         if flow.protocol != TCP {
             return self.complain(taken, flow, packet, IcmpError::PortUnreachable, DropReason::RefusalLimited);
         }
-        if !self.shared.same_size.admit(F::sender(flow.tuple.saddr), self.now) {
+        if !self.shared.same_size.admit(sender::<F>(taken, flow.tuple.saddr), self.now) {
             return Verdict::Drop(DropReason::RefusalLimited);
         }
         let len = refuse::reset(packet.bytes, flow);
@@ -38,7 +38,8 @@ impl<F: Family> Path<'_, F> {
         untold: DropReason,
     ) -> Verdict {
         // RFC 1122 §3.2.2: nor about fragments other than the first.
-        if is_to_many(packet) || flow.part == Part::Later || !self.shared.icmp_errors.admit(F::sender(flow.tuple.saddr), self.now) {
+        if is_to_many(packet) || flow.part == Part::Later || !self.shared.icmp_errors.admit(sender::<F>(taken, flow.tuple.saddr), self.now)
+        {
             return Verdict::Drop(untold);
         }
         let len = refuse::icmp_error(packet.bytes, flow, error);
@@ -72,7 +73,7 @@ impl<F: Family> Path<'_, F> {
         if is_impossible(ping.tuple) {
             return Verdict::Drop(DropReason::LandAttack);
         }
-        if !self.shared.same_size.admit(F::sender(ping.tuple.saddr), self.now) {
+        if !self.shared.same_size.admit(sender::<F>(taken, ping.tuple.saddr), self.now) {
             return Verdict::Drop(DropReason::RefusalLimited);
         }
         match refuse::pong(packet.bytes, ping) {
@@ -110,6 +111,15 @@ impl<F: Family> Path<'_, F> {
         };
         write_macs(packet.bytes, order_mac(order, taken.ifindex), source);
         Verdict::Host
+    }
+}
+
+/// Whose share of the answers is used. A station outside may take any address of its link; those of this node have one each, though all
+/// its pods may be of one prefix.
+fn sender<F: Family>(taken: Taken, saddr: F::Address) -> u64 {
+    match taken.hook {
+        Hook::PodIn | Hook::NodeOut => F::mix(0, saddr, saddr),
+        Hook::UplinkIn | Hook::UplinkOut | Hook::PodOut => F::sender(saddr),
     }
 }
 

@@ -127,6 +127,12 @@ fn errors_are_limited_by_source_and_resets_are_not() {
     for port in 1..200 {
         assert_eq!(bed.receive(&tcp((CLIENT, port), WEB, SYN, b"")).verdict, Verdict::Uplink { uplink: 0 });
     }
+    // Pods of this node have a share each, though they are of one prefix.
+    let mut told = |device, pod| {
+        let datagram = udp((pod, 5), WEB, b"x");
+        (0..100).filter(|_| bed.upcall(Hook::PodIn, device, &datagram).verdict == Verdict::Host).count()
+    };
+    assert_eq!((told(POD_A, A), told(POD_B, B)), (20, 20));
 }
 
 #[test]
