@@ -8,14 +8,18 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
+use ringway_model::convert::RESET_GONE_ANNOTATION;
 use ringway_model::manifest::Object;
 use ringway_model::{Kind, ObjectRef};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// When the controller saw the change that led to this version of an EndpointSlice: the only annotation that is read.
+/// When the controller saw the change that led to this version of an EndpointSlice.
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+/// The annotations that are read.
+const ANNOTATIONS: [&str; 2] = [TRIGGER_TIME, RESET_GONE_ANNOTATION];
 
 /// A kind that is watched.
 pub trait Watched: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static {
@@ -39,7 +43,9 @@ pub trait Watched: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug
 
     /// Forgets when the change happened: for objects of a list, whose changes are of long ago.
     fn without_trigger(mut self) -> Self {
-        self.meta_mut().annotations = None;
+        if let Some(annotations) = &mut self.meta_mut().annotations {
+            annotations.remove(TRIGGER_TIME);
+        }
         self
     }
 }
@@ -133,7 +139,7 @@ impl<'de, K: DeserializeOwned> Deserialize<'de> for Raw<K> {
                 // Often larger than the rest.
                 found.remove("managedFields");
                 if let Some(annotations) = found.get_mut("annotations").and_then(Value::as_object_mut) {
-                    annotations.retain(|key, _| key == TRIGGER_TIME);
+                    annotations.retain(|key, _| ANNOTATIONS.contains(&key.as_str()));
                 }
             }
             metadata = ObjectMeta::deserialize(&*found).map_err(serde::de::Error::custom)?;
@@ -188,6 +194,14 @@ mod tests {
         assert!(parsed.metadata.managed_fields.is_none());
         assert!(parsed.metadata.annotations.as_ref().unwrap().contains_key(TRIGGER_TIME));
         assert_eq!(raw.object_ref(), ObjectRef { kind: Kind::EndpointSlice, namespace: "n".into(), name: "a".into() });
+    }
+
+    #[test]
+    fn what_a_service_says_to_us_is_read_from_a_list_too() {
+        let text = r#"{"metadata": {"name": "a", "annotations": {"x": "y", "ringway.dev/reset-gone-endpoints": "false"}}, "spec": {}}"#;
+        let raw: Raw<Service> = serde_json::from_str(text).unwrap();
+        let annotations = raw.parsed.unwrap().without_trigger().metadata.annotations.unwrap();
+        assert_eq!(annotations.into_iter().collect::<Vec<_>>(), [(RESET_GONE_ANNOTATION.to_owned(), "false".to_owned())]);
     }
 
     #[test]

@@ -18,6 +18,8 @@ use crate::manifest::Object;
 use crate::model::{Kind, Model, ObjectRef};
 use crate::problem::{Problem, Severity};
 
+pub use service::RESET_GONE_ANNOTATION;
+
 /// Present with any value: another proxy serves the object (contract §1.1).
 const SERVICE_PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// Present with any value: the object is for DNS only (contract §1.1).

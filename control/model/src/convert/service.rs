@@ -17,7 +17,7 @@ const AFFINITY_DEFAULT_S: i32 = 10_800;
 const AFFINITY_MAX_S: i32 = 86_400;
 
 /// "false": connections to endpoints that are gone are left to time out.
-const RESET_GONE_ANNOTATION: &str = "ringway.dev/reset-gone-endpoints";
+pub const RESET_GONE_ANNOTATION: &str = "ringway.dev/reset-gone-endpoints";
 
 pub(super) fn convert(service: &Service) -> Result<Converted, Refused> {
     let mut findings = Findings::of(Kind::Service, &service.metadata);
