@@ -1,6 +1,6 @@
 //! The objects in force.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -37,6 +37,8 @@ pub struct Changed {
 #[derive(Debug, Default)]
 pub struct Cluster {
     services: HashMap<ServiceName, Arc<ServiceModel>>,
+    /// Those of them that keep connections to endpoints that are gone: few, if any.
+    keepers: HashSet<ServiceName>,
     /// By service, then by name of the slice, so that "the last wins" (contract §1.6) is the same on every node.
     slices: HashMap<ServiceName, BTreeMap<Arc<str>, Arc<EndpointSliceModel>>>,
     /// Namespace and name of a slice → its service, which a label can change.
@@ -53,6 +55,11 @@ impl Cluster {
                 if self.services.get(&service.name) != Some(&service) {
                     touched.changed.services += 1;
                     touched.services.insert(service.name.clone());
+                    if service.reset_gone {
+                        self.keepers.remove(&service.name);
+                    } else {
+                        self.keepers.insert(service.name.clone());
+                    }
                     self.services.insert(service.name.clone(), service);
                 }
             }
@@ -80,6 +87,7 @@ impl Cluster {
             Change::Delete(ObjectRef { kind: Kind::Service, namespace, name }) => {
                 let name = ServiceName { namespace: namespace.into(), name: name.into() };
                 if self.services.remove(&name).is_some() {
+                    self.keepers.remove(&name);
                     touched.changed.services += 1;
                     touched.services.insert(name);
                 }
@@ -133,6 +141,11 @@ impl Cluster {
     /// The slices of a service, by name of the slice.
     pub fn slices(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<EndpointSliceModel>> {
         self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Services whose connections to endpoints that are gone are left to time out.
+    pub fn keepers(&self) -> &HashSet<ServiceName> {
+        &self.keepers
     }
 
     /// The endpoints of a service, as many times as slices hold them.

@@ -76,6 +76,7 @@ pub struct Control {
     pub route_conflicts: Vec<RouteConflict>,
     pub hops: Hops,
     pub announcer: Announcer,
+    pub teller: gone::Teller,
     /// Looked for with each refresh.
     pub misplaced: Misplaced,
     /// Problems that were logged already and still stand.
@@ -193,9 +194,9 @@ impl Control {
             dataplane: Arc::clone(&self.packets.dataplane),
             source,
             snapshot: self.packets.dataplane.publisher().current(),
-            kept: self.compiler.cluster().services().filter(|service| !service.reset_gone).map(|service| service.name.clone()).collect(),
+            kept: self.compiler.cluster().keepers().clone(),
         };
-        gone::tell_clients(place, left);
+        self.teller.tell(place, left);
     }
 
     /// Publishes what the tables have become: removals before, the snapshot, additions after. Returns the generation.

@@ -4,6 +4,7 @@
 //! about its pod. If that is gone, flows to it are marked, and their clients nudged (`ringway_engine::nudge`): TCP's answer with where a
 //! reset has to stand, which a worker then sends; UDP's sockets get an error.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use ringway_engine::wire::{TCP, UDP};
 use ringway_io::{Dataplane, InjectError, Port};
 use ringway_model::{Left, ServiceName};
 use rustc_hash::{FxHashMap, FxHashSet};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::apiserver::Source;
 
@@ -32,20 +34,47 @@ pub struct Place {
     pub source: Arc<Source>,
     pub snapshot: Arc<Snapshot>,
     /// Services whose connections are left to time out.
-    pub kept: FxHashSet<ServiceName>,
+    pub kept: HashSet<ServiceName>,
 }
 
-/// Tells clients of those that are gone, in a task of its own.
-pub fn tell_clients(place: Place, left: Vec<Left>) {
+/// Tells clients of those that are gone, in tasks of its own. Whoever looks for flows reads the tables as a whole; so all that leave while
+/// one looks are looked for together.
+pub struct Teller {
+    waiting: UnboundedSender<(Place, Vec<Left>)>,
+}
+
+impl Teller {
+    pub fn new() -> Teller {
+        let (waiting, mut all) = unbounded_channel::<(Place, Vec<Left>)>();
+        tokio::spawn(async move {
+            while let Some((mut place, mut left)) = all.recv().await {
+                while let Ok((newer, more)) = all.try_recv() {
+                    place = newer;
+                    left.extend(more);
+                }
+                look_and_tell(place, left).await;
+            }
+        });
+        Teller { waiting }
+    }
+
+    pub fn tell(&self, place: Place, left: Vec<Left>) {
+        // The task ends with us only.
+        let _ = self.waiting.send((place, left));
+    }
+}
+
+/// Returns when the clients are found; they are told meanwhile.
+async fn look_and_tell(place: Place, left: Vec<Left>) {
+    let left: FxHashMap<IpAddr, Left> = left.into_iter().map(|left| (left.address, left)).collect();
+    let place = Arc::new(place);
+    let found = {
+        let (place, addresses) = (Arc::clone(&place), left.keys().copied().collect());
+        tokio::task::spawn_blocking(move || Clients::find(&place, &addresses)).await
+    };
+    let Ok(clients) = found else { return };
+    let addresses = clients.addresses();
     tokio::spawn(async move {
-        let left: FxHashMap<IpAddr, Left> = left.into_iter().map(|left| (left.address, left)).collect();
-        let place = Arc::new(place);
-        let found = {
-            let (place, addresses) = (Arc::clone(&place), left.keys().copied().collect());
-            tokio::task::spawn_blocking(move || Clients::find(&place, &addresses)).await
-        };
-        let Ok(clients) = found else { return };
-        let addresses = clients.addresses();
         let asked = left.into_values().filter(|left| addresses.contains(&left.address)).map(|left| is_gone(&place.source, left));
         let gone: FxHashSet<IpAddr> = futures::future::join_all(asked).await.into_iter().flatten().collect();
         clients.retain(&gone).tell(&place).await;

@@ -16,6 +16,7 @@ use xdp_redirect::{LoadOptions, Programs, UplinkUse, XdpMode};
 
 use super::announce::{Announcer, Stations};
 use super::control::{Control, note_addresses, note_update};
+use super::gone::Teller;
 use super::hops::Hops;
 use super::node::{Node, now_ticks};
 use super::objects::Objects;
@@ -133,6 +134,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
         route_conflicts: Vec::new(),
         hops: Hops::new()?,
         announcer: Announcer::new(stations),
+        teller: Teller::new(),
         misplaced: Default::default(),
         logged: BTreeSet::new(),
         started: Instant::now(),
