@@ -57,8 +57,9 @@ pub fn node<F: Addresses>() -> Node<F> {
         pod.tid
     ));
     for device in ["rw0", "rw1", "p0"] {
-        // No frames but the test's: IPv6 would look for neighbors.
-        ip_link(&format!("set {device} addrgenmode none up"));
+        // No frames but the test's: IPv6 would look for neighbors, and report that a router listens to all routers' groups.
+        ip_link(&format!("set {device} addrgenmode none multicast off"));
+        ip_link(&format!("set {device} up"));
     }
     ip_of::<F>(&format!("address add {node} dev lo {dad}"));
     ip_of::<F>(&format!("route add {pod_address} dev p0 src {node}"));
@@ -70,7 +71,8 @@ pub fn node<F: Addresses>() -> Node<F> {
     run("sysctl", "-qw net.ipv6.conf.all.forwarding=1");
     pod.run(move || {
         ip_link("set lo up");
-        ip_link("set eth0 addrgenmode none up");
+        ip_link("set eth0 addrgenmode none multicast off");
+        ip_link("set eth0 up");
         ip_of::<F>(&format!("address add {pod_address} dev eth0 {dad}"));
         ip_of::<F>(&format!("route add {node} dev eth0"));
         ip_of::<F>(&format!("route add default via {node} dev eth0"));
