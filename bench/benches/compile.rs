@@ -54,8 +54,7 @@ fn endpoint(index: u32) -> Endpoint {
         terminating: false,
         node: Some(format!("node-{}", index % 100).into()),
         zone: None,
-        node_hints: Vec::new(),
-        zone_hints: Vec::new(),
+        hints: None,
         pod: None,
     }
 }
@@ -69,7 +68,7 @@ fn slice(index: u32, ready: bool) -> Change {
         service: name(index),
         family: IpFamily::V4,
         ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: port(8080) }],
-        endpoints,
+        endpoints: endpoints.into(),
         last_change_trigger: None,
     })))
 }

@@ -219,7 +219,12 @@ fn endpoints(index: u32, count: u32, all: bool) -> serde_json::Value {
     let endpoint = |number: u32| {
         let number = index * count + number;
         let address = format!("10.{}.{}.{}", 128 + (number >> 16), (number >> 8) & 255, number & 255);
-        json!({"addresses": [address], "conditions": {"ready": true}, "nodeName": format!("worker-{}", number % 100)})
+        let uid = format!("5ba1c9ee-0000-4000-8000-{number:012x}");
+        let pod = json!({"kind": "Pod", "namespace": "default", "name": format!("web-{index}-5d4f8c7b9-{number:05x}"), "uid": uid});
+        json!({
+            "addresses": [address], "conditions": {"ready": true, "serving": true, "terminating": false},
+            "nodeName": format!("worker-{}", number % 100), "targetRef": pod, "zone": format!("zone-{}", number % 3),
+        })
     };
     (u32::from(!all)..count).map(endpoint).collect()
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use k8s_openapi::jiff::Timestamp;
+use litemap::LiteMap;
 
 use crate::left::Leaving;
 use crate::model::{
@@ -40,7 +41,7 @@ pub struct Cluster {
     /// Those of them that keep connections to endpoints that are gone: few, if any.
     keepers: HashSet<ServiceName>,
     /// By service, then by name of the slice, so that "the last wins" (contract §1.6) is the same on every node.
-    slices: HashMap<ServiceName, BTreeMap<Arc<str>, Arc<EndpointSliceModel>>>,
+    slices: HashMap<ServiceName, LiteMap<Arc<str>, Arc<EndpointSliceModel>>>,
     /// Namespace and name of a slice → its service, which a label can change.
     service_of_slice: HashMap<ServiceName, ServiceName>,
     nodes: HashMap<String, Arc<NodeModel>>,
@@ -140,7 +141,7 @@ impl Cluster {
 
     /// The slices of a service, by name of the slice.
     pub fn slices(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<EndpointSliceModel>> {
-        self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+        self.slices.get(service).into_iter().flat_map(LiteMap::values)
     }
 
     /// Services whose connections to endpoints that are gone are left to time out.

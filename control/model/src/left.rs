@@ -13,15 +13,15 @@ use crate::model::{Endpoint, EndpointSliceModel, ServiceName};
 /// The pod behind an endpoint (`targetRef`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PodRef {
-    pub name: Arc<str>,
+    pub name: Box<str>,
     /// A UUID (RFC 9562): another pod of the same name has another one.
-    pub uid: u128,
+    pub uid: [u8; 16],
 }
 
 impl PodRef {
     /// The UUID of this text; `None` if it is none.
-    pub fn uid_of(text: &str) -> Option<u128> {
-        u128::from_str_radix(&text.replace('-', ""), 16).ok()
+    pub fn uid_of(text: &str) -> Option<[u8; 16]> {
+        u128::from_str_radix(&text.replace('-', ""), 16).ok().map(u128::to_be_bytes)
     }
 }
 

@@ -27,6 +27,7 @@ mod holders;
 mod left;
 pub mod manifest;
 mod model;
+mod names;
 mod problem;
 mod reading;
 mod select;
@@ -38,8 +39,9 @@ pub use folder::Folder;
 pub use holders::Holders;
 pub use left::{Left, PodRef};
 pub use model::{
-    Change, Endpoint, EndpointSliceModel, IpFamily, Kind, Model, NodeModel, ObjectRef, PerFamily, PodModel, Protocol, ServiceCidrModel,
-    ServiceModel, ServiceName, ServicePort, ServiceType, SessionAffinity, SlicePort, TrafficPolicy,
+    Change, Endpoint, EndpointSliceModel, Hints, IpFamily, Kind, Model, NodeModel, ObjectRef, PerFamily, PodModel, Protocol,
+    ServiceCidrModel, ServiceModel, ServiceName, ServicePort, ServiceType, SessionAffinity, SlicePort, TrafficPolicy,
 };
+pub use names::Names;
 pub use problem::{Problem, Severity};
 pub use view::{EndpointView, FrontendKindView, FrontendView, ServicePortView, TargetView};

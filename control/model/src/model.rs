@@ -242,9 +242,25 @@ pub struct Endpoint {
     pub zone: Option<Arc<str>>,
     /// What of it is a pod.
     pub pod: Option<PodRef>,
-    /// Names in `hints.forNodes` and `hints.forZones`; empty if there is no hint.
-    pub node_hints: Vec<Arc<str>>,
-    pub zone_hints: Vec<Arc<str>>,
+    /// `None` if neither holds a name.
+    pub hints: Option<Box<Hints>>,
+}
+
+/// Names in an endpoint's `hints.forNodes` and `hints.forZones`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Hints {
+    pub nodes: Vec<Arc<str>>,
+    pub zones: Vec<Arc<str>>,
+}
+
+impl Endpoint {
+    pub fn node_hints(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
+    }
+
+    pub fn zone_hints(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
 }
 
 /// An EndpointSlice of a Service that may be ours. Two are equal if they lead to the same endpoints.
@@ -257,7 +273,7 @@ pub struct EndpointSliceModel {
     #[serde(default)]
     pub family: IpFamily,
     pub ports: Vec<SlicePort>,
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Box<[Endpoint]>,
     /// When what led to this version happened, as the slice's controller noted it in the annotation
     /// `endpoints.kubernetes.io/last-change-trigger-time`. It says nothing about endpoints and is no part of equality, nor kept on disk.
     #[serde(skip)]

@@ -96,9 +96,9 @@ enum Mode {
 impl Mode {
     fn of(endpoints: &[PortEndpoint<'_>], location: Location<'_>) -> Mode {
         let ready = || endpoints.iter().filter(|ep| ep.endpoint.ready);
-        if ready().all(|ep| !ep.endpoint.node_hints.is_empty()) && ready().any(|ep| Mode::SameNode.takes(ep, location)) {
+        if ready().all(|ep| !ep.endpoint.node_hints().is_empty()) && ready().any(|ep| Mode::SameNode.takes(ep, location)) {
             Mode::SameNode
-        } else if ready().all(|ep| !ep.endpoint.zone_hints.is_empty()) && ready().any(|ep| Mode::SameZone.takes(ep, location)) {
+        } else if ready().all(|ep| !ep.endpoint.zone_hints().is_empty()) && ready().any(|ep| Mode::SameZone.takes(ep, location)) {
             Mode::SameZone
         } else {
             Mode::Anywhere
@@ -107,8 +107,8 @@ impl Mode {
 
     fn takes(self, ep: &PortEndpoint<'_>, location: Location<'_>) -> bool {
         match self {
-            Mode::SameNode => ep.endpoint.node_hints.iter().any(|node| **node == *location.node),
-            Mode::SameZone => location.zone.is_some_and(|zone| ep.endpoint.zone_hints.iter().any(|hint| **hint == *zone)),
+            Mode::SameNode => ep.endpoint.node_hints().iter().any(|node| **node == *location.node),
+            Mode::SameZone => location.zone.is_some_and(|zone| ep.endpoint.zone_hints().iter().any(|hint| **hint == *zone)),
             Mode::Anywhere => true,
         }
     }

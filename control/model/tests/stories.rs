@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use ringway_engine::tables::{Backend, Frontend, FrontendKey, FrontendKind, Target};
@@ -63,7 +64,7 @@ struct Step {
 struct Run {
     folder: Folder,
     compiler: Compiler,
-    frontends: BTreeMap<FrontendKey, Frontend>,
+    frontends: BTreeMap<FrontendKey, Arc<Frontend>>,
     vips: BTreeMap<IpAddr, Vip>,
     service_cidrs: BTreeSet<IpNet>,
     health_checks: BTreeMap<(ServiceName, IpFamily), HealthCheck>,

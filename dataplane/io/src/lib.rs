@@ -15,6 +15,7 @@ mod fake;
 mod hold;
 mod kick;
 mod mapping;
+mod memory;
 mod packet_engine;
 mod publisher;
 mod ring;
@@ -34,6 +35,7 @@ pub use config::{BindMode, BindWanted, DataplaneConfig, FrameSize, Port, PortCon
 pub use dataplane::{Dataplane, InjectError};
 pub use error::Error;
 pub use eventfd::Notices;
+pub use memory::release_free_memory;
 pub use packet_engine::PacketEngine;
 pub use publisher::Publisher;
 pub use shared::NeighborRequest;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// Of the format: of the header, and of what [`Model`] looks like in it. Another version's file is not read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// More than ten times what 100 000 endpoints need.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -241,7 +241,7 @@ mod tests {
             check(&bytes, "flipped");
         }
         check(&[&good[..], b"more"].concat(), "longer");
-        let other = String::from_utf8(good).unwrap().replace("\"ringway_objects\":1", "\"ringway_objects\":2");
+        let other = String::from_utf8(good).unwrap().replace("\"ringway_objects\":2", "\"ringway_objects\":3");
         check(other.as_bytes(), "another version");
     }
 }

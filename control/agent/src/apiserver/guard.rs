@@ -123,8 +123,7 @@ mod tests {
             terminating: false,
             node: None,
             zone: None,
-            node_hints: Vec::new(),
-            zone_hints: Vec::new(),
+            hints: None,
             pod: None,
         };
         Arc::new(EndpointSliceModel {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ringway_model::convert::{Converted, Refused};
-use ringway_model::{Change, Model, ObjectRef, Problem, Severity};
+use ringway_model::{Change, Model, Names, ObjectRef, Problem, Severity};
 
 /// Objects that went are remembered up to this many; what comes out of order comes soon or never.
 const GONE_MAX: usize = 4_096;
@@ -23,11 +23,13 @@ pub struct Reflection {
     gone: HashMap<ObjectRef, u64>,
     /// Named since the list began; `None`: no list is under way.
     named: Option<HashSet<ObjectRef>>,
+    names: Names,
 }
 
 impl Reflection {
     /// What an earlier process knew: in force until a list says otherwise.
-    pub fn preload(&mut self, model: Model) {
+    pub fn preload(&mut self, mut model: Model) {
+        self.names.share_in(&mut model);
         self.in_force.insert(model.object_ref(), model);
     }
 
@@ -57,7 +59,8 @@ impl Reflection {
         self.gone.remove(&object);
         version.and_then(|version| self.versions.insert(object.clone(), version));
         let (change, problems) = match converted {
-            Ok(Converted::Ours(model, problems)) => {
+            Ok(Converted::Ours(mut model, problems)) => {
+                self.names.share_in(&mut model);
                 let same = self.in_force.get(&object) == Some(&model);
                 let change = (!same).then(|| Change::Upsert(model.clone()));
                 self.in_force.insert(object.clone(), model);

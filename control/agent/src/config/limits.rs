@@ -23,10 +23,10 @@ pub fn flows_max_default() -> u32 {
     flows_for(cpus_in(&online))
 }
 
-/// Default of `--flows6-max`. An entry is twice as large as of IPv4, and where there are both families most flows still are of IPv4: so both
-/// tables take as much memory, and neither is small.
+/// Default of `--flows6-max`. Where there are both families most flows still are of IPv4, and an entry is twice as large: so half as much
+/// memory. Who has IPv6 alone wants to turn the two around.
 pub fn flows6_max_default(flows_max: u32) -> u32 {
-    (flows_max / 2).max(*FLOWS_MAX_RANGE.start())
+    (flows_max / 4).max(*FLOWS_MAX_RANGE.start())
 }
 
 fn flows_for(cpus: u32) -> u32 {
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn as_much_memory_for_either_family() {
-        assert_eq!([131_072, 64, 100, 16_777_216].map(flows6_max_default), [65_536, 64, 64, 8_388_608]);
+    fn half_as_much_memory_for_ipv6() {
+        assert_eq!([131_072, 64, 300, 16_777_216].map(flows6_max_default), [32_768, 64, 75, 4_194_304]);
     }
 }

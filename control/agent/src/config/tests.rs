@@ -49,7 +49,7 @@ fn flags_win() {
     let flags = Settings { uplink: vec!["eth9".into()], flows_max: Some(128), ..Settings::default() };
     let config = flags.or(Settings::from_yaml(COMPLETE).unwrap()).resolve().unwrap();
     assert_eq!((config.uplinks[0].as_str(), config.flows_max, config.node_name.as_str()), ("eth9", 128, "n1"));
-    assert_eq!(config.flows6_max, 64, "half of the IPv4 flows");
+    assert_eq!(config.flows6_max, 64, "a part of the IPv4 flows, and not less than the least");
 }
 
 #[test]

@@ -14,6 +14,9 @@ use ringway_engine::tables::PodDelivery;
 use ringway_io::{WorkerState, ethtool};
 use xdp_redirect::XdpMode;
 
+/// The memory that a larger answer took goes back to the system at once.
+const LARGE_ANSWER_BYTES: usize = 1 << 20;
+
 impl Control {
     /// Answers a question. Flows are copied on another thread: the table may be large.
     pub fn answer(&self, question: Question) {
@@ -33,8 +36,12 @@ impl Control {
                 return;
             }
         };
+        let is_large = text.len() > LARGE_ANSWER_BYTES;
         // Likewise.
         let _ = question.answer.send(text);
+        if is_large {
+            tokio::task::spawn_blocking(ringway_io::release_free_memory);
+        }
     }
 
     fn status(&self) -> StatusDocument {

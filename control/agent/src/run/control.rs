@@ -106,6 +106,7 @@ impl Control {
             self.tables.snapshot().frontends.len(),
             waited.elapsed().as_millis()
         );
+        tokio::task::spawn_blocking(ringway_io::release_free_memory);
     }
 
     /// Serves until a signal comes, and returns its name.
@@ -174,7 +175,7 @@ impl Control {
         if !changes.is_empty() {
             let mut update = self.compiler.apply(changes);
             note_update(&self.servers, &self.compiler, &self.config.node_name, &mut update);
-            let backends = backends_of(update.frontends.iter().filter_map(|(_, frontend)| frontend.as_ref()));
+            let backends = backends_of(update.frontends.iter().filter_map(|(_, frontend)| frontend.as_deref()));
             let left = std::mem::take(&mut update.left);
             let applied = self.tables.apply_model(update);
             let generation = self.publish().await;

@@ -3,28 +3,32 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ringway_engine::tables::{Frontend, FrontendKey, FrontendKind, NODE_PORT_ALIAS, NODE_PORT_ALIAS6};
 use ringway_model::{IpFamily, PerFamily};
 use rustc_hash::FxHashMap;
 
+/// One number's frontends.
+type OnAddresses = BTreeMap<IpAddr, Arc<Frontend>>;
+
 /// The NodePorts in force, by port and protocol, with the addresses on which they answer. All addresses of one number and family belong to
 /// one service: the same one holds each of them.
 #[derive(Debug, Default)]
 pub struct NodePorts {
-    by_number: PerFamily<FxHashMap<(u16, u8), BTreeMap<IpAddr, Frontend>>>,
+    by_number: PerFamily<FxHashMap<(u16, u8), OnAddresses>>,
 }
 
 impl NodePorts {
     /// Takes in changed frontends and returns what changes under the alias; `None` removes.
-    pub fn apply(&mut self, frontends: &[(FrontendKey, Option<Frontend>)]) -> Vec<(FrontendKey, Option<Frontend>)> {
+    pub fn apply(&mut self, frontends: &[(FrontendKey, Option<Arc<Frontend>>)]) -> Vec<(FrontendKey, Option<Arc<Frontend>>)> {
         let mut changes = BTreeMap::new();
         for (key, frontend) in frontends {
             let number = (key.port, key.protocol);
             let by_number = &mut self.by_number[IpFamily::of(&key.address)];
             match frontend.as_ref().filter(|frontend| frontend.kind == FrontendKind::NodePort) {
                 Some(frontend) => {
-                    by_number.entry(number).or_default().insert(key.address, frontend.clone());
+                    by_number.entry(number).or_default().insert(key.address, Arc::clone(frontend));
                 }
                 None => {
                     let Some(addresses) = by_number.get_mut(&number) else { continue };
@@ -73,7 +77,6 @@ pub fn alias(key: &FrontendKey) -> FrontendKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     use ringway_engine::tables::{ServicePortName, Target};
 
@@ -81,9 +84,10 @@ mod tests {
         FrontendKey { address: [192, 0, 2, last].into(), port, protocol: 6 }
     }
 
-    fn frontend(kind: FrontendKind) -> Option<Frontend> {
+    fn frontend(kind: FrontendKind) -> Option<Arc<Frontend>> {
         let service = Arc::new(ServicePortName { namespace: "default".into(), name: "web".into(), port: String::new() });
-        Some(Frontend { service, kind, outside: Target::NoBackend, inside: Target::NoBackend, source_ranges: None, affinity: None })
+        let (outside, inside) = (Target::NoBackend, Target::NoBackend);
+        Some(Arc::new(Frontend { service, kind, outside, inside, source_ranges: None, affinity: None }))
     }
 
     #[test]

@@ -70,7 +70,7 @@ fn frontend(backend: IpAddr, local: bool) -> Frontend {
 }
 
 fn model(frontend: Option<Frontend>, vip: Option<Vip>) -> ringway_model::Update {
-    ringway_model::Update { frontends: vec![(KEY, frontend)], vips: vec![(VIP, vip)], ..ringway_model::Update::default() }
+    ringway_model::Update { frontends: vec![(KEY, frontend.map(Arc::new))], vips: vec![(VIP, vip)], ..ringway_model::Update::default() }
 }
 
 fn uplink(mac: u8) -> Uplink {
@@ -280,7 +280,7 @@ fn a_node_port_is_also_the_nodes_own() {
     let key = FrontendKey { address: NODE, port: 30080, protocol: 6 };
     let node_port = Frontend { kind: FrontendKind::NodePort, ..frontend(POD, true) };
     let update = |frontend| ringway_model::Update { frontends: vec![(key, frontend)], ..ringway_model::Update::default() };
-    tables.apply_model(update(Some(node_port)));
+    tables.apply_model(update(Some(node_port.into())));
     let wanted = |tables: &Tables, key| tables.filter.wanted(&FilterKey::Frontend(key));
     assert_eq!(wanted(&tables, key), Some(FilterValue::Frontend(served(true, Sockets::NodePort))));
     assert_eq!(wanted(&tables, alias(&key)), Some(FilterValue::Frontend(served(false, Sockets::Routed))));
@@ -353,7 +353,7 @@ fn families_come_and_go_by_themselves() {
     let vip = Some(Vip { announced: true, cluster_ip: false });
     let both = |four: Option<Frontend>, six: Option<Frontend>| ringway_model::Update {
         vips: vec![(VIP, four.is_some().then_some(vip).flatten()), (VIP6, six.is_some().then_some(vip).flatten())],
-        frontends: vec![(KEY, four), (KEY6, six)],
+        frontends: vec![(KEY, four.map(Arc::new)), (KEY6, six.map(Arc::new))],
         ..ringway_model::Update::default()
     };
     let mut announced = tables.apply_model(both(Some(frontend(POD, false)), Some(frontend(POD6, false)))).announced;
@@ -378,7 +378,7 @@ fn node_ports_of_ipv6_have_their_alias() {
     let mut tables = tables();
     let key = FrontendKey { address: NODE6, port: 30080, protocol: 17 };
     let node_port = Frontend { kind: FrontendKind::NodePort, ..frontend(POD6, true) };
-    tables.apply_model(ringway_model::Update { frontends: vec![(key, Some(node_port))], ..ringway_model::Update::default() });
+    tables.apply_model(ringway_model::Update { frontends: vec![(key, Some(node_port.into()))], ..ringway_model::Update::default() });
     let alias = alias(&key);
     assert_eq!(alias, FrontendKey { address: NODE_PORT_ALIAS6.into(), ..key });
     assert_eq!((tables.frontends_under(&alias), tables.alias_of(&key)), (vec![key], Some(alias)));

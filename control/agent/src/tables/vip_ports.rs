@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ringway_engine::tables::{Frontend, FrontendKey, FrontendKind, VIP_ALIAS, VIP_ALIAS6};
 use ringway_model::{IpFamily, PerFamily};
@@ -34,15 +35,15 @@ impl VipPorts {
     /// go on: nobody else gets them.
     pub fn apply(
         &mut self,
-        frontends: &[(FrontendKey, Option<Frontend>)],
+        frontends: &[(FrontendKey, Option<Arc<Frontend>>)],
         drains: impl Fn(&FrontendKey) -> bool,
-    ) -> Vec<(FrontendKey, Option<Frontend>)> {
+    ) -> Vec<(FrontendKey, Option<Arc<Frontend>>)> {
         let mut changes = BTreeMap::new();
         for (key, frontend) in frontends {
-            let of_vip = |frontend: &&Frontend| matches!(frontend.kind, FrontendKind::LoadBalancerIp | FrontendKind::ExternalIp);
+            let of_vip = |frontend: &&Arc<Frontend>| matches!(frontend.kind, FrontendKind::LoadBalancerIp | FrontendKind::ExternalIp);
             match frontend.as_ref().filter(of_vip) {
                 Some(frontend) => match self.port(key).or_else(|| self.give(key, &drains)) {
-                    Some(port) => drop(changes.insert(alias(key, port), Some(frontend.clone()))),
+                    Some(port) => drop(changes.insert(alias(key, port), Some(Arc::clone(frontend)))),
                     None => {
                         let address = SocketAddr::new(key.address, key.port);
                         tracing::warn!("{address}: no port of the alias is left, the node's own sockets do not reach it")
@@ -108,7 +109,6 @@ pub fn alias(key: &FrontendKey, port: u16) -> FrontendKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     use ringway_engine::tables::{ServicePortName, Target};
 
@@ -118,9 +118,10 @@ mod tests {
         FrontendKey { address: [192, 0, 2, last].into(), port, protocol: TCP }
     }
 
-    fn frontend(kind: FrontendKind) -> Option<Frontend> {
+    fn frontend(kind: FrontendKind) -> Option<Arc<Frontend>> {
         let service = Arc::new(ServicePortName { namespace: "default".into(), name: "web".into(), port: String::new() });
-        Some(Frontend { service, kind, outside: Target::NoBackend, inside: Target::NoBackend, source_ranges: None, affinity: None })
+        let (outside, inside) = (Target::NoBackend, Target::NoBackend);
+        Some(Arc::new(Frontend { service, kind, outside, inside, source_ranges: None, affinity: None }))
     }
 
     fn give(ports: &mut VipPorts, key: FrontendKey) -> u16 {

@@ -32,7 +32,7 @@ pub(super) struct Claims {
 
 impl Claims {
     pub fn add(&mut self, key: FrontendKey, rank: &Rank) {
-        let ranks = self.ranks.entry(key).or_default();
+        let ranks = self.ranks.entry(key).or_insert_with(|| Vec::with_capacity(1));
         if let Err(position) = ranks.binary_search(rank) {
             ranks.insert(position, rank.clone());
         }

@@ -49,7 +49,7 @@ pub struct Settings {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Update {
     /// For [`ringway_engine::tables::Frontends::with`]; `None` removes.
-    pub frontends: Vec<(FrontendKey, Option<Frontend>)>,
+    pub frontends: Vec<(FrontendKey, Option<Arc<Frontend>>)>,
     /// VIPs that appeared, changed, or (`None`) went.
     pub vips: Vec<(IpAddr, Option<Vip>)>,
     /// UDP frontends and backends that stopped serving them: their flows must go at once, for UDP has no end of its own and clients
@@ -75,7 +75,7 @@ pub struct Compiler {
     node_port_addresses: Vec<IpAddr>,
     compiled: HashMap<ServiceName, Compiled>,
     claims: Claims,
-    published: HashMap<FrontendKey, Frontend>,
+    published: HashMap<FrontendKey, Arc<Frontend>>,
     /// Of the UDP frontends in `published`.
     serving: HashMap<FrontendKey, Arc<BTreeSet<SocketAddr>>>,
     vips: Vips,
@@ -253,7 +253,7 @@ impl Compiler {
         if frontend != self.published.get(&key) {
             update.frontends.push((key, frontend.cloned()));
             match frontend {
-                Some(frontend) => self.published.insert(key, frontend.clone()),
+                Some(frontend) => self.published.insert(key, Arc::clone(frontend)),
                 None => self.published.remove(&key),
             };
         }

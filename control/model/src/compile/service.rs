@@ -1,10 +1,11 @@
 //! One Service and its EndpointSlices to frontends, each family by itself (contract §1.3).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use litemap::LiteMap;
 use ringway_engine::affinity::Affinity;
 use ringway_engine::maglev::Maglev;
 use ringway_engine::tables::{Backend, BackendSet, Frontend, FrontendKey, FrontendKind, ServicePortName, Target};
@@ -18,14 +19,14 @@ use crate::select::{Location, PortEndpoint, Selected, merge, select};
 /// The same on every node and in every version, or nodes that announce the same address would not agree on backends.
 const MAGLEV_TABLE_SEED: u64 = 0x5269_6e67_7761_7900;
 
-/// What one Service asks for, whether or not it gets it.
+/// What one Service asks for, whether or not it gets it. Nearly all have one or two of each: maps that take no more room than that.
 #[derive(Debug, Default)]
 pub(super) struct Compiled {
-    pub frontends: BTreeMap<FrontendKey, Frontend>,
+    pub frontends: LiteMap<FrontendKey, Arc<Frontend>>,
     /// By UDP frontend: the endpoints that serve, wherever they are. A flow to any other is a black hole.
-    pub serving: BTreeMap<FrontendKey, Arc<BTreeSet<SocketAddr>>>,
+    pub serving: LiteMap<FrontendKey, Arc<BTreeSet<SocketAddr>>>,
     /// The Service's own addresses.
-    pub vips: BTreeMap<IpAddr, Vip>,
+    pub vips: LiteMap<IpAddr, Vip>,
     pub health_checks: PerFamily<Option<HealthCheck>>,
     pub no_local: PerFamily<NoLocalEndpoints>,
     /// Every set that the frontends share; the next version takes over those that are equal, with their Maglev tables.
@@ -93,7 +94,7 @@ impl View<'_> {
             };
             let key = FrontendKey { address, port: number, protocol: port.protocol.number() };
             // The same address as two kinds (an externalIP that is also an LB IP): the first, for it is the stricter one.
-            compiled.frontends.entry(key).or_insert(frontend);
+            compiled.frontends.entry(key).or_insert_with(|| Arc::new(frontend));
             if port.protocol == Protocol::Udp {
                 compiled.serving.entry(key).or_insert_with(|| Arc::clone(&serving));
             }

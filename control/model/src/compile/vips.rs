@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use litemap::LiteMap;
+
 /// An address that belongs to services and to no device of ours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Vip {
@@ -31,7 +33,7 @@ struct Uses {
 
 impl Vips {
     /// A service goes from the addresses `before` to those `after`.
-    pub fn replace(&mut self, before: &BTreeMap<IpAddr, Vip>, after: &BTreeMap<IpAddr, Vip>) {
+    pub fn replace(&mut self, before: &LiteMap<IpAddr, Vip>, after: &LiteMap<IpAddr, Vip>) {
         if before == after {
             return;
         }

@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::{Converted, Findings, Refused, check, is_selected};
 use crate::left::PodRef;
-use crate::model::{Endpoint, EndpointSliceModel, IpFamily, Kind, Model, ServiceName, SlicePort};
+use crate::model::{Endpoint, EndpointSliceModel, Hints, IpFamily, Kind, Model, ServiceName, SlicePort};
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const LAST_CHANGE_TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
@@ -78,7 +78,7 @@ fn ports(raw: &[EndpointPort], findings: &mut Findings) -> Vec<SlicePort> {
     ports
 }
 
-fn endpoints(raw: &[RawEndpoint], family: IpFamily, findings: &mut Findings) -> Vec<Endpoint> {
+fn endpoints(raw: &[RawEndpoint], family: IpFamily, findings: &mut Findings) -> Box<[Endpoint]> {
     if raw.len() > ENDPOINTS_MAX {
         findings.error("endpoints", format!("{} endpoints: at most {ENDPOINTS_MAX}, use several slices", raw.len()));
     }
@@ -103,8 +103,11 @@ fn convert_endpoint(index: usize, raw: &RawEndpoint, family: IpFamily, findings:
     }
     let address: IpAddr = first?;
     let conditions = raw.conditions.as_ref();
-    let hints = raw.hints.as_ref();
     let shared = |text: &String| Arc::<str>::from(text.as_str());
+    let hints = raw.hints.as_ref().map_or_else(Hints::default, |hints| Hints {
+        nodes: hints.for_nodes.iter().flatten().map(|node| shared(&node.name)).collect(),
+        zones: hints.for_zones.iter().flatten().map(|zone| shared(&zone.name)).collect(),
+    });
     Some(Endpoint {
         address,
         ready: conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
@@ -113,17 +116,12 @@ fn convert_endpoint(index: usize, raw: &RawEndpoint, family: IpFamily, findings:
         node: raw.node_name.as_ref().map(shared),
         pod: pod(raw),
         zone: raw.zone.as_ref().map(shared),
-        node_hints: hints
-            .and_then(|hints| hints.for_nodes.as_ref())
-            .map_or_else(Vec::new, |nodes| nodes.iter().map(|node| shared(&node.name)).collect()),
-        zone_hints: hints
-            .and_then(|hints| hints.for_zones.as_ref())
-            .map_or_else(Vec::new, |zones| zones.iter().map(|zone| shared(&zone.name)).collect()),
+        hints: Some(hints).filter(|hints| *hints != Hints::default()).map(Box::new),
     })
 }
 
 /// The pod that an endpoint is, in the slice's namespace.
 fn pod(raw: &RawEndpoint) -> Option<PodRef> {
     let target = raw.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
-    Some(PodRef { name: Arc::from(target.name.as_deref()?), uid: PodRef::uid_of(target.uid.as_deref()?)? })
+    Some(PodRef { name: target.name.as_deref()?.into(), uid: PodRef::uid_of(target.uid.as_deref()?)? })
 }

@@ -8,6 +8,7 @@ mod expected;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use ringway_engine::tables::{Frontend, FrontendKey, Target};
@@ -50,7 +51,7 @@ struct Run {
     world: World,
     folder: Folder,
     compiler: Compiler,
-    frontends: BTreeMap<FrontendKey, Frontend>,
+    frontends: BTreeMap<FrontendKey, Arc<Frontend>>,
     vips: BTreeMap<IpAddr, Vip>,
     /// A UDP flow of each frontend to each backend that ever served it, less those that were stopped.
     flows: BTreeSet<(FrontendKey, (IpAddr, u16))>,

@@ -138,12 +138,12 @@ impl Frontends {
     }
 
     /// A new generation with the changes applied; `None` removes. Untouched shards are shared.
-    pub fn with(&self, changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>) -> Frontends {
+    pub fn with<F: Into<Arc<Frontend>>>(&self, changes: impl IntoIterator<Item = (FrontendKey, Option<F>)>) -> Frontends {
         let mut next = self.clone();
         for (key, change) in changes {
             let shard = Arc::make_mut(&mut next.shards[shard_of(&key)]);
             match change {
-                Some(frontend) => next.len += usize::from(shard.insert(key, Arc::new(frontend)).is_none()),
+                Some(frontend) => next.len += usize::from(shard.insert(key, frontend.into()).is_none()),
                 None => next.len -= usize::from(shard.remove(&key).is_some()),
             }
         }
