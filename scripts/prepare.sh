@@ -12,7 +12,7 @@ tools=(
   curl=curl openssl=openssl ethtool=ethtool tcpdump=tcpdump iperf3=iperf3 ping=iputils-ping python3=python3
 )
 # headers have no command: ask dpkg
-libraries=(libelf-dev zlib1g-dev libc6-dev)
+libraries=(libelf-dev zlib1g-dev libc6-dev libfaketime)
 
 missing=()
 for tool in "${tools[@]}"; do

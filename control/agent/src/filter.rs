@@ -134,9 +134,9 @@ impl Filter {
         self.refused.values().map(String::as_str)
     }
 
-    /// Frontends among them, each with its sentence.
-    pub fn refused_frontends(&self) -> impl Iterator<Item = (&FrontendKey, &str)> {
-        self.refused.iter().filter_map(|(key, why)| if let FilterKey::Frontend(key) = key { Some((key, why.as_str())) } else { None })
+    /// Likewise, with what each is about.
+    pub fn refused(&self) -> impl Iterator<Item = (&FilterKey, &str)> {
+        self.refused.iter().map(|(key, why)| (key, why.as_str()))
     }
 
     /// The steps before the snapshot is published: devices that it may name are added, everything else that it no longer knows is removed.

@@ -2,6 +2,7 @@
 
 mod node;
 mod node_ports;
+mod refused;
 mod vip_ports;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ use crate::netlink;
 use crate::units::PortRange;
 pub use node::internal_ips;
 use node_ports::NodePorts;
+pub use refused::refused_services;
 use vip_ports::VipPorts;
 
 /// What does not change while the process runs.

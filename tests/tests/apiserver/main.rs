@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bed;
+mod clock;
 mod differential;
 mod follow;
 mod gone;

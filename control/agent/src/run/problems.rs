@@ -6,6 +6,7 @@ use ringway_io::WorkerState;
 use ringway_model::{IpFamily, ServiceName, Severity};
 
 use super::control::Control;
+use crate::tables::refused_services;
 
 /// One thing that is wrong.
 struct Trouble {
@@ -92,11 +93,8 @@ impl Control {
                 note(namespace, name, &problem.message);
             }
         }
-        let snapshot = self.tables.snapshot();
-        for (key, why) in self.tables.filter.refused_frontends() {
-            if let Some(frontend) = snapshot.frontends.lookup(key) {
-                note(&frontend.service.namespace, &frontend.service.name, why);
-            }
+        for (service, whys) in refused_services(&self.tables.filter, &self.tables.snapshot().frontends) {
+            whys.iter().for_each(|why| note(&service.namespace, &service.name, why));
         }
         for ((service, _), sentence) in self.servers.board.port_problems() {
             note(&service.namespace, &service.name, &sentence);
