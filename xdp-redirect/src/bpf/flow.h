@@ -28,13 +28,21 @@ enum flow_op {
 #define FLOW_FORWARD 0x100u /* this entry matches client -> frontend */
 #define FLOW_SNAT 0x200u    /* the flow holds a NAT binding: our source address or port */
 
-/* Bits of `seen` of an entry: TCP flags (RFC 9293 section 3.1) of the packets that hit, and: */
+/* Bits of `seen` of an entry: TCP flags (RFC 9293 section 3.1) of the packets that hit and fit into the connection, and: */
 #define SEEN_FIN 0x01u
 #define SEEN_SYN 0x02u
 #define SEEN_RST 0x04u
 #define SEEN_ACK 0x10u
 #define SEEN_ANY 0x100u /* a packet hit this entry */
 #define SEEN_STOPPED 0x200u /* of a forward entry: its backend stopped serving, the next packet is the first of a new flow */
+#define SEEN_POSITION 0x400u /* the upper half of `seen` is known: that of the last TCP sequence number of this direction's sender */
+#define SEEN_ASKED 0x800u /* of a forward entry: a SYN of the client went to the backend, `asked`, and the connection is not complete */
+#define SEEN_TCP (SEEN_FIN | SEEN_SYN | SEEN_RST | SEEN_ACK)
+#define POSITION_SHIFT 16
+#define POSITION_MASK 0xffff0000u
+/* How far positions of one connection are from each other at most; those of resets without an acknowledgment number. */
+#define REACH 256
+#define RESET_REACH 16
 
 /* Units of `last` and `created` of an entry: CLOCK_MONOTONIC ns >> TICK_SHIFT, 16.8 ms. */
 #define TICK_SHIFT 24
@@ -53,12 +61,14 @@ struct flow4 {
 	ip4 saddr, daddr;
 	__u32 ports, meta;             /* meta = ifindex << 11 | hook << 8 | protocol; 0 = empty */
 	ip4 new_saddr, new_daddr;
-	__u32 new_ports, flags;
+	__u32 new_ports;
+	__u16 flags;
+	__u16 asked; /* of a forward entry: upper half of the sequence number of the client's last SYN; not of the rewrite */
 	__u16 addr_diff, port_diff; /* folded ones-complement difference new - old, for checksums */
 	__u32 ifindex;              /* of the op */
 	__u8 dmac[6];               /* of the op */
 	__u16 overflowed; /* of the first entry of a bucket: overflowed ones of which this is bucket one */
-	__u32 seen;    /* SEEN_*, by atomic or */
+	__u32 seen;    /* SEEN_*, by atomic or; in the upper half the position */
 	__u32 last;    /* tick of the last packet, at 1 s resolution */
 	__u32 created; /* tick */
 	__u32 peer;    /* slot of the other direction */
@@ -69,7 +79,8 @@ struct flow6 {
 	ip6 saddr, daddr;
 	__u32 ports, meta;
 	ip6 new_saddr, new_daddr;
-	__u32 new_ports, flags;
+	__u32 new_ports;
+	__u16 flags, asked;
 	__u16 addr_diff, port_diff;
 	__u32 ifindex;
 	__u8 dmac[6];

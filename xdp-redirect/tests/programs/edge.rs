@@ -1,6 +1,6 @@
 //! What `edge` does to packets: rewrites with every checksum recomputed in full, upcalls, the loop guard.
 
-use ringway_engine::flow::{FlowKey, FlowOp, FlowTable, Hook, Rewrite, SEEN_ACK, SEEN_ANY, TICK_SHIFT};
+use ringway_engine::flow::{FlowKey, FlowOp, FlowTable, Hook, Rewrite, SEEN_ACK, SEEN_ANY, SEEN_POSITION, Segment, TICK_SHIFT};
 use ringway_engine::order::{Upcall, upcall_mac};
 use ringway_engine::tables::FrontendKey;
 use std::sync::atomic::Ordering;
@@ -109,7 +109,7 @@ fn a_hit_tells_the_workers_that_the_flow_lives<F: Addresses>() {
     table.slot(slot).last.store(now.wrapping_sub(100), Ordering::Relaxed);
     run(&programs, ProgramName::EdgePodIn, &tcp(pod, (vip::<F>(), 80), ACK), 0);
     let entry = table.slot(slot);
-    assert_eq!(entry.seen.load(Ordering::Relaxed), SEEN_ANY | SEEN_ACK);
+    assert_eq!(entry.seen.load(Ordering::Relaxed), SEEN_ANY | SEEN_ACK | SEEN_POSITION);
     // The coarse clock that the program reads may be a few milliseconds, and so one tick, behind.
     let last = entry.last.load(Ordering::Relaxed);
     assert!((last.wrapping_sub(now) as i32) >= -1, "last = {last} at {now}");
@@ -117,7 +117,7 @@ fn a_hit_tells_the_workers_that_the_flow_lives<F: Addresses>() {
     entry.last.store(now.wrapping_sub(10), Ordering::Relaxed);
     run(&programs, ProgramName::EdgePodIn, &tcp(pod, (vip::<F>(), 80), FIN | ACK), 0);
     assert_eq!(entry.last.load(Ordering::Relaxed), now.wrapping_sub(10), "written at most once a second");
-    assert_eq!(entry.seen.load(Ordering::Relaxed), SEEN_ANY | SEEN_ACK | u32::from(FIN));
+    assert_eq!(entry.seen.load(Ordering::Relaxed), SEEN_ANY | SEEN_ACK | SEEN_POSITION | u32::from(FIN));
 }
 
 fn monotonic_ns() -> u64 {
@@ -191,9 +191,11 @@ fn what_needs_a_worker_at_a_hit_is_an_upcall<F: Addresses>() {
 
     let closed = FlowKey::new(client, (vip::<F>(), 81), LOOPBACK, Hook::PodIn, 6);
     let slot = table.insert(0, &one_way(closed, to(client, backend, FlowOp::Pass)), NOW).expect("room");
-    table.touch(slot, FIN, NOW);
+    table.touch(slot, Segment::unnumbered(FIN), NOW);
     let syn = tcp(client, (vip::<F>(), 81), SYN);
-    assert_eq!(run(&programs, ProgramName::EdgePodIn, &syn, 0).action, TcAction::Redirect, "SYN on a closed flow");
+    assert_eq!(run(&programs, ProgramName::EdgePodIn, &syn, 0).action, TcAction::Next, "SYN on a half-closed flow");
+    table.touch(table.slot(slot).peer.load(Ordering::Relaxed), Segment::unnumbered(FIN), NOW);
+    assert_eq!(run(&programs, ProgramName::EdgePodIn, &syn, 0).action, TcAction::Redirect, "SYN on a flow that ended");
     assert_eq!(run(&programs, ProgramName::EdgePodIn, &syn, MARK).action, TcAction::Next);
 }
 

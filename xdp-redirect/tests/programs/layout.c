@@ -14,6 +14,7 @@
 	SHOW("sizeof", sizeof(struct flow));                                                             \
 	OFFSET(flow, saddr); OFFSET(flow, daddr); OFFSET(flow, ports); OFFSET(flow, meta);               \
 	OFFSET(flow, new_saddr); OFFSET(flow, new_daddr); OFFSET(flow, new_ports); OFFSET(flow, flags);  \
+	OFFSET(flow, asked);                                                                             \
 	OFFSET(flow, addr_diff); OFFSET(flow, port_diff); OFFSET(flow, ifindex); OFFSET(flow, dmac);     \
 	OFFSET(flow, overflowed);                                                                        \
 	OFFSET(flow, seen); OFFSET(flow, last); OFFSET(flow, created); OFFSET(flow, peer)
@@ -36,6 +37,8 @@ int main(void)
 	CONSTANT(FLOW_PASS); CONSTANT(FLOW_BRIDGE); CONSTANT(FLOW_PEER); CONSTANT(FLOW_NEIGH); CONSTANT(FLOW_RECEIVED); CONSTANT(FLOW_WORKER);
 	CONSTANT(FLOW_FORWARD); CONSTANT(FLOW_SNAT);
 	CONSTANT(SEEN_FIN); CONSTANT(SEEN_SYN); CONSTANT(SEEN_RST); CONSTANT(SEEN_ACK); CONSTANT(SEEN_ANY);
+	CONSTANT(SEEN_STOPPED); CONSTANT(SEEN_POSITION); CONSTANT(SEEN_ASKED); CONSTANT(POSITION_SHIFT); CONSTANT(POSITION_MASK);
+	CONSTANT(REACH); CONSTANT(RESET_REACH);
 	CONSTANT(TICK_SHIFT); CONSTANT(TICKS_PER_SECOND); CONSTANT(BUCKET_ENTRIES); CONSTANT(OVERFLOW_BUCKETS);
 	SHOW("meta", FLOW_META(0x12345, HOOK_UPLINK_OUT, 17));
 	for (int i = 0; i < 64; i++) {

@@ -36,7 +36,7 @@ impl Wanted {
         macro_rules! offsets {
             ($($field:ident)*) => { $(self.line(concat!("offset.", stringify!($field)), offset_of!(FlowSlot<F>, $field) as u64);)* };
         }
-        offsets!(saddr daddr ports meta new_saddr new_daddr new_ports flags addr_diff port_diff ifindex dmac overflowed);
+        offsets!(saddr daddr ports meta new_saddr new_daddr new_ports flags asked addr_diff port_diff ifindex dmac overflowed);
         offsets!(seen last created peer);
     }
 
@@ -60,7 +60,8 @@ fn flow_h_is_as_the_engine_says() {
     macro_rules! ops { ($($name:literal $op:ident)*) => { $(wanted.line($name, FlowOp::$op as u64);)* }; }
     ops!("FLOW_PASS" Pass "FLOW_BRIDGE" Bridge "FLOW_PEER" Peer "FLOW_NEIGH" Neigh "FLOW_RECEIVED" Received "FLOW_WORKER" Worker);
     macro_rules! constants { ($($name:ident)*) => { $(wanted.line(stringify!($name), flow::$name as u64);)* }; }
-    constants!(FLOW_FORWARD FLOW_SNAT SEEN_FIN SEEN_SYN SEEN_RST SEEN_ACK SEEN_ANY TICK_SHIFT TICKS_PER_SECOND BUCKET_ENTRIES OVERFLOW_BUCKETS);
+    constants!(FLOW_FORWARD FLOW_SNAT SEEN_FIN SEEN_SYN SEEN_RST SEEN_ACK SEEN_ANY SEEN_STOPPED SEEN_POSITION SEEN_ASKED);
+    constants!(POSITION_SHIFT POSITION_MASK REACH RESET_REACH TICK_SHIFT TICKS_PER_SECOND BUCKET_ENTRIES OVERFLOW_BUCKETS);
     wanted.line("meta", FlowKey::<V4>::meta_of(0x12345, Hook::UplinkOut, 17).into());
 
     let mut state = 1u64;

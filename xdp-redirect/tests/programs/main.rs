@@ -14,6 +14,7 @@ mod namespace;
 mod node;
 mod packet;
 mod pins;
+mod position;
 
 mod scratch;
 mod sctp;

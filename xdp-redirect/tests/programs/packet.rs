@@ -32,11 +32,16 @@ fn ip(src: impl Into<IpAddr>, dst: impl Into<IpAddr>) -> PacketBuilderStep<IpHea
 
 /// A TCP segment with some payload.
 pub fn tcp(src: (impl Into<IpAddr>, u16), dst: (impl Into<IpAddr>, u16), flags: u8) -> Vec<u8> {
-    let builder = ip(src.0, dst.0).tcp(src.1, dst.1, 7, 1000);
+    segment(src, dst, flags, (7, 9))
+}
+
+/// The same with these sequence and acknowledgment numbers.
+pub fn segment(src: (impl Into<IpAddr>, u16), dst: (impl Into<IpAddr>, u16), flags: u8, (sequence, acknowledged): (u32, u32)) -> Vec<u8> {
+    let builder = ip(src.0, dst.0).tcp(src.1, dst.1, sequence, 1000);
     let builder = if flags & FIN != 0 { builder.fin() } else { builder };
     let builder = if flags & SYN != 0 { builder.syn() } else { builder };
     let builder = if flags & RST != 0 { builder.rst() } else { builder };
-    let builder = if flags & ACK != 0 { builder.ack(9) } else { builder };
+    let builder = if flags & ACK != 0 { builder.ack(acknowledged) } else { builder };
     let mut frame = Vec::new();
     builder.write(&mut frame, b"odd payload").expect("a frame");
     frame

@@ -1,6 +1,8 @@
 //! Which frames `uplink` gives to a worker. The shared fixture table (tests/) has the many cases; here the branches.
 
-use ringway_engine::flow::{FlowKey, FlowOp, Hook};
+use std::sync::atomic::Ordering;
+
+use ringway_engine::flow::{FlowKey, FlowOp, Hook, Segment};
 use ringway_engine::tables::FrontendKey;
 use xdp_redirect::{AddressUse, FrontendUse, Programs, XdpAction};
 
@@ -122,9 +124,12 @@ fn flows_that_edge_executes_pass_unless_they_are_over<F: Addresses>() {
     assert_eq!(action(&programs, &tcp(client, here, SYN)), XdpAction::Pass);
     assert_eq!(action(&programs, &tcp(client, here, ACK)), XdpAction::Pass);
 
-    table.touch(slot, FIN | ACK, NOW);
+    table.touch(slot, Segment::unnumbered(FIN | ACK), NOW);
     assert_eq!(action(&programs, &tcp(client, here, ACK)), XdpAction::Pass, "the rest of a closing connection");
-    assert_eq!(action(&programs, &tcp(client, here, SYN)), XdpAction::Redirect, "a new connection over a closed one");
+    assert_eq!(action(&programs, &tcp(client, here, SYN)), XdpAction::Pass, "half-closed: the backend knows");
+    table.touch(table.slot(slot).peer.load(Ordering::Relaxed), Segment::unnumbered(FIN | ACK), NOW);
+    assert_eq!(action(&programs, &tcp(client, here, ACK)), XdpAction::Pass, "the last ACK");
+    assert_eq!(action(&programs, &tcp(client, here, SYN)), XdpAction::Redirect, "a new connection over one that ended");
     assert_eq!(action(&programs, &tcp(client, here, SYN | ACK)), XdpAction::Pass);
 }
 
@@ -143,7 +148,7 @@ fn a_draining_frontend_keeps_its_flows_and_takes_no_new_ones<F: Addresses>() {
     assert_eq!(action(&programs, &tcp(client, vip, ACK)), XdpAction::Redirect);
     assert_eq!(action(&programs, &tcp(other, vip, ACK)), XdpAction::Pass, "no flow");
     assert_eq!(action(&programs, &tcp(other, vip, SYN)), XdpAction::Pass, "a new one");
-    table.touch(slot, FIN | ACK, NOW);
+    table.touch(slot, Segment::unnumbered(FIN | ACK), NOW);
     assert_eq!(action(&programs, &tcp(client, vip, ACK)), XdpAction::Redirect, "the rest of a closing connection");
     assert_eq!(action(&programs, &tcp(client, vip, SYN)), XdpAction::Pass, "a new one over a closed one");
     let key = FlowKey::new(other, vip, 0, Hook::UplinkIn, 6);
@@ -160,7 +165,7 @@ fn a_reset_by_the_other_side_counts_too<F: Addresses>() {
     let flow = one_way(key, to(client, end::<F>("10.1.0.5", 8080), FlowOp::Pass));
     table.insert(0, &flow, NOW).expect("room");
     let reverse = table.lookup(&flow.reverse.0, table.hash(&flow.reverse.0)).expect("the other direction");
-    table.touch(reverse, packet::RST, NOW);
+    table.touch(reverse, Segment::unnumbered(packet::RST), NOW);
     assert_eq!(action(&programs, &tcp(client, here, SYN)), XdpAction::Redirect);
 }
 

@@ -6,7 +6,7 @@ use super::{Packet, Path, REOPEN_TICKS, Staged, give_back, leave, remove_tags, w
 use crate::admission::refuse_impossible;
 use crate::bind::{Binder, Client};
 use crate::family::Family;
-use crate::flow::{FlowOp, Hook, SEEN_FIN, SEEN_RST, SEEN_STOPPED, SlotIndex};
+use crate::flow::{FlowOp, Hook, SEEN_STOPPED, Segment, SlotIndex};
 use crate::hops::{Hop, HopKey};
 use crate::nat;
 use crate::order::{Order, order_mac};
@@ -39,14 +39,14 @@ impl<F: Family> Path<'_, F> {
             && flow.protocol != UDP
             && !flow.is_syn()
         {
-            // The backend is gone. The segment itself says where its reset has to stand in the sequence.
-            self.lane.flows.touch(slot, flow.tcp_flags, self.now);
+            // The backend is gone, and nothing left that could be ended. The segment itself says where its reset has to stand in the sequence.
+            self.lane.flows.touch(slot, Segment::unnumbered(flow.tcp_flags), self.now);
             return Ok(self.refuse(taken, flow, packet));
         }
         if let Some(slot) = found
             && !is_over
             // Connections begin with clients: a backend's SYN goes where its other segments go, and ends no flow.
-            && !(flow.is_syn() && self.lane.flows.slot(slot).is_forward() && self.has_ended(slot))
+            && !(flow.is_syn() && self.lane.flows.slot(slot).is_forward() && self.lane.flows.has_ended(slot))
         {
             return self.execute(taken, flow, slot, packet);
         }
@@ -97,7 +97,7 @@ impl<F: Family> Path<'_, F> {
             (Some(FlowOp::Worker), _) => {}
             // At the egress of rw1 the packet is past the point to which it could be handed back.
             (Some(op), Hook::NodeOut) => {
-                self.lane.flows.touch(slot, flow.tcp_flags, self.now);
+                self.lane.flows.touch(slot, Segment::of(flow, packet.bytes), self.now);
                 nat::rewrite(packet.bytes, flow, entry);
                 let order = if op == FlowOp::Received { Order::Received } else { Order::Neigh };
                 write_macs(packet.bytes, order_mac(order, entry.ifindex.load(Relaxed)), self.snapshot.node.rw1_mac);
@@ -123,7 +123,7 @@ impl<F: Family> Path<'_, F> {
             divided = Some(mtu);
         }
         let entry = self.lane.flows.slot(slot);
-        self.lane.flows.touch(slot, flow.tcp_flags, self.now);
+        self.lane.flows.touch(slot, Segment::of(flow, packet.bytes), self.now);
         nat::rewrite(packet.bytes, flow, entry);
         nat::decrement_ttl::<F>(packet.bytes, flow.l3);
         Ok(match (self.send(route, flow.l3, packet), divided) {
@@ -157,12 +157,5 @@ impl<F: Family> Path<'_, F> {
     #[inline(always)]
     fn is_over(&self, slot: SlotIndex) -> bool {
         self.lane.flows.slot(slot).seen.load(Relaxed) & SEEN_STOPPED != 0
-    }
-
-    /// One side of the slot's flow has closed it or reset it.
-    fn has_ended(&self, slot: SlotIndex) -> bool {
-        let entry = self.lane.flows.slot(slot);
-        let peer = self.lane.flows.slot(entry.peer.load(Relaxed));
-        (entry.seen.load(Relaxed) | peer.seen.load(Relaxed)) & (SEEN_FIN | SEEN_RST) != 0
     }
 }

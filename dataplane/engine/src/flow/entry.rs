@@ -50,18 +50,18 @@ pub enum FlowOp {
 
 impl FlowOp {
     /// The op in the low byte of [`FlowSlot::flags`].
-    pub fn from_flags(flags: u32) -> Option<FlowOp> {
+    pub fn from_flags(flags: u16) -> Option<FlowOp> {
         use FlowOp::*;
         [Pass, Bridge, Peer, Neigh, Received, Worker].get((flags & 0xff) as usize).copied()
     }
 }
 
 /// Bit of [`FlowSlot::flags`]: this entry matches client → frontend.
-pub const FLOW_FORWARD: u32 = 0x100;
+pub const FLOW_FORWARD: u16 = 0x100;
 /// Bit of [`FlowSlot::flags`]: the flow holds a NAT binding (an address or port of ours as source).
-pub const FLOW_SNAT: u32 = 0x200;
+pub const FLOW_SNAT: u16 = 0x200;
 
-/// Bits of [`FlowSlot::seen`]: TCP flags (RFC 9293 §3.1) of the packets that hit the entry.
+/// Bits of [`FlowSlot::seen`]: TCP flags (RFC 9293 §3.1) of the packets that hit the entry, but for those that fit into no connection.
 pub const SEEN_FIN: u32 = 0x01;
 pub const SEEN_SYN: u32 = 0x02;
 pub const SEEN_RST: u32 = 0x04;
@@ -71,6 +71,13 @@ pub const SEEN_ANY: u32 = 0x100;
 /// Bit of [`FlowSlot::seen`] of a forward entry: the backend stopped serving (UDP), so the next packet is the first of a new flow; or it
 /// is gone (TCP), so the next packet is answered by a reset, but for a SYN, which is the first of a new one.
 pub const SEEN_STOPPED: u32 = 0x200;
+/// Bit of [`FlowSlot::seen`]: the upper half of it is known.
+pub const SEEN_POSITION: u32 = 0x400;
+/// Bit of [`FlowSlot::seen`] of a forward entry: a SYN of the client went to the backend, [`FlowSlot::asked`], and the connection is not complete.
+pub const SEEN_ASKED: u32 = 0x800;
+/// The upper half of [`FlowSlot::seen`] is that of a TCP sequence number.
+pub const POSITION_SHIFT: u32 = 16;
+pub const POSITION_MASK: u32 = u32::MAX << POSITION_SHIFT;
 
 /// [`FlowSlot::last`] and [`FlowSlot::created`] count `CLOCK_MONOTONIC` in units of 2^24 ns (16.8 ms).
 pub const TICK_SHIFT: u32 = 24;
@@ -124,7 +131,9 @@ pub struct FlowSlot<F: Family = V4> {
     pub new_daddr: F::AtomicAddress,
     pub new_ports: AtomicU32,
     /// [`FlowOp`] in the low byte, `FLOW_*` bits.
-    pub flags: AtomicU32,
+    pub flags: AtomicU16,
+    /// Of a forward entry, with [`SEEN_ASKED`]: upper half of the sequence number of the client's last SYN. Neither key nor rewrite.
+    pub asked: AtomicU16,
     /// Folded ones-complement difference of the addresses, new − old.
     pub addr_diff: AtomicU16,
     /// Folded ones-complement difference of the ports, new − old.
@@ -135,7 +144,7 @@ pub struct FlowSlot<F: Family = V4> {
     /// Not of this entry but, in the first slot of a bucket, of the bucket: how many entries of which it is the first bucket found no
     /// slot in their two and lie in one of [`overflow_bucket_of`](super::overflow_bucket_of).
     pub overflowed: AtomicU16,
-    /// `SEEN_*`, only ever or-ed while live.
+    /// `SEEN_*` in the lower half; in the upper one, with [`SEEN_POSITION`], that of the last TCP sequence number of this direction's sender.
     pub seen: AtomicU32,
     /// Tick of the last packet; readers refresh it at most once a second.
     pub last: AtomicU32,

@@ -94,7 +94,7 @@ impl FlowState {
         // The client's ACK answers the backend's SYN: a source that is not the sender's own never gets there, for the backend
         // resets an ACK that fits nothing. Without it a FIN proves nothing either and must not buy a longer life.
         let complete = forward & SEEN_ACK != 0 && reverse & (SEEN_ACK | SEEN_SYN) != 0;
-        if (forward | reverse) & SEEN_RST != 0 || forward & reverse & SEEN_FIN != 0 {
+        if is_ended(forward, reverse) {
             FlowState::Closed
         } else if !complete {
             FlowState::Embryonic
@@ -104,6 +104,11 @@ impl FlowState {
             FlowState::Established
         }
     }
+}
+
+/// From the `seen` bits of both directions of a flow with connections.
+fn is_ended(one: u32, other: u32) -> bool {
+    (one | other) & SEEN_RST != 0 || one & other & SEEN_FIN != 0
 }
 
 impl<F: Family> FlowTable<F> {
@@ -149,6 +154,14 @@ impl<F: Family> FlowTable<F> {
         self.ownership.retire(forward, since);
         self.unreserve(worker);
         true
+    }
+
+    /// The flow of which `index` is either direction is over: both sides have closed it, or one has reset it. A SYN is then the first of another
+    /// connection, whatever its number: the client may have chosen it at random, and conntrack asks for none (nf_conntrack_proto_tcp.c).
+    pub fn has_ended(&self, index: SlotIndex) -> bool {
+        let entry = self.slot(index);
+        let (own, other) = (entry.seen.load(Relaxed), self.slot(entry.peer.load(Relaxed)).seen.load(Relaxed));
+        is_ended(own, other)
     }
 
     /// State of the flow of which `index` is the forward entry.

@@ -5,6 +5,7 @@
 //! | `entry` | the layout in shared memory, keys and rewrites |
 //! | `hash` | from key to buckets |
 //! | `slot` | reading and filling one slot |
+//! | `position` | which segments are of a flow's TCP connection |
 //! | `overflow` | where entries lie for which their two buckets have no room |
 //! | `ownership` | which worker may write a slot, and the grace period |
 //! | `gates` | one creator per key |
@@ -18,6 +19,7 @@ mod hash;
 mod insert;
 mod overflow;
 mod ownership;
+mod position;
 mod record;
 mod restart;
 mod slot;
@@ -28,6 +30,7 @@ pub use expiry::{FlowState, Timeouts};
 pub(crate) use gates::Gates;
 pub use hash::{OVERFLOW_BUCKETS, buckets_of, flow_hash, overflow_bucket_of};
 pub use insert::{InsertError, NewFlow};
+pub use position::{Numbers, REACH, RESET_REACH, Segment};
 pub use record::FlowRecord;
 pub(crate) use slot::elapsed;
 pub use table::{FlowTable, FlowTables, SlotIndex, slots_for};

@@ -6,8 +6,6 @@ use super::entry::*;
 use crate::checksum;
 use crate::family::Family;
 
-const SEEN_TCP: u32 = SEEN_FIN | SEEN_SYN | SEEN_RST | SEEN_ACK;
-
 impl<F: Family> FlowSlot<F> {
     /// The key; `meta` is 0 if the slot is empty.
     pub fn key(&self) -> FlowKey<F> {
@@ -46,7 +44,7 @@ impl<F: Family> FlowSlot<F> {
     }
 
     /// Writes all but `meta`, and `overflowed`, which is the bucket's. The caller has claimed the slot; no reader looks at it while `meta` is 0.
-    pub(super) fn fill(&self, key: &FlowKey<F>, rewrite: &Rewrite<F>, flow_flags: u32, peer: u32, now: u32) {
+    pub(super) fn fill(&self, key: &FlowKey<F>, rewrite: &Rewrite<F>, flow_flags: u16, peer: u32, now: u32) {
         let (old, new) = (key.tuple(), rewrite.tuple);
         F::store(&self.saddr, key.saddr);
         F::store(&self.daddr, key.daddr);
@@ -54,7 +52,8 @@ impl<F: Family> FlowSlot<F> {
         F::store(&self.new_saddr, new.saddr);
         F::store(&self.new_daddr, new.daddr);
         self.new_ports.store(new.ports, Relaxed);
-        self.flags.store(rewrite.op as u32 | flow_flags, Relaxed);
+        self.flags.store(rewrite.op as u16 | flow_flags, Relaxed);
+        self.asked.store(0, Relaxed);
         self.addr_diff.store(F::diff([old.saddr, old.daddr], [new.saddr, new.daddr]), Relaxed);
         self.port_diff.store(checksum::diff(&[old.ports], &[new.ports]), Relaxed);
         self.ifindex.store(rewrite.ifindex, Relaxed);
@@ -78,12 +77,7 @@ impl<F: Family> FlowSlot<F> {
     }
 
     #[inline]
-    pub(super) fn touch(&self, tcp_flags: u8, now: u32) {
-        // Read before write: a line that is only read stays in the caches of all CPUs.
-        let bits = SEEN_ANY | (u32::from(tcp_flags) & SEEN_TCP);
-        if self.seen.load(Relaxed) & bits != bits {
-            self.seen.fetch_or(bits, Relaxed);
-        }
+    pub(super) fn refresh(&self, now: u32) {
         if elapsed(self.last.load(Relaxed), now) >= TICKS_PER_SECOND {
             self.last.store(now, Relaxed);
         }

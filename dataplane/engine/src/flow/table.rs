@@ -11,6 +11,7 @@ use super::entry::{BUCKET_ENTRIES, FlowKey, FlowOp, FlowSlot, Rewrite};
 use super::gates::Gates;
 use super::hash::{buckets_of, flow_hash};
 use super::ownership::Ownership;
+use super::position::Segment;
 use crate::family::{Family, V4, V6};
 
 /// Number of a slot in the table. It stays good for the grace period of about a second: use it within the batch, do not keep it.
@@ -173,10 +174,14 @@ impl<F: Family> FlowTable<F> {
         slot.rewrite().unwrap_or(Rewrite { tuple: slot.key().tuple(), op: FlowOp::Worker, ifindex: 0, dmac: [0; 6] })
     }
 
-    /// Notes a packet: `seen |= SEEN_ANY | tcp_flags & (FIN|SYN|RST|ACK)`, `last = now`, each written only if it changes (`last` at 1 s resolution).
+    /// Notes a packet: that the flow lives, in `last` at a resolution of a second, and what the packet proves of its connection, in `seen`.
     #[inline]
-    pub fn touch(&self, index: SlotIndex, tcp_flags: u8, now: u32) {
-        self.slot(index).touch(tcp_flags, now);
+    pub fn touch(&self, index: SlotIndex, segment: Segment, now: u32) {
+        let slot = self.slot(index);
+        // Read before write: a line that is only read stays in the caches of all CPUs.
+        if slot.knows(&segment) || self.judge(slot, &segment) {
+            slot.refresh(now);
+        }
     }
 
     /// The later of `now` and the latest tick of any worker. A worker that was descheduled in the middle of a batch holds an old one;

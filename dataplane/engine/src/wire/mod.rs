@@ -121,6 +121,12 @@ pub(crate) fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([b[0], b[1]]))
 }
 
+/// A big-endian `u32`.
+#[inline(always)]
+pub(crate) fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be(read_word(bytes, at)?))
+}
+
 /// Four bytes as they stand in memory: the form of addresses and port pairs in flow keys.
 #[inline(always)]
 pub(crate) fn read_word(bytes: &[u8], at: usize) -> Option<u32> {

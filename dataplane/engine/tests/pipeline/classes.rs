@@ -182,7 +182,9 @@ fn a_new_syn_on_an_ended_flow_begins_a_new_one() {
     let first = read(&bed.receive(&tcp(CLIENT_END, WEB, SYN, b"")).frame);
     let repeated = read(&bed.receive(&tcp(CLIENT_END, WEB, SYN, b"")).frame);
     assert_eq!(first.src, repeated.src, "a repeated SYN is the same flow");
+    bed.receive(&tcp(first.dst, first.src, SYN | ACK, b""));
     bed.receive(&tcp(CLIENT_END, WEB, FIN | ACK, b""));
+    bed.receive(&tcp(first.dst, first.src, FIN | ACK, b""));
     bed.now += 3 * ringway_engine::flow::TICKS_PER_SECOND;
     let second = read(&bed.receive(&tcp(CLIENT_END, WEB, SYN, b"")).frame);
     assert_ne!(first.src, second.src);
@@ -247,7 +249,7 @@ fn one_port_serves_many_short_connections() {
         assert!(!matches!(verdict, Verdict::Drop(_)), "{verdict:?}");
         let record = &bed.flows.records(bed.now)[0];
         assert_eq!((record.state, bed.flows.len()), (ringway_engine::flow::FlowState::Embryonic, 1));
-        bed.flows.touch(record.slot, RST, bed.now);
+        bed.flows.touch(record.slot, ringway_engine::flow::Segment::unnumbered(RST), bed.now);
         bed.now += 5;
     }
 }

@@ -17,7 +17,13 @@ fn ip(src: IpAddr, dst: IpAddr) -> PacketBuilderStep<IpHeaders> {
 }
 
 pub fn tcp(src: Endpoint, dst: Endpoint, flags: u8, payload: &[u8]) -> Vec<u8> {
-    let mut header = TcpHeader::new(src.1, dst.1, 1000, 64000);
+    segment(src, dst, flags, (1000, 0), payload)
+}
+
+/// A TCP segment with these sequence and acknowledgment numbers.
+pub fn segment(src: Endpoint, dst: Endpoint, flags: u8, (sequence, acknowledged): (u32, u32), payload: &[u8]) -> Vec<u8> {
+    let mut header = TcpHeader::new(src.1, dst.1, sequence, 64000);
+    header.acknowledgment_number = acknowledged;
     (header.syn, header.ack, header.rst, header.fin) = (flags & SYN != 0, flags & ACK != 0, flags & RST != 0, flags & FIN != 0);
     let mut frame = Vec::new();
     ip(src.0, dst.0).tcp_header(header).write_to_vec(&mut frame, payload).expect("memory takes it");

@@ -5,6 +5,7 @@ use super::*;
 mod affinity;
 mod answers;
 mod classes;
+mod forged;
 mod fragments;
 mod limits;
 mod properties;

@@ -42,19 +42,6 @@ __noinline int N(execute)(struct __sk_buff *skb, enum hook hook, __u32 l3, const
 	return TC_ACT_UNSPEC;
 }
 
-/* Tells the workers that the flow lives, for they do not see its packets. Written only when it changes: the line
- * is shared by all CPUs. */
-static __always_inline void N(touch)(struct N(flow) *flow, const struct N(packet) *p)
-{
-	__u32 seen = SEEN_ANY | (p->tcp_flags & (SEEN_FIN | SEEN_SYN | SEEN_RST | SEEN_ACK));
-	__u32 now = tick_now();
-
-	if ((__s32)(now - READ_ONCE(flow->last)) >= (__s32)TICKS_PER_SECOND)
-		WRITE_ONCE(flow->last, now);
-	if ((READ_ONCE(flow->seen) & seen) != seen)
-		__sync_fetch_and_or(&flow->seen, seen);
-}
-
 /* Of a packet without a flow. At the uplinks nothing: XDP saw to it on the way in, and what leaves is not ours. */
 static __always_inline int N(miss)(struct __sk_buff *skb, enum hook hook, const struct N(packet) *p, __u32 meta, __u64 hash,
 				_Bool from_worker)

@@ -82,23 +82,22 @@ static __always_inline struct flow6 *flow_lookup6(const struct packet6 *p, __u32
 }
 #endif
 
-static __always_inline _Bool N(flow_closing)(const struct N(flow) *flow)
+/* Both sides have closed the connection, or one has reset it. */
+static __always_inline _Bool N(flow_has_ended)(const struct N(flow) *flow)
 {
-	__u32 peer = READ_ONCE(flow->peer);
-	struct N(bucket) *bucket;
+	__u32 peer = READ_ONCE(flow->peer), own = READ_ONCE(flow->seen), other;
+	struct N(bucket) *bucket = N(flow_bucket)(peer / BUCKET_ENTRIES);
 
-	if (READ_ONCE(flow->seen) & (SEEN_FIN | SEEN_RST))
-		return 1;
-	bucket = N(flow_bucket)(peer / BUCKET_ENTRIES);
-	return bucket && READ_ONCE(bucket->entry[peer % BUCKET_ENTRIES].seen) & (SEEN_FIN | SEEN_RST);
+	other = bucket ? READ_ONCE(bucket->entry[peer % BUCKET_ENTRIES].seen) : 0;
+	return (own | other) & SEEN_RST || own & other & SEEN_FIN;
 }
 
-/* True if `edge` may execute this entry for this packet. Not if a worker does; not for the SYN of a new connection over a closed one,
+/* True if `edge` may execute this entry for this packet. Not if a worker does; not for the SYN of a new connection over one that ended,
  * nor for a datagram to a backend that stopped, for which a worker selects anew. */
 static __always_inline _Bool N(flow_runs_at_edge)(const struct N(flow) *flow, const struct N(packet) *p)
 {
 	return (flow->flags & FLOW_OP_MASK) != FLOW_WORKER && !(READ_ONCE(flow->seen) & SEEN_STOPPED) &&
-	       !(N(opens_connection)(p) && flow->flags & FLOW_FORWARD && N(flow_closing)(flow));
+	       !(N(opens_connection)(p) && flow->flags & FLOW_FORWARD && N(flow_has_ended)(flow));
 }
 
 /* Flags of the frontend that the packet is sent to, or 0. It may be draining. */

@@ -5,9 +5,10 @@
  * packet that answers the quoted one: such a packet comes from where the error comes from, and meets the same flow entry. */
 struct N(packet) {
 	N(ip) saddr, daddr;
+	__u32 sequence, acknowledgment; /* of TCP, in network byte order */
 	__u32 ports;     /* in network byte order, as the addresses, the source port first */
 	__u32 id;        /* the same in all fragments of a datagram */
-	__u32 l4_offset; /* this and those below from the start of the IP header */
+	__u16 l4_offset; /* this and those below from the start of the IP header */
 	__u16 quoted;    /* of an ICMP error: the quoted IP header; 0 of all other packets */
 	__u16 quoted_l4, quoted_check; /* its ports, and its L4 checksum or 0 if that is cut off, or SCTP's */
 	__u16 fragment; /* IP_MORE_FRAGMENTS and IP_FRAGMENT_OFFSET */
@@ -41,6 +42,8 @@ static __always_inline _Bool N(parse_transport)(struct N(packet) *p, const void 
 			return 0;
 		p->ports = *(const __u32 *)tcp;
 		p->tcp_flags = ((const __u8 *)tcp)[13];
+		p->sequence = tcp->seq;
+		p->acknowledgment = tcp->ack_seq;
 		return 1;
 	}
 	if (p->protocol == IPPROTO_UDP) {

@@ -103,8 +103,8 @@ fn a_flood_of_syns_evicts_no_established_flow_and_lets_new_ones_in() {
         for _ in 0..10 {
             forged += 1;
             if let Ok(index) = table.insert(1, &flow_of(forged, TCP), now) {
-                table.touch(index, SEEN_SYN as u8, now);
-                table.touch(table.slot(index).peer.load(Relaxed), (SEEN_SYN | SEEN_ACK) as u8, now);
+                table.touch(index, Segment::unnumbered(SEEN_SYN as u8), now);
+                table.touch(table.slot(index).peer.load(Relaxed), Segment::unnumbered((SEEN_SYN | SEEN_ACK) as u8), now);
             }
         }
         if now % 6 == 0 {
@@ -165,10 +165,10 @@ fn idle_flows_end_after_their_time_out() {
             let flow = flow_of(1, protocol);
             table.insert(0, &flow, start).unwrap();
             let (f, r) = find_both(&table, &flow).unwrap();
-            forward.iter().for_each(|&flags| table.touch(f, flags as u8, start));
+            forward.iter().for_each(|&flags| table.touch(f, Segment::unnumbered(flags as u8), start));
             // The reply is two seconds younger and keeps the whole flow.
             let reply = start.wrapping_add(120);
-            reverse.iter().for_each(|&flags| table.touch(r, flags as u8, reply));
+            reverse.iter().for_each(|&flags| table.touch(r, Segment::unnumbered(flags as u8), reply));
             let last = if reverse.is_empty() { start } else { reply };
             let sweep = |now| (0..3).map(|worker| table.sweep(worker, usize::MAX, &timeouts, now)).sum::<usize>();
             assert_eq!(sweep(last.wrapping_add(timeout - 1)), 0, "{protocol} {timeout}");
@@ -231,7 +231,7 @@ fn flows_whose_backend_stopped_make_room() {
     let slots: Vec<SlotIndex> = (0..4).map(|number| table.insert(0, &flow_of(number, UDP), 0).unwrap()).collect();
     for number in 0..4 {
         let (_, reverse) = find_both(&table, &flow_of(number, UDP)).unwrap();
-        table.touch(reverse, 0, 0);
+        table.touch(reverse, Segment::unnumbered(0), 0);
     }
     assert_eq!(table.state(slots[1]), FlowState::Established);
     slots.iter().for_each(|slot| table.stop(*slot));

@@ -149,7 +149,7 @@ impl Both {
             Op::Touch { number, forward, flags } => {
                 if let Some(expected) = self.map.get_mut(&number) {
                     let (f, r) = find_both(&self.table, &expected.flow).unwrap();
-                    self.table.touch(if forward { f } else { r }, flags, now);
+                    self.table.touch(if forward { f } else { r }, Segment::unnumbered(flags), now);
                     let side = usize::from(!forward);
                     expected.seen[side] |= SEEN_ANY | u32::from(flags);
                     if now.wrapping_sub(expected.last[side]) >= TICKS_PER_SECOND {

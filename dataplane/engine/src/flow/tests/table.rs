@@ -3,6 +3,7 @@
 mod concurrent;
 mod limits;
 mod model;
+mod position;
 mod restart;
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -60,9 +61,9 @@ pub fn find_both(table: &FlowTable, flow: &NewFlow) -> Option<(SlotIndex, SlotIn
 /// The packets of a handshake, as far as `seen` tells.
 pub fn establish(table: &FlowTable, flow: &NewFlow, now: u32) {
     let (forward, reverse) = find_both(table, flow).expect("the flow is there");
-    table.touch(forward, SEEN_SYN as u8, now);
-    table.touch(reverse, (SEEN_SYN | SEEN_ACK) as u8, now);
-    table.touch(forward, SEEN_ACK as u8, now);
+    table.touch(forward, Segment::unnumbered(SEEN_SYN as u8), now);
+    table.touch(reverse, Segment::unnumbered((SEEN_SYN | SEEN_ACK) as u8), now);
+    table.touch(forward, Segment::unnumbered(SEEN_ACK as u8), now);
 }
 
 #[test]
@@ -75,8 +76,8 @@ fn a_flow_is_found_in_both_directions() {
     assert_eq!((table.key_of(forward), table.rewrite_of(forward)), flow.forward);
     assert_eq!((table.key_of(reverse), table.rewrite_of(reverse)), flow.reverse);
     assert_eq!((table.slot(forward).peer.load(Relaxed), table.slot(reverse).peer.load(Relaxed)), (reverse, forward));
-    assert_eq!(table.slot(forward).flags.load(Relaxed), FlowOp::Worker as u32 | FLOW_FORWARD);
-    assert_eq!(table.slot(reverse).flags.load(Relaxed), FlowOp::Neigh as u32);
+    assert_eq!(table.slot(forward).flags.load(Relaxed), FlowOp::Worker as u16 | FLOW_FORWARD);
+    assert_eq!(table.slot(reverse).flags.load(Relaxed), FlowOp::Neigh as u16);
     assert_eq!(table.len(), 1);
 }
 
@@ -149,11 +150,11 @@ fn touch_collects_flags_and_refreshes_once_a_second() {
     let start = u32::MAX - 10;
     let index = table.insert(0, &flow_of(1, TCP), start).unwrap();
     let (seen, last) = (&table.slot(index).seen, &table.slot(index).last);
-    table.touch(index, 0xff, start + 5);
+    table.touch(index, Segment::unnumbered(0xff), start + 5);
     assert_eq!((seen.load(Relaxed), last.load(Relaxed)), (SEEN_ANY | SEEN_FIN | SEEN_SYN | SEEN_RST | SEEN_ACK, start));
-    table.touch(index, 0, start.wrapping_add(TICKS_PER_SECOND));
+    table.touch(index, Segment::unnumbered(0), start.wrapping_add(TICKS_PER_SECOND));
     assert_eq!(last.load(Relaxed), start.wrapping_add(TICKS_PER_SECOND), "over the wrap of ticks");
-    table.touch(index, 0, start);
+    table.touch(index, Segment::unnumbered(0), start);
     assert_eq!(last.load(Relaxed), start.wrapping_add(TICKS_PER_SECOND), "another CPU's clock may be ahead");
 }
 
@@ -190,9 +191,9 @@ fn states_of_tcp() {
 fn states_of_udp() {
     let table = FlowTable::in_memory(16, 1, 1);
     let index = table.insert(0, &flow_of(1, UDP), 0).unwrap();
-    table.touch(index, 0, 0);
+    table.touch(index, Segment::unnumbered(0), 0);
     assert_eq!(table.state(index), FlowState::Embryonic);
-    table.touch(table.slot(index).peer.load(Relaxed), 0, 0);
+    table.touch(table.slot(index).peer.load(Relaxed), Segment::unnumbered(0), 0);
     assert_eq!(table.state(index), FlowState::Established);
 }
 

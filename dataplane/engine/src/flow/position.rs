@@ -1,0 +1,175 @@
+//! What a segment may say of a TCP connection: who does not know where its sequence numbers stand can neither end it nor take its place.
+//!
+//! Of each side an entry keeps the upper half of the last sequence number, its position: written each 64 KiB, so a busy flow's line stays in
+//! all caches. Exact windows would have to follow every packet; what counts here is that of 2^32 numbers few are near. A segment that
+//! is not near is forwarded all the same, for its receiver knows better (RFC 5961), but nothing is noted of it. The same in
+//! `xdp-redirect/src/bpf/family/position.h`.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::entry::*;
+use super::table::FlowTable;
+use crate::family::Family;
+use crate::wire::{IpFlow, Part, TCP, read_u32};
+
+const SEEN_TCP: u32 = SEEN_FIN | SEEN_SYN | SEEN_RST | SEEN_ACK;
+
+/// In units of 64 KiB: a sender goes on, or repeats, by no more than what it has under way at a time, lost segments that never came here
+/// included. Linux: at most `tcp_wmem`, by default 4 MiB.
+pub const REACH: u16 = 256;
+/// Of a reset without an acknowledgment number, likewise: it has one number to guess, not two. It stands where its receiver waits for
+/// it, at once or after a challenge (RFC 5961 §3.2), which is near what was sent last.
+pub const RESET_REACH: u16 = 16;
+
+/// What a packet says of its connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// [`IpFlow::tcp_flags`].
+    pub flags: u8,
+    /// `None` where there are none: of other protocols than TCP, and of later fragments.
+    pub numbers: Option<Numbers>,
+}
+
+/// Sequence numbers (RFC 9293 §3.1) of a TCP segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    pub sequence: u32,
+    /// Means something with the ACK flag only.
+    pub acknowledged: u32,
+}
+
+impl Segment {
+    /// That of a packet whose bytes are these.
+    #[inline(always)]
+    pub fn of<F: Family>(flow: &IpFlow<F>, bytes: &[u8]) -> Segment {
+        let numbered = flow.protocol == TCP && flow.part != Part::Later;
+        let read = || Some(Numbers { sequence: read_u32(bytes, flow.l4 + 4)?, acknowledged: read_u32(bytes, flow.l4 + 8)? });
+        Segment { flags: flow.tcp_flags, numbers: if numbered { read() } else { None } }
+    }
+
+    /// One without numbers: its flags count.
+    pub fn unnumbered(flags: u8) -> Segment {
+        Segment { flags, numbers: None }
+    }
+
+    fn has(&self, flags: u32) -> bool {
+        u32::from(self.flags) & flags == flags
+    }
+
+    /// The bits of `seen` that it sets if its numbers are right.
+    #[inline(always)]
+    fn bits(&self) -> u32 {
+        SEEN_ANY | (u32::from(self.flags) & SEEN_TCP)
+    }
+}
+
+impl Numbers {
+    fn position(&self) -> u16 {
+        upper_half(self.sequence)
+    }
+
+    /// It acknowledges a SYN with this position; a Fast Open's data, too, which may reach into the next unit (RFC 7413).
+    fn answers(&self, asked: u16) -> bool {
+        upper_half(self.acknowledged.wrapping_sub(1)).wrapping_sub(asked) <= 1
+    }
+}
+
+fn upper_half(number: u32) -> u16 {
+    (number >> POSITION_SHIFT) as u16
+}
+
+/// A position that is not known is near to all.
+fn is_near(known: Option<u16>, position: u16, reach: u16) -> bool {
+    known.is_none_or(|known| (position.wrapping_sub(known) as i16).unsigned_abs() <= reach)
+}
+
+impl<F: Family> FlowSlot<F> {
+    /// Upper half of the last sequence number of this direction's sender; `None` if no segment told it.
+    pub fn position(&self) -> Option<u16> {
+        let seen = self.seen.load(Relaxed);
+        (seen & SEEN_POSITION != 0).then_some(upper_half(seen))
+    }
+
+    /// The segment says nothing new. What most packets of a flow cost: one load and one comparison.
+    #[inline(always)]
+    pub(super) fn knows(&self, segment: &Segment) -> bool {
+        let mut bits = segment.bits();
+        let mut mask = bits;
+        if let Some(numbers) = segment.numbers {
+            bits |= SEEN_POSITION | numbers.sequence & POSITION_MASK;
+            mask |= SEEN_POSITION | POSITION_MASK;
+        }
+        self.seen.load(Relaxed) & mask == bits
+    }
+
+    fn note(&self, cleared: u32, bits: u32, position: u16) {
+        let placed = SEEN_POSITION | u32::from(position) << POSITION_SHIFT;
+        // Never `None`, so it does not fail.
+        let _ = self.seen.fetch_update(Relaxed, Relaxed, |seen| Some(seen & !(cleared | POSITION_MASK) | bits | placed));
+    }
+}
+
+impl<F: Family> FlowTable<F> {
+    /// Notes of a segment that says something new what it proves. False if it does not even prove that the connection lives.
+    #[cold]
+    pub(super) fn judge(&self, slot: &FlowSlot<F>, segment: &Segment) -> bool {
+        let Some(numbers) = segment.numbers else {
+            slot.seen.fetch_or(segment.bits(), Relaxed);
+            return true;
+        };
+        let peer = self.slot(slot.peer.load(Relaxed));
+        let (own, other) = (slot.position(), peer.position());
+        let fits = |reach| {
+            let acknowledges = segment.has(SEEN_ACK);
+            is_near(own, numbers.position(), reach) && (!acknowledges || is_near(other, upper_half(numbers.acknowledged), reach))
+        };
+        // The client's last SYN is answered, which also says what became of the connection that it is not of.
+        let answers = segment.has(SEEN_ACK)
+            && peer.is_forward()
+            && peer.seen.load(Relaxed) & SEEN_ASKED != 0
+            && numbers.answers(peer.asked.load(Relaxed));
+        if segment.has(SEEN_RST) {
+            // Its number may be 0, and is no position.
+            let is_right = answers || fits(if segment.has(SEEN_ACK) { REACH } else { RESET_REACH });
+            slot.seen.fetch_or(if is_right { segment.bits() } else { SEEN_ANY }, Relaxed);
+            return true;
+        }
+        if segment.has(SEEN_SYN) {
+            return judge_syn((slot, peer), segment, &numbers, answers);
+        }
+        // Each segment of a connection has an acknowledgment (RFC 9293 §3.10.7.4).
+        if segment.has(SEEN_ACK) && fits(REACH) {
+            // With its ACK the client has taken the answer to its SYN; another one may have come before (RFC 4987 §3.6, cookies).
+            slot.note(SEEN_ASKED, segment.bits(), numbers.position());
+        } else {
+            slot.seen.fetch_or(SEEN_ANY, Relaxed);
+        }
+        true
+    }
+}
+
+/// Of a SYN, with or without an ACK. The client may have forgotten the connection, or the SYN is forged: the backend knows, and only its
+/// answer begins anew.
+fn judge_syn<F: Family>((slot, peer): (&FlowSlot<F>, &FlowSlot<F>), segment: &Segment, numbers: &Numbers, answers: bool) -> bool {
+    let position = numbers.position();
+    let bits = segment.bits() & !SEEN_FIN;
+    if answers && slot.position() != Some(position) {
+        peer.note(SEEN_TCP, SEEN_SYN, peer.asked.load(Relaxed));
+        slot.note(SEEN_TCP, bits, position);
+        return true;
+    }
+    let is_first = slot.position().is_none_or(|own| own == position);
+    let acknowledges = segment.has(SEEN_ACK);
+    let mut asks = 0;
+    if slot.is_forward() && !acknowledges {
+        slot.asked.store(position, Relaxed);
+        asks = SEEN_ASKED;
+    }
+    if is_first && (!acknowledges || is_near(peer.position(), upper_half(numbers.acknowledged), REACH)) {
+        slot.note(0, bits | asks, position);
+        return true;
+    }
+    slot.seen.fetch_or(SEEN_ANY | asks, Relaxed);
+    // Else SYNs would keep a client at a backend that is dead.
+    acknowledges
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* What a segment may say of a TCP connection: the same as in dataplane/engine/src/flow/position.rs, where it is explained. */
+
+static __always_inline void N(note)(struct N(flow) *flow, __u32 cleared, __u32 bits, __u16 position)
+{
+	__sync_fetch_and_and(&flow->seen, ~cleared);
+	WRITE_ONCE(((__u16 *)&flow->seen)[1], position);
+	__sync_fetch_and_or(&flow->seen, bits | SEEN_POSITION);
+}
+
+static __always_inline _Bool N(judge_syn)(struct N(flow) *flow, struct N(flow) *peer, __u32 bits, __u16 position, __u16 acknowledged,
+				       _Bool answers)
+{
+	__u32 seen = READ_ONCE(flow->seen), asks = 0;
+
+	bits &= ~SEEN_FIN;
+	if (answers && !(seen & SEEN_POSITION && seen >> POSITION_SHIFT == position)) {
+		N(note)(peer, SEEN_TCP, SEEN_SYN, peer->asked);
+		N(note)(flow, SEEN_TCP, bits, position);
+		return 1;
+	}
+	if (flow->flags & FLOW_FORWARD && !(bits & SEEN_ACK)) {
+		WRITE_ONCE(flow->asked, position);
+		asks = SEEN_ASKED;
+	}
+	if (is_near(seen, position, 0) && (!(bits & SEEN_ACK) || is_near(READ_ONCE(peer->seen), acknowledged, REACH))) {
+		N(note)(flow, 0, bits | asks, position);
+		return 1;
+	}
+	__sync_fetch_and_or(&flow->seen, SEEN_ANY | asks);
+	return bits & SEEN_ACK;
+}
+
+/* Notes of a segment that says something new what it proves. False if it does not even prove that the connection lives. Not static, so
+ * that the verifier looks at it once. */
+__noinline int N(judge)(struct N(flow) *flow, const struct N(packet) *p)
+{
+	struct N(bucket) *bucket;
+	struct N(flow) *peer;
+	__u16 position, acknowledged;
+	__u32 bits, acknowledgment, other, reach = REACH;
+	_Bool fits, answers;
+
+	if (!flow || !p)
+		return 0;
+	bits = SEEN_ANY | (p->tcp_flags & SEEN_TCP);
+	bucket = N(flow_bucket)(flow->peer / BUCKET_ENTRIES);
+	if (p->protocol != IPPROTO_TCP || !bucket) {
+		__sync_fetch_and_or(&flow->seen, bits);
+		return 1;
+	}
+	peer = &bucket->entry[flow->peer % BUCKET_ENTRIES];
+	position = bpf_ntohl(p->sequence) >> POSITION_SHIFT;
+	acknowledgment = bpf_ntohl(p->acknowledgment);
+	acknowledged = acknowledgment >> POSITION_SHIFT;
+	other = READ_ONCE(peer->seen);
+	answers = bits & SEEN_ACK && peer->flags & FLOW_FORWARD && other & SEEN_ASKED &&
+		  (__u16)(((acknowledgment - 1) >> POSITION_SHIFT) - READ_ONCE(peer->asked)) <= 1;
+	if (bits & SEEN_SYN && !(bits & SEEN_RST))
+		return N(judge_syn)(flow, peer, bits, position, acknowledged, answers);
+	if (!(bits & SEEN_ACK))
+		reach = RESET_REACH;
+	fits = is_near(READ_ONCE(flow->seen), position, reach) && (!(bits & SEEN_ACK) || is_near(other, acknowledged, reach));
+	if (bits & SEEN_RST)
+		__sync_fetch_and_or(&flow->seen, answers || fits ? bits : SEEN_ANY);
+	else if (bits & SEEN_ACK && fits)
+		N(note)(flow, SEEN_ASKED, bits, position);
+	else
+		__sync_fetch_and_or(&flow->seen, SEEN_ANY);
+	return 1;
+}
+
+/* Tells the workers that the flow lives, for they do not see its packets, and what the packet proves of its connection. Written only
+ * when it changes: the line is shared by all CPUs. */
+static __always_inline void N(touch)(struct N(flow) *flow, const struct N(packet) *p)
+{
+	__u32 bits = SEEN_ANY | (p->tcp_flags & SEEN_TCP), mask = bits, now = tick_now();
+
+	if (p->protocol == IPPROTO_TCP) {
+		bits |= SEEN_POSITION | (bpf_ntohl(p->sequence) & POSITION_MASK);
+		mask |= SEEN_POSITION | POSITION_MASK;
+	}
+	if ((READ_ONCE(flow->seen) & mask) != bits && !N(judge)(flow, p))
+		return;
+	if ((__s32)(now - READ_ONCE(flow->last)) >= (__s32)TICKS_PER_SECOND)
+		WRITE_ONCE(flow->last, now);
+}
