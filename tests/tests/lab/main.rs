@@ -30,6 +30,7 @@ mod commands;
 mod dual_stack;
 mod extension_headers;
 mod firewall;
+mod forged;
 mod fragments;
 mod frames;
 mod garbage;
