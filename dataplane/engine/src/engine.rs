@@ -35,7 +35,7 @@ const REOPEN_TICKS: u32 = 2 * TICKS_PER_SECOND;
 /// Where a frame was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// On the uplink of this index in `NodeTables::uplinks`.
+    /// On this port: the uplink of this index in `NodeTables::uplinks`, or from there on a member of a bond ([`crate::tables::Bonds`]).
     Uplink(u8),
     /// On `rw0`: an upcall.
     Host,
@@ -57,7 +57,7 @@ pub struct EngineConfig {
     /// Number of this worker, and of all.
     pub worker: usize,
     pub workers: usize,
-    /// By index of the uplink: this worker has a transmit queue there. Elsewhere packets leave by the hostlink (`Order::Neigh`).
+    /// By port: this worker has a transmit queue there. Elsewhere packets leave by the hostlink (`Order::Neigh`).
     pub transmits_on: Vec<bool>,
     pub timeouts: Timeouts,
     /// Seed of this engine's random choices.
@@ -294,13 +294,13 @@ fn give_back(packet: &mut Packet<'_>, taken: Taken) -> Verdict {
 }
 
 fn answer_arp(snapshot: &Snapshot, packet: &mut Packet<'_>, l3: usize, taken: Taken) -> Verdict {
-    let Origin::Uplink(uplink) = packet.origin else { return give_back(packet, taken) };
-    let mac = snapshot.node.uplinks.get(usize::from(uplink)).map_or([0; 6], |port| port.mac);
+    let Origin::Uplink(port) = packet.origin else { return give_back(packet, taken) };
+    let mac = snapshot.node.uplink_of(port).map_or([0; 6], |uplink| uplink.mac);
     let len = packet.len.min(packet.bytes.len());
     match arp::answer(&mut packet.bytes[..len], l3, &snapshot.announced, mac) {
         ArpAction::Reply { len } => {
             packet.len = len;
-            Verdict::Uplink { uplink }
+            snapshot.node.port_back(port).map_or(Verdict::Drop(DropReason::NoMember), |uplink| Verdict::Uplink { uplink })
         }
         ArpAction::NotOurs => give_back(packet, taken),
         ArpAction::Drop(reason) => Verdict::Drop(reason),
@@ -308,12 +308,12 @@ fn answer_arp(snapshot: &Snapshot, packet: &mut Packet<'_>, l3: usize, taken: Ta
 }
 
 fn answer_solicitation(snapshot: &Snapshot, packet: &mut Packet<'_>, (l3, end): (usize, usize), taken: Taken) -> Verdict {
-    let Origin::Uplink(uplink) = packet.origin else { return give_back(packet, taken) };
-    let mac = snapshot.node.uplinks.get(usize::from(uplink)).map_or([0; 6], |port| port.mac);
+    let Origin::Uplink(port) = packet.origin else { return give_back(packet, taken) };
+    let mac = snapshot.node.uplink_of(port).map_or([0; 6], |uplink| uplink.mac);
     match ndp::answer(packet.bytes, l3, end, &snapshot.announced, mac) {
         NdpAction::Reply { len } => {
             packet.len = len;
-            Verdict::Uplink { uplink }
+            snapshot.node.port_back(port).map_or(Verdict::Drop(DropReason::NoMember), |uplink| Verdict::Uplink { uplink })
         }
         NdpAction::NotOurs => give_back(packet, taken),
         NdpAction::Drop(reason) => Verdict::Drop(reason),

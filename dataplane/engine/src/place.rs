@@ -22,7 +22,7 @@ pub struct Taken {
 pub fn locate(snapshot: &Snapshot, packet: &Packet<'_>) -> Result<Taken, Verdict> {
     let bad = Err(Verdict::Drop(DropReason::BadUpcall));
     match packet.origin {
-        Origin::Uplink(index) => match snapshot.node.uplinks.get(usize::from(index)) {
+        Origin::Uplink(port) => match snapshot.node.uplink_of(port) {
             Some(Uplink { ifindex, .. }) => Ok(Taken { hook: Hook::UplinkIn, ifindex: *ifindex, zone: 0 }),
             None => bad,
         },
@@ -46,7 +46,7 @@ pub fn locate(snapshot: &Snapshot, packet: &Packet<'_>) -> Result<Taken, Verdict
 /// Whether packets from there may have unfinished checksums.
 pub fn partial_checksums(snapshot: &Snapshot, origin: Origin) -> bool {
     match origin {
-        Origin::Uplink(index) => snapshot.node.uplinks.get(usize::from(index)).is_some_and(|uplink| uplink.partial_checksums),
+        Origin::Uplink(port) => snapshot.node.uplink_of(port).is_some_and(|uplink| uplink.partial_checksums),
         // `rw1` has its checksum offload off: what comes over the hostlink is complete.
         Origin::Host => false,
     }

@@ -3,7 +3,7 @@
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Transmit on this worker's queue of the uplink; the Ethernet header is written.
+    /// Transmit on this worker's queue of the uplink, or of the member of a bond ([`Bonds`](crate::tables::Bonds) numbers both); the Ethernet header is written.
     Uplink { uplink: u8 },
     /// Transmit on the hostlink; the Ethernet header holds the order.
     Host,
@@ -65,6 +65,7 @@ drop_reasons! {
     NeighborUnresolved "neighbor_unresolved" "The next hop did not answer, or too many packets wait for it already.",
     TtlExpired "ttl_expired" "The TTL or hop limit ended here, and the sender was told so often enough.",
     TooBig "too_big" "The packet is larger than the MTU of its next hop, and neither divided nor answered: an ICMP error, sent to many, or too few frames are free for its fragments.",
+    NoMember "no_member" "An answer to an ARP request or a solicitation, but no member of the bond may transmit.",
     ArpConflict "arp_conflict" "A station on the wire claims an announced address.",
     TxRingFull "tx_ring_full" "The transmit ring has no room.",
     NoFrames "no_frames" "No free frame to receive into.",

@@ -10,7 +10,7 @@ use ringway_engine::engine::Origin;
 /// What a socket of a worker is connected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Port {
-    /// The uplink of this index in `NodeTables::uplinks`.
+    /// The uplink of this index in `NodeTables::uplinks`, or from there on a member of a bond (`Bonds`).
     Uplink(u8),
     /// `rw0`, our side of the hostlink.
     Host,

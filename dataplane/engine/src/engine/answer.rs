@@ -96,8 +96,10 @@ impl<F: Family> Path<'_, F> {
     fn send_back(&self, taken: Taken, l3: usize, packet: &mut Packet<'_>, len: usize) -> Verdict {
         let client = wire::source_mac(packet.bytes);
         packet.len = len;
-        if let Origin::Uplink(uplink) = packet.origin {
-            let mac = self.snapshot.node.uplinks.get(usize::from(uplink)).map_or([0; 6], |port| port.mac);
+        if let Origin::Uplink(port) = packet.origin
+            && let Some(uplink) = self.snapshot.node.port_back(port)
+        {
+            let mac = self.snapshot.node.uplink_of(port).map_or([0; 6], |uplink| uplink.mac);
             write_macs(packet.bytes, client, mac);
             return Verdict::Uplink { uplink };
         }

@@ -126,24 +126,28 @@ impl<F: Family> Path<'_, F> {
         self.lane.flows.touch(slot, Segment::of(flow, packet.bytes), self.now);
         nat::rewrite(packet.bytes, flow, entry);
         nat::decrement_ttl::<F>(packet.bytes, flow.l3);
-        Ok(match (self.send(route, flow.l3, packet), divided) {
+        Ok(match (self.send(route, slot, flow.l3, packet), divided) {
             (Verdict::Uplink { uplink }, Some(mtu)) => Verdict::Divide { mtu, uplink: Some(uplink) },
             (Verdict::Host, Some(mtu)) => Verdict::Divide { mtu, uplink: None },
             (verdict, _) => verdict,
         })
     }
 
-    /// Writes the Ethernet header for where the packet goes.
+    /// Writes the Ethernet header for where the packet goes. Packets of a `slot` take one member of a bond.
     #[inline]
-    pub(super) fn send(&self, route: Route, l3: usize, packet: &mut Packet<'_>) -> Verdict {
+    pub(super) fn send(&self, route: Route, slot: SlotIndex, l3: usize, packet: &mut Packet<'_>) -> Verdict {
         let (order, ifindex, source) = match route {
             Route::Hop(Hop::Uplink { uplink, dmac, .. }) => {
-                let Some(port) = self.snapshot.node.uplinks.get(usize::from(uplink)) else { return Verdict::Drop(DropReason::NoRoute) };
-                if self.shared.config.transmits_on.get(usize::from(uplink)) == Some(&true) {
-                    write_macs(packet.bytes, dmac, port.mac);
-                    return Verdict::Uplink { uplink };
+                let node = &self.snapshot.node;
+                let Some(device) = node.uplinks.get(usize::from(uplink)) else { return Verdict::Drop(DropReason::NoRoute) };
+                if let Some(port) = node.port_to(uplink, slot.into())
+                    && self.shared.config.transmits_on.get(usize::from(port)) == Some(&true)
+                {
+                    write_macs(packet.bytes, dmac, device.mac);
+                    return Verdict::Uplink { uplink: port };
                 }
-                (Order::Neigh, port.ifindex, self.snapshot.node.rw1_mac)
+                // The kernel knows a bond's members, too.
+                (Order::Neigh, device.ifindex, self.snapshot.node.rw1_mac)
             }
             Route::Hop(Hop::Device { ifindex, .. }) => (Order::Neigh, ifindex, self.snapshot.node.rw1_mac),
             Route::Pod { ifindex, dmac } => (Order::Peer, ifindex, dmac),

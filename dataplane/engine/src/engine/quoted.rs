@@ -44,7 +44,7 @@ impl<F: Family> Path<'_, F> {
         }
         nat::rewrite_quote(packet.bytes, quote, entry);
         nat::decrement_ttl::<F>(packet.bytes, quote.l3);
-        let verdict = self.send(route, quote.l3, packet);
+        let verdict = self.send(route, slot, quote.l3, packet);
         self.shared.counts.icmp_errors += u64::from(!matches!(verdict, Verdict::Drop(_)));
         Ok(verdict)
     }

@@ -1,5 +1,6 @@
 //! The snapshot: all lookup tables of one generation, immutable, published by one pointer swap.
 
+mod bonds;
 mod devices;
 mod fib;
 mod services;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
+pub use bonds::Bonds;
 pub use devices::{Device, DeviceKind, Devices, Neighbors};
 pub use fib::{Fib, FibBuilder, FibResult, NextHop, Route, RouteKind, Rule, RuleAction};
 pub use services::{
@@ -34,7 +36,7 @@ pub struct SnatAddress {
     pub ports: (u16, u16),
 }
 
-/// A NIC that we serve.
+/// A NIC that we serve, or a bond of several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
     pub name: String,
@@ -62,6 +64,7 @@ pub struct NodeTables {
     /// each family.
     pub overlays: Vec<(u32, SnatAddress)>,
     pub uplinks: Vec<Uplink>,
+    pub bonds: Bonds,
     pub rw1_ifindex: u32,
     pub rw1_mac: [u8; 6],
     pub pod_delivery: PodDelivery,

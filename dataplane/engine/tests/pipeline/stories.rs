@@ -4,6 +4,7 @@ use super::*;
 
 mod affinity;
 mod answers;
+mod bonds;
 mod classes;
 mod forged;
 mod fragments;

@@ -33,6 +33,7 @@ pub fn tables(ports: (u16, u16), pod_delivery: PodDelivery) -> Snapshot {
         rw1_mac: RW1_MAC,
         pod_delivery,
         answer_ping: true,
+        ..NodeTables::default()
     };
     Snapshot {
         generation: 1,

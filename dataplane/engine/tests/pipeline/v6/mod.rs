@@ -4,6 +4,7 @@ use crate::bed::v6::*;
 use crate::bed::*;
 use crate::frames::*;
 pub use headers::*;
+pub use neighbors::who_has;
 
 mod extensions;
 mod headers;

@@ -28,6 +28,11 @@ fn message(kind: u8, target: IpAddr) -> Vec<u8> {
     frame
 }
 
+/// The router's question for an address.
+pub fn who_has(target: IpAddr) -> Vec<u8> {
+    message(SOLICITATION, target)
+}
+
 #[test]
 fn solicitations_are_answered_where_the_address_is_announced() {
     let mut bed = Bed::new();
