@@ -24,7 +24,7 @@ mod test_run;
 pub use counters::Counters;
 pub use error::Error;
 pub use link::{Attachment, PinnedLink, XdpMode, cleanup, pinned_links, prune};
-pub use maps::{AddressUse, Addresses, DeviceMacs, FrontendUse, Frontends, Sockets, UplinkUse, Uplinks, XskMap};
+pub use maps::{AddressUse, Addresses, DeviceMacs, FrontendUse, Frontends, Receives, Sockets, UplinkUse, Uplinks, XskMap};
 pub use pins::MapFate;
 pub use program::ProgramName;
 pub use programs::{LoadOptions, LoadReport, Programs};

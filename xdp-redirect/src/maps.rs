@@ -241,6 +241,37 @@ pub struct UplinkUse {
     pub queue_base: u32,
     /// Its own address: frames for others are not ours. All 0 while it is not known: then every frame counts as sent to it.
     pub mac: [u8; 6],
+    pub receives: Receives,
+}
+
+/// What a device takes for us; the rest is the kernel's. A member of a bond is not always one that receives, and on one that is not the
+/// kernel takes nothing but what is for itself (LACP, LLDP).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Receives {
+    #[default]
+    Everything,
+    /// What is sent to one station.
+    Unicast,
+    Nothing,
+}
+
+impl Receives {
+    /// `UPLINK_NO_GROUPS` and `UPLINK_INACTIVE`.
+    fn flags(self) -> u16 {
+        match self {
+            Receives::Everything => 0,
+            Receives::Unicast => 1,
+            Receives::Nothing => 2,
+        }
+    }
+
+    fn from_flags(flags: u16) -> Receives {
+        match flags {
+            0 => Receives::Everything,
+            1 => Receives::Unicast,
+            _ => Receives::Nothing,
+        }
+    }
 }
 
 /// The uplinks: `uplinks`. At a device that is not among them, what is ours is dropped.
@@ -291,12 +322,15 @@ impl UplinkUse {
         bytes[..4].copy_from_slice(&self.ifindex.to_ne_bytes());
         bytes[4..8].copy_from_slice(&self.queue_base.to_ne_bytes());
         bytes[8..14].copy_from_slice(&self.mac);
+        bytes[14..].copy_from_slice(&self.receives.flags().to_ne_bytes());
         bytes
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<UplinkUse> {
         let mac = bytes.get(8..14)?.try_into().ok()?;
-        Some(UplinkUse { ifindex: read_u32(&bytes[..4]), queue_base: read_u32(&bytes[4..8]), mac })
+        let flags = u16::from_ne_bytes(bytes.get(14..16)?.try_into().ok()?);
+        let (ifindex, queue_base) = (read_u32(&bytes[..4]), read_u32(&bytes[4..8]));
+        Some(UplinkUse { ifindex, queue_base, mac, receives: Receives::from_flags(flags) })
     }
 }
 

@@ -109,6 +109,12 @@ static __always_inline _Bool is_for_other_host(const struct uplink *uplink, cons
 	return (destination[0] ^ uplink->mac[0]) | (destination[1] ^ uplink->mac[1]) | (destination[2] ^ uplink->mac[2]);
 }
 
+/* As the bonding driver has it (bond_should_deliver_exact_match): otherwise two members would answer, or a packet come twice. */
+static __always_inline _Bool is_inactive(const struct uplink *uplink, const struct ethhdr *eth)
+{
+	return uplink && (uplink->flags & UPLINK_INACTIVE || (uplink->flags & UPLINK_NO_GROUPS && eth->h_dest[0] & 1));
+}
+
 /* What is ours goes to the socket of this queue. Without a socket it is dropped, not passed: the kernel would answer a
  * service's packets with RST and kill connections that outlive the restart of a dataplane. What is sent to a VIP, but to nothing that it
  * serves, is dropped: the kernel has no route to a VIP but the way on into the network, which would bring the packet back here.
@@ -124,6 +130,10 @@ static __always_inline int uplink_carry_out(struct xdp_md *ctx, const struct eth
 		return XDP_PASS;
 	}
 	uplink = uplink_lookup(ctx->ingress_ifindex);
+	if (is_inactive(uplink, eth)) {
+		count(COUNT_uplink_pass_inactive);
+		return XDP_PASS;
+	}
 	if (for_one_host && is_for_other_host(uplink, eth)) {
 		count(COUNT_uplink_pass_other_host);
 		return XDP_PASS;

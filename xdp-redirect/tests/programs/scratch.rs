@@ -57,7 +57,7 @@ impl Drop for Scratch {
 
 /// An uplink whose address is not known, so that every frame counts as sent to it.
 pub fn uplink_use(ifindex: u32) -> UplinkUse {
-    UplinkUse { ifindex, queue_base: 0, mac: [0; 6] }
+    UplinkUse { ifindex, ..UplinkUse::default() }
 }
 
 /// What a test needs to run for either family.

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use ringway_engine::flow::{FlowKey, FlowOp, Hook, Segment};
 use ringway_engine::tables::FrontendKey;
-use xdp_redirect::{AddressUse, FrontendUse, Programs, XdpAction};
+use xdp_redirect::{AddressUse, FrontendUse, Programs, Receives, UplinkUse, XdpAction};
 
 use crate::packet::{self, ACK, FIN, SYN, tcp, udp, who_has, with_vlans};
 use crate::scratch::{Addresses, NOW, Scratch, end, for_both_families, ip, one_way, table_of, to, uplink_use};
@@ -244,6 +244,29 @@ fn frames_for_another_station_pass<F: Addresses>() {
     assert_eq!(action(&programs, &who_has(vip::<F>())), XdpAction::Redirect, "broadcast is for everybody");
 }
 
+fn members_of_bonds_receive_what_the_kernel_would<F: Addresses>() {
+    let scratch = Scratch::new();
+    let programs = load::<F>(&scratch);
+    let client = end::<F>("198.51.100.7", 5000);
+    let (served, unserved) = (tcp(client, (vip::<F>(), 80), SYN), tcp(client, (vip::<F>(), 82), SYN));
+    let mut to_group = served.clone();
+    to_group[0] |= 1;
+    use XdpAction::{Drop, Pass, Redirect};
+    for (receives, expected) in [
+        (Receives::Everything, [Redirect, Drop, Redirect, Redirect]),
+        (Receives::Unicast, [Redirect, Drop, Pass, Pass]),
+        (Receives::Nothing, [Pass, Pass, Pass, Pass]),
+    ] {
+        programs.uplinks.set(&[UplinkUse { receives, ..uplink_use(LOOPBACK) }]).expect("a member");
+        let found = [&served, &unserved, &to_group, &who_has(vip::<F>())].map(|frame| action(&programs, frame));
+        assert_eq!(found, expected, "{receives:?}");
+        assert_eq!(programs.uplinks.entries().expect("entries")[0].receives, receives);
+        programs.uplinks.set_mac(LOOPBACK, [0; 6]).expect("a MAC");
+        assert_eq!(programs.uplinks.entries().expect("entries")[0].receives, receives, "it stays when the MAC changes");
+    }
+    assert_eq!(programs.counters.get("uplink_pass_inactive").expect("counters"), Some(6));
+}
+
 fn an_uplink_without_sockets_drops_what_is_ours<F: Addresses>() {
     let scratch = Scratch::new();
     let programs = load::<F>(&scratch);
@@ -262,5 +285,6 @@ for_both_families! {
     with_generic_xdp_what_we_hand_back_passes
     every_frame_counts_once
     frames_for_another_station_pass
+    members_of_bonds_receive_what_the_kernel_would
     an_uplink_without_sockets_drops_what_is_ours
 }
