@@ -7,6 +7,7 @@
 
 mod announce;
 mod answers;
+mod bonds;
 mod control;
 mod gone;
 mod hops;
@@ -27,6 +28,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
+pub use self::plan::workers_default;
 use self::sources::StopSignals;
 use crate::config::{Config, OnStop};
 use crate::health::Servers;

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use ringway_engine::tables::{
-    Backend, Device, DeviceKind, Fib, FibResult, Frontend, FrontendKey, FrontendKind, NodeTables, PodDelivery, Snapshot, Target, is_alias,
+    Backend, Bonds, Device, DeviceKind, Fib, FibResult, Frontend, FrontendKey, FrontendKind, NodeTables, PodDelivery, Snapshot, Target,
+    is_alias,
 };
 use ringway_model::{IpFamily, Vip};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -64,6 +65,7 @@ pub struct Tables {
     /// Of the ServiceCIDR objects.
     service_cidrs: BTreeSet<IpNet>,
     refused_cidrs: BTreeSet<IpNet>,
+    bonds: Bonds,
 }
 
 impl TableSettings {
@@ -98,6 +100,7 @@ impl Tables {
             addresses: Arc::default(),
             service_cidrs: BTreeSet::new(),
             refused_cidrs: BTreeSet::new(),
+            bonds: Bonds::default(),
         }
     }
 

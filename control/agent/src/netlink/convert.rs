@@ -15,6 +15,7 @@ use netlink_packet_route::rule::{self, RuleAttribute, RuleFlags, RuleMessage};
 use ringway_engine::tables::{NextHop, Route, RouteKind, Rule, RuleAction};
 
 use super::LocalAddress;
+use super::bond::{BondState, MemberState};
 
 /// A device as the kernel describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub(super) struct Link {
     pub(super) kind: Option<InfoKind>,
     /// The bridge, bond or VRF of which it is a part.
     pub(super) controller: Option<u32>,
+    pub(super) bond: Option<BondState>,
+    pub(super) bond_member: Option<MemberState>,
     /// The device at the other end, or below.
     pub(super) peer: Option<u32>,
     /// The device at the other end, or below, is in another network namespace.
@@ -51,6 +54,8 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         kind: None,
         controller: None,
+        bond: None,
+        bond_member: None,
         peer: None,
         peer_elsewhere: false,
         queues: (1, 1),
@@ -71,6 +76,8 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
                     LinkInfo::Kind(kind) => Some(kind.clone()),
                     _ => None,
                 });
+                link.bond = BondState::read(infos);
+                link.bond_member = MemberState::read(infos);
             }
             _ => {}
         }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout_at};
 
-use super::kernel::{Kernel, Stale};
+use super::kernel::{Changed, Kernel, Stale};
 use super::socket::{Heard, Notifications, Requests};
 use super::view::View;
 use super::{NetlinkError, Update};
@@ -58,6 +58,7 @@ const REFRESH_PAUSE: Duration = Duration::from_millis(100);
 /// After reading tables, at least this many times as long is spent otherwise: reading costs at most a fifth of a core, however many
 /// routes there are and however often they change.
 const REST_FACTOR: u32 = 4;
+const REST_MAX: Duration = Duration::from_secs(5);
 
 /// A task that keeps the tables equal to the kernel's. Dropping it ends the task.
 #[derive(Debug)]
@@ -123,7 +124,7 @@ impl Task {
     /// Runs until the receiver is gone (then it is aborted) or nothing can be read any more.
     async fn run(mut self, sender: watch::Sender<View>) -> NetlinkError {
         loop {
-            if let Err(error) = self.hear_burst().await {
+            if let Err(error) = self.hear_burst(&sender).await {
                 return error;
             }
             let began = Instant::now();
@@ -135,18 +136,33 @@ impl Task {
             if self.compile() {
                 sender.send_replace(self.view.clone());
             }
-            sleep(rest.min(Duration::from_secs(5))).await;
+            if let Err(error) = self.rest(rest.min(REST_MAX), &sender).await {
+                return error;
+            }
         }
     }
 
-    async fn hear_burst(&mut self) -> Result<(), NetlinkError> {
-        let heard = self.notifications.next().await?;
-        self.take(heard);
+    /// Reads nothing anew for a time.
+    async fn rest(&mut self, rest: Duration, sender: &watch::Sender<View>) -> Result<(), NetlinkError> {
+        let end = tokio::time::Instant::now() + rest;
+        while tokio::time::Instant::now() < end {
+            let Ok(heard) = timeout_at(end, self.notifications.next()).await else { break };
+            self.take(heard?, sender);
+        }
+        Ok(())
+    }
+
+    async fn hear_burst(&mut self, sender: &watch::Sender<View>) -> Result<(), NetlinkError> {
+        // What was heard in the rest is a burst's beginning, too.
+        if self.kernel.stale == Stale::default() && self.kernel.changed == Changed::default() {
+            let heard = self.notifications.next().await?;
+            self.take(heard, sender);
+        }
         let end = tokio::time::Instant::now() + self.config.burst_max;
         loop {
             let quiet = tokio::time::Instant::now() + self.config.quiet;
             match timeout_at(quiet.min(end), self.notifications.next()).await {
-                Ok(heard) => self.take(heard?),
+                Ok(heard) => self.take(heard?, sender),
                 Err(_) => return Ok(()),
             }
             if tokio::time::Instant::now() >= end {
@@ -155,7 +171,8 @@ impl Task {
         }
     }
 
-    fn take(&mut self, heard: Heard) {
+    /// What it says of bonds is passed on at once: until then packets go out of a member that is down.
+    fn take(&mut self, heard: Heard, sender: &watch::Sender<View>) {
         match heard {
             Heard::Messages { messages, unknown } => {
                 messages.iter().for_each(|message| self.kernel.hear(message));
@@ -166,6 +183,9 @@ impl Task {
                 tracing::info!("rtnetlink notifications were lost: reading all tables anew");
                 self.kernel.stale = Stale::ALL;
             }
+        }
+        if self.compile_bonds() {
+            sender.send_replace(self.view.clone());
         }
     }
 
@@ -178,10 +198,20 @@ impl Task {
         self.kernel.refresh(&mut self.requests).await
     }
 
+    /// Whether they are other than before.
+    fn compile_bonds(&mut self) -> bool {
+        let before = Arc::clone(&self.view.bonds);
+        if std::mem::take(&mut self.kernel.changed.bonds) {
+            replace(&mut self.view.bonds, self.kernel.bonds(&self.config.uplinks));
+        }
+        !Arc::ptr_eq(&self.view.bonds, &before)
+    }
+
     /// Makes those tables anew that changed; whether any did.
     fn compile(&mut self) -> bool {
-        let changed = std::mem::take(&mut self.kernel.changed);
         let before = self.view.clone();
+        self.compile_bonds();
+        let changed = std::mem::take(&mut self.kernel.changed);
         if changed.devices {
             replace(&mut self.view.devices, self.kernel.devices(&self.config.uplinks));
             replace(&mut self.view.uplinks, self.kernel.uplinks(&self.config.uplinks));

@@ -17,7 +17,7 @@ use rustc_hash::FxHashMap;
 
 use super::convert::{self, Gaps, Link, Neighbor, TableRoute};
 use super::socket::Requests;
-use super::{LocalAddress, NetlinkError, RW0, RW1};
+use super::{Bond, LocalAddress, NetlinkError, RW0, RW1, bond};
 
 /// One after the other. Asked for a family that it does not have (`ipv6.disable=1`), the kernel answers with an error, which is none of
 /// that family, or with the objects of all others: look at the family of each.
@@ -39,6 +39,7 @@ impl Stale {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Changed {
     pub(super) devices: bool,
+    pub(super) bonds: bool,
     pub(super) neighbors: bool,
     pub(super) fib: bool,
     pub(super) addresses: bool,
@@ -71,7 +72,9 @@ impl Kernel {
             Message::NewLink(message) => {
                 let Some(link) = convert::link(message) else { return };
                 if self.links.get(&link.ifindex) != Some(&link) {
-                    self.links.insert(link.ifindex, link);
+                    self.changed.bonds |= link.bond.is_some() || link.controller.is_some();
+                    let before = self.links.insert(link.ifindex, link);
+                    self.changed.bonds |= before.is_some_and(|link| link.controller.is_some());
                     self.changed.devices = true;
                     self.stale.routing = true;
                 }
@@ -96,7 +99,7 @@ impl Kernel {
     }
 
     fn forget_link(&mut self, ifindex: u32) {
-        self.links.remove(&ifindex);
+        self.changed.bonds |= self.links.remove(&ifindex).is_some_and(|link| link.bond.is_some() || link.controller.is_some());
         self.neighbors.retain(|key, _| key.0 != ifindex);
         self.permanent.retain(|key, ()| key.0 != ifindex);
         self.bridge_ports.retain(|key, port| key.0 != ifindex && *port != ifindex);
@@ -151,6 +154,7 @@ impl Kernel {
         if links != self.links {
             self.links = links;
             self.changed.devices = true;
+            self.changed.bonds = true;
             self.stale.routing = true;
         }
         Ok(())
@@ -276,10 +280,23 @@ impl Kernel {
                 mac: link.mac,
                 mtu: link.mtu,
                 // Devices made of software (veth, bridge, vlan, …) may hand over what the sender's stack left unfinished.
-                partial_checksums: link.kind.is_some(),
+                partial_checksums: match self.bond(link) {
+                    Some(bond) => bond.members.iter().any(|member| self.links.get(&member.ifindex).is_some_and(|link| link.kind.is_some())),
+                    None => link.kind.is_some(),
+                },
             })
         };
         names.iter().map(uplink).collect()
+    }
+
+    /// By index of `names`; `None` where the device does not exist or is no bond.
+    pub(super) fn bonds(&self, names: &[String]) -> Vec<Option<Bond>> {
+        let bond = |name: &String| self.bond(self.links.values().find(|link| link.name == *name)?);
+        names.iter().map(bond).collect()
+    }
+
+    fn bond(&self, link: &Link) -> Option<Bond> {
+        bond::bond(link, self.links.values())
     }
 }
 

@@ -12,6 +12,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+mod bond;
 mod cleanup;
 mod convert;
 mod facts;
@@ -25,6 +26,7 @@ mod routes;
 mod socket;
 mod view;
 
+pub use bond::{Bond, Member, bond_mode};
 pub use cleanup::cleanup;
 pub use facts::NetworkFacts;
 pub use follower::{Follower, FollowerConfig};

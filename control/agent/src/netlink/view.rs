@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use ringway_engine::tables::{DeviceKind, Devices, Fib, Neighbors, Uplink};
 
+use super::Bond;
+
 /// An address of this node. IPv6 ones that are not usable yet, and the link-local ones that each device has by itself, are none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LocalAddress {
@@ -40,6 +42,8 @@ pub struct Update {
     pub neighbors: Option<Arc<Neighbors>>,
     /// By index of the configured uplinks; `None` where the device does not exist.
     pub uplinks: Option<Arc<Vec<Option<Uplink>>>>,
+    /// By index of the configured uplinks; `None` where the device is no bond.
+    pub bonds: Option<Arc<Vec<Option<Bond>>>>,
     /// Sorted.
     pub addresses: Option<Arc<Vec<LocalAddress>>>,
     /// In the order: pods vanished, pods appeared, uplinks, addresses. The first update reports every pod, every uplink that is
@@ -54,6 +58,7 @@ pub(super) struct View {
     pub(super) fib: Arc<Fib>,
     pub(super) neighbors: Arc<Neighbors>,
     pub(super) uplinks: Arc<Vec<Option<Uplink>>>,
+    pub(super) bonds: Arc<Vec<Option<Bond>>>,
     pub(super) addresses: Arc<Vec<LocalAddress>>,
 }
 
@@ -63,6 +68,7 @@ impl View {
             && Arc::ptr_eq(&self.fib, &other.fib)
             && Arc::ptr_eq(&self.neighbors, &other.neighbors)
             && Arc::ptr_eq(&self.uplinks, &other.uplinks)
+            && Arc::ptr_eq(&self.bonds, &other.bonds)
             && Arc::ptr_eq(&self.addresses, &other.addresses)
     }
 
@@ -88,6 +94,7 @@ impl View {
             neighbors: changed(&self.neighbors, &last.neighbors),
             devices,
             uplinks,
+            bonds: changed(&self.bonds, &last.bonds),
             addresses,
             events,
         }

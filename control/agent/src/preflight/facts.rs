@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use futures::TryStreamExt;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{BondMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 
 use ringway_io::ethtool;
 use xdp_redirect::ProgramName;
@@ -70,6 +70,8 @@ pub struct DeviceFacts {
     /// `veth`, `bridge`, `macvlan`…; `None` for a device without a kind: a physical or paravirtual NIC.
     pub kind: Option<String>,
     pub loopback: bool,
+    /// Of bonds only.
+    pub bond_mode: Option<BondMode>,
     /// ifindex of the bridge or bond of which it is a part.
     pub controller: Option<u32>,
     /// Queues that receive now.
@@ -78,7 +80,7 @@ pub struct DeviceFacts {
     pub driver: Option<String>,
     pub mtu: u32,
     pub ethernet: bool,
-    /// Of uplinks only, like `rx_queues` and `driver`.
+    /// Of uplinks and members of bonds only, like `rx_queues` and `driver`.
     pub xdp: Option<XdpFacts>,
     /// What the driver says it can do; a veth says so only while its peer is up.
     pub features: Option<XdpFeatures>,
@@ -93,6 +95,22 @@ pub struct XdpFacts {
     pub ours: bool,
 }
 
+impl Facts {
+    /// The devices whose queues serve an uplink: itself, or the members of a bond.
+    pub fn nics(&self, uplink: &str) -> impl Iterator<Item = &DeviceFacts> {
+        let bonds = self.devices.iter().filter(move |device| device.name == uplink && device.is_bond());
+        let bond = bonds.map(|device| device.ifindex).next();
+        let name = uplink.to_owned();
+        self.devices.iter().filter(move |device| bond.map_or(device.name == name, |bond| device.controller == Some(bond)))
+    }
+}
+
+impl DeviceFacts {
+    pub fn is_bond(&self) -> bool {
+        self.kind.as_deref() == Some("bond")
+    }
+}
+
 /// Looks at the node.
 ///
 /// # Errors
@@ -103,7 +121,11 @@ pub async fn gather(config: &Config) -> anyhow::Result<Facts> {
     let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await.context("cannot list the devices by netlink")?;
     let mut devices: Vec<DeviceFacts> = links.iter().map(device_facts).collect();
     let pinned = xdp_redirect::bpffs::pin_dir(&config.state_dir).and_then(|dir| xdp_redirect::pinned_links(&dir)).unwrap_or_default();
-    for device in devices.iter_mut().filter(|device| config.uplinks.contains(&device.name)) {
+    let uplinks: Vec<u32> = devices.iter().filter(|device| config.uplinks.contains(&device.name)).map(|device| device.ifindex).collect();
+    // Members of bonds are looked at like uplinks.
+    let concerned =
+        |device: &DeviceFacts| uplinks.contains(&device.ifindex) || device.controller.is_some_and(|index| uplinks.contains(&index));
+    for device in devices.iter_mut().filter(|device| concerned(device)) {
         let ours = pinned.iter().any(|link| link.program == ProgramName::Uplink && link.ifindex == device.ifindex && link.live);
         look_closer(device, ours);
     }
@@ -153,7 +175,10 @@ fn device_facts(link: &LinkMessage) -> DeviceFacts {
             LinkAttribute::IfName(name) => facts.name.clone_from(name),
             LinkAttribute::Controller(index) => facts.controller = Some(*index),
             LinkAttribute::Mtu(mtu) => facts.mtu = *mtu,
-            LinkAttribute::LinkInfo(info) => facts.kind = info.iter().find_map(kind_name),
+            LinkAttribute::LinkInfo(info) => {
+                facts.kind = info.iter().find_map(kind_name);
+                facts.bond_mode = netlink::bond_mode(info);
+            }
             _ => {}
         }
     }

@@ -143,7 +143,7 @@ fn memory(config: &Config, facts: &Facts) -> Vec<Finding> {
             "lower --flows-max and --flows6-max",
         ));
     }
-    let queues: u64 = config.uplinks.iter().filter_map(|name| device(facts, name)).map(|device| u64::from(device.rx_queues)).sum();
+    let queues: u64 = config.uplinks.iter().flat_map(|name| facts.nics(name)).map(|nic| u64::from(nic.rx_queues)).sum();
     // Each worker has a socket on the hostlink beside those of its queues.
     let sockets = queues + config.workers.map_or(queues.min(facts.cpus as u64), |workers| workers as u64);
     let needed = sockets * FRAMES_PER_SOCKET * u64::from(FrameSize::Bytes4096.bytes());

@@ -68,8 +68,10 @@ impl Announcer {
 
 /// On every uplink. Of ARP both forms: some stations only believe requests, some only replies.
 async fn send(stations: &Stations, address: IpAddr) {
-    for (uplink, Uplink { mac, .. }) in stations.uplinks.iter().enumerate() {
-        let port = Port::Uplink(uplink as u8);
+    let snapshot = stations.dataplane.publisher().current();
+    for (uplink, Uplink { mac, .. }) in (0..).zip(&stations.uplinks) {
+        // Of a bond, one member that transmits is enough: it is one station on one link.
+        let Some(port) = snapshot.node.port_to(uplink, 0).map(Port::Uplink) else { continue };
         match address {
             IpAddr::V4(address) => {
                 for reply in [false, true] {

@@ -6,13 +6,15 @@ use serde::Serialize;
 
 use super::control::Control;
 use super::node::now_ticks;
+use super::plan::{Role, UplinkPlan};
+use crate::netlink::Member;
 use crate::status::Topic;
 use crate::status::answer::{self, mac_text};
 use crate::status::documents::*;
 use crate::status::server::Question;
 use ringway_engine::tables::PodDelivery;
-use ringway_io::{WorkerState, ethtool};
-use xdp_redirect::XdpMode;
+use ringway_io::{WorkerState, WorkerStatus, ethtool};
+use xdp_redirect::{Receives, XdpMode};
 
 /// The memory that a larger answer took goes back to the system at once.
 const LARGE_ANSWER_BYTES: usize = 1 << 20;
@@ -70,7 +72,7 @@ impl Control {
             state_dir: self.config.state_dir.display().to_string(),
             uplinks: uplinks
                 .map(|(number, ((plan, uplink), present))| {
-                    let (queues, bound) = answer::queues(number as u8, &workers);
+                    let (queues, mode) = queues(number, plan, &workers);
                     UplinkDocument {
                         name: plan.name.clone(),
                         ifindex: uplink.ifindex,
@@ -78,8 +80,9 @@ impl Control {
                         mtu: uplink.mtu,
                         present: *present,
                         running: ethtool::link(&plan.name).is_ok_and(|link| link.running),
-                        mode: if plan.xdp == XdpMode::Generic { "generic".into() } else { bound },
+                        mode,
                         queues,
+                        members: self.members(number, &workers),
                     }
                 })
                 .collect(),
@@ -104,11 +107,36 @@ impl Control {
         }
     }
 
+    /// What there is to say of the members of the bond of this number; nothing of a NIC.
+    fn members(&self, uplink: usize, workers: &[WorkerStatus]) -> Vec<MemberDocument> {
+        let bond = self.node.bonds.get(uplink).and_then(Option::as_ref);
+        let plans = &self.packets.shape.uplinks;
+        let document = |member: &Member| {
+            let place = plans.iter().position(|plan| plan.ifindex == member.ifindex);
+            let (queues, mode) = place.map_or_else(Default::default, |port| queues(port, &plans[port], workers));
+            let receives = match member.receives {
+                Receives::Everything => "everything",
+                Receives::Unicast => "unicast",
+                Receives::Nothing => "nothing",
+            };
+            let (name, receives) = (member.name.clone(), receives.into());
+            MemberDocument { name, ifindex: member.ifindex, transmits: member.transmits, receives, mode, queues }
+        };
+        bond.map_or_else(Vec::new, |bond| bond.members.iter().map(document).collect())
+    }
+
     fn stats(&self) -> StatsDocument {
         let counters = self.programs.counters.read().unwrap_or_default();
         let programs = counters.into_iter().map(|(name, packets)| CounterDocument { name: name.into(), packets }).collect();
         answer::stats(&self.packets.dataplane.status(), &self.packets.dataplane.stats(), programs)
     }
+}
+
+/// Of the port of this number, with the mode in force.
+fn queues(port: usize, plan: &UplinkPlan, workers: &[WorkerStatus]) -> (Vec<QueueDocument>, String) {
+    let (queues, bound) = answer::queues(port as u8, workers);
+    let mode = if plan.xdp == XdpMode::Generic && plan.role != Role::Bond { "generic".into() } else { bound };
+    (queues, mode)
 }
 
 /// Documents are made of strings and numbers; such always serialize.

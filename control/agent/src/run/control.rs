@@ -13,7 +13,6 @@ use rustc_hash::FxHashSet;
 use xdp_redirect::{LoadOptions, Programs};
 
 use super::announce::{Announcer, Stations};
-use super::gone;
 use super::hops::{Hops, backends_of};
 use super::misplaced::Misplaced;
 use super::node::Node;
@@ -21,6 +20,7 @@ use super::objects::Objects;
 use super::packets::{Packets, Parts};
 use super::sources::{Event, Sources, StopSignals};
 use super::stopped;
+use super::{bonds, gone};
 use crate::config::{Config, OnStop};
 use crate::filter::FilterKey;
 use crate::health::{PortsChange, Servers};
@@ -147,6 +147,8 @@ impl Control {
             anyhow::bail!("the hostlink was removed by somebody else: start again");
         }
         let change = self.node.apply(&self.programs, update, &devices);
+        let carriers = self.tables.snapshot().node.bonds.clone();
+        let moved = change.bonds_changed && self.follow_bonds(&carriers);
         let mut applied = Applied::default();
         if change.addresses_changed {
             let addresses = self.tables.device_addresses(&self.node.uplinks);
@@ -156,14 +158,14 @@ impl Control {
         if update.neighbors.is_some() || update.devices.is_some() {
             self.repair_hostlink().await;
         }
-        let reworked = update.devices.is_some() && self.rework().await;
+        let reworked = (update.devices.is_some() || change.bonds_changed) && self.rework().await;
         let generation = self.publish().await;
         stopped::end_flows(&self.parts.flows, self.packets.dataplane.publisher(), generation, applied.stopped);
         let is_resized = update.devices.is_some() && self.route_mtu() != self.routed_mtu;
         if change.addresses_changed || is_resized || update.fib.is_some() && self.misses_routes() {
             self.add_routes().await;
         }
-        if change.macs_changed || reworked {
+        if change.macs_changed || moved || reworked {
             applied.announced = self.tables.snapshot().announced.iter().copied().collect();
         }
         self.announcer.announce(applied.announced);
@@ -203,6 +205,7 @@ impl Control {
     /// Publishes what the tables have become: removals before, the snapshot, additions after. Returns the generation.
     async fn publish(&mut self) -> u64 {
         let internal_ips = self.internal_ips();
+        self.tables.set_bonds(bonds::ports(&self.packets.shape.uplinks, &self.node.bonds));
         self.tables.set_node(self.node.uplinks.clone(), &internal_ips);
         self.tables.filter.before_snapshot(&mut KernelMaps(&self.programs));
         self.remove_routes().await;

@@ -6,7 +6,7 @@ use ringway_engine::flow::TICK_SHIFT;
 use ringway_engine::tables::{DeviceKind, Devices, Uplink};
 use xdp_redirect::Programs;
 
-use crate::netlink::{Event, Hostlink, Update};
+use crate::netlink::{Bond, Event, Hostlink, Update};
 use crate::programs;
 
 /// Uplinks as last seen and the hostlink.
@@ -16,6 +16,8 @@ pub struct Node {
     /// By index; of one that is gone, what it was last.
     pub uplinks: Vec<Uplink>,
     pub present: Vec<bool>,
+    /// By index; `None` of an uplink that is no bond.
+    pub bonds: Vec<Option<Bond>>,
 }
 
 /// What a change of devices asks for.
@@ -24,12 +26,13 @@ pub struct NodeChange {
     /// Stations have to learn a new MAC.
     pub macs_changed: bool,
     pub addresses_changed: bool,
+    pub bonds_changed: bool,
 }
 
 impl Node {
-    pub fn new(hostlink: Hostlink, uplinks: Vec<Uplink>, found: &[Option<Uplink>]) -> Node {
+    pub fn new(hostlink: Hostlink, uplinks: Vec<Uplink>, bonds: Vec<Option<Bond>>, found: &[Option<Uplink>]) -> Node {
         let present = uplinks.iter().enumerate().map(|(number, _)| found.get(number).is_some_and(Option::is_some)).collect();
-        Node { hostlink, uplinks, present }
+        Node { hostlink, uplinks, present, bonds }
     }
 
     pub fn macs(&self) -> Vec<[u8; 6]> {
@@ -52,6 +55,10 @@ impl Node {
             if let Some(uplink) = uplink {
                 self.uplinks[number] = uplink.clone();
             }
+        }
+        if let Some(bonds) = &update.bonds {
+            self.bonds.clone_from(bonds);
+            change.bonds_changed = true;
         }
         for event in &update.events {
             match *event {

@@ -3,13 +3,25 @@
 use ringway_io::{BindWanted, Port, PortConfig, WorkerConfig, XskmapSlot};
 use xdp_redirect::XdpMode;
 
-/// An uplink as the workers see it.
+/// What a device is among the uplinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Nic,
+    /// Addresses and routes are its own, and `edge`; queues, XDP and sockets are its members'.
+    Bond,
+    /// Of the bond of this index among the uplinks.
+    Member(u8),
+}
+
+/// An uplink, or a member of one, as the workers see it. Its index among all plans is the number of its port: first come all uplinks, then all
+/// members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UplinkPlan {
+    pub role: Role,
     pub name: String,
     pub ifindex: u32,
     pub mac: [u8; 6],
-    /// Queues that receive.
+    /// Queues that receive; none of a bond, or of a member that was down.
     pub queues: u32,
     /// Where its queues begin in the map of sockets.
     pub base: u32,
@@ -73,9 +85,9 @@ pub fn workers(uplinks: &[UplinkPlan], hostlink: HostlinkPlan, count: usize, cor
     workers
 }
 
-/// By uplink: whether the worker can transmit there itself.
-pub fn transmits_on(worker: &WorkerConfig, uplinks: usize) -> Vec<bool> {
-    (0..uplinks).map(|uplink| worker.ports.iter().any(|port| port.port == Port::Uplink(uplink as u8))).collect()
+/// By port: whether the worker can transmit there itself.
+pub fn transmits_on(worker: &WorkerConfig, ports: usize) -> Vec<bool> {
+    (0..ports).map(|number| worker.ports.iter().any(|port| port.port == Port::Uplink(number as u8))).collect()
 }
 
 #[cfg(test)]
@@ -83,8 +95,8 @@ mod tests {
     use super::*;
 
     fn uplink(queues: u32, base: u32) -> UplinkPlan {
-        let (xdp, bind) = (XdpMode::Native, BindWanted::Auto);
-        UplinkPlan { name: "u".into(), ifindex: 7, mac: [2; 6], queues, base, xdp, bind, multi_buffer: false }
+        let (role, xdp, bind) = (Role::Nic, XdpMode::Native, BindWanted::Auto);
+        UplinkPlan { role, name: "u".into(), ifindex: 7, mac: [2; 6], queues, base, xdp, bind, multi_buffer: false }
     }
 
     fn maps() -> SocketMaps {

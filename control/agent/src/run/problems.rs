@@ -54,6 +54,8 @@ impl Control {
             .extend(self.tables.filter.refusals().collect::<BTreeSet<_>>().into_iter().map(|refusal| Trouble::error("filter", refusal)));
         let absent = self.node.uplinks.iter().zip(&self.node.present).filter(|(_, present)| !**present);
         troubles.extend(absent.map(|(uplink, _)| Trouble::error("uplink", format!("uplink {} is gone", uplink.name))));
+        let mute = |name: &str| Trouble::error("uplink", format!("no member of the bond {name} may transmit"));
+        troubles.extend(self.mute_bonds().map(mute));
         let nodes = self.compiler.cluster();
         if nodes.nodes().next().is_some() && nodes.node(&self.config.node_name).is_none() {
             let name = &self.config.node_name;

@@ -7,9 +7,11 @@ use ringway_engine::tables::{DeviceKind, Devices};
 use ringway_io::{FrameSize, WorkerState, ethtool};
 use xdp_redirect::XdpMode;
 
+use super::bonds::{self, plan_uplinks};
 use super::control::Control;
 use super::packets::{Packets, Shape};
-use super::start::{attach_hostlink, attach_uplinks, hostlink_plan, plan_uplinks};
+use super::plan::UplinkPlan;
+use super::start::{attach_hostlink, attach_uplinks, hostlink_plan};
 use crate::netlink::{Hostlink, HostlinkConfig, RW0, RW1};
 use crate::programs;
 
@@ -48,18 +50,18 @@ impl Control {
     /// Whether the workers run for other devices, queues or packets than there are.
     fn is_misfit(&self) -> bool {
         let plans = &self.packets.shape.uplinks;
-        let moved = plans.iter().zip(&self.node.uplinks).any(|(plan, uplink)| plan.ifindex != uplink.ifindex);
+        let fits = |(wanted, plan): (&UplinkPlan, &UplinkPlan)| {
+            let same = wanted.role == plan.role && wanted.ifindex == plan.ifindex;
+            // The sockets of a member that went down wait for it.
+            same && (wanted.queues == plan.queues || wanted.queues == 0)
+        };
+        // What cannot be planned is said by the attempt.
+        let moved = self.plan().map_or(true, |wanted| wanted.len() != plans.len() || !wanted.iter().zip(plans).all(fits));
         // Sockets for packets that do not come any more do no harm; new workers would.
         let outgrown = |multi_buffer: bool, mtu: u32| !multi_buffer && FrameSize::is_spanned_by(mtu);
         let grown = plans.iter().zip(&self.node.uplinks).any(|(plan, uplink)| outgrown(plan.multi_buffer, uplink.mtu))
             || outgrown(self.packets.shape.hostlink.multi_buffer, self.node.hostlink.mtu);
-        let requeued = plans.iter().zip(self.queues()).any(|(plan, queues)| plan.queues != queues);
-        moved
-            || grown
-            || requeued
-            || self.frame_size() != self.packets.shape.frame_size
-            || self.workers_missing.is_some()
-            || self.is_broken()
+        moved || grown || self.frame_size() != self.packets.shape.frame_size || self.workers_missing.is_some() || self.is_broken()
     }
 
     /// Whether a worker or socket has failed whose device works: a device that was down, or a worker that panicked.
@@ -71,10 +73,11 @@ impl Control {
         })
     }
 
-    /// Queues of each uplink that receive now; of one that does not tell, what it had.
-    fn queues(&self) -> Vec<u32> {
-        let plans = self.packets.shape.uplinks.iter();
-        plans.map(|plan| ethtool::channels(&plan.name).map_or(plan.queues, |channels| channels.receiving())).collect()
+    /// The plans for the devices as they are now. A device that does not tell its queues has what it had; one that comes has one.
+    fn plan(&self) -> anyhow::Result<Vec<UplinkPlan>> {
+        let before = |name: &str| self.packets.shape.uplinks.iter().find(|plan| plan.name == name).map_or(1, |plan| plan.queues);
+        let queues = |name: &str| Ok(ethtool::channels(name).map_or_else(|_| before(name), |channels| channels.receiving()));
+        plan_uplinks(&self.node.uplinks, &self.node.bonds, queues, self.config.mode)
     }
 
     /// The frames that uplinks and hostlink need.
@@ -86,14 +89,16 @@ impl Control {
     }
 
     async fn replace_workers(&mut self) -> anyhow::Result<()> {
-        let mut plans = plan_uplinks(&self.node.uplinks, &self.queues(), self.config.mode)?;
-        for (plan, before) in plans.iter_mut().zip(&self.packets.shape.uplinks) {
-            (plan.xdp, plan.bind) = (before.xdp, before.bind);
-            if plan.ifindex != before.ifindex {
+        let mut plans = self.plan()?;
+        for before in &self.packets.shape.uplinks {
+            if let Some(plan) = plans.iter_mut().find(|plan| plan.name == before.name) {
+                (plan.xdp, plan.bind) = (before.xdp, before.bind);
+            }
+            if !plans.iter().any(|plan| plan.ifindex == before.ifindex) {
                 self.programs.detach_uplink(before.ifindex)?;
             }
         }
-        while !attach_uplinks(&self.programs, &mut plans, self.config.mode)? {
+        while !attach_uplinks(&self.programs, &mut plans, &self.node.bonds, self.config.mode)? {
             // The programs have to know that some uplink is generic; those that are attached are replaced in place.
             self.load.generic_uplinks = true;
             self.programs = programs::load(self.load.clone())?;
@@ -102,6 +107,7 @@ impl Control {
         }
         self.load.generic_uplinks = plans.iter().any(|plan| plan.xdp == XdpMode::Generic);
         let internal_ips = self.internal_ips();
+        self.tables.set_bonds(bonds::ports(&plans, &self.node.bonds));
         self.tables.set_node(self.node.uplinks.clone(), &internal_ips);
         let hostlink = hostlink_plan(&self.node.hostlink);
         let shape = Shape { uplinks: plans, hostlink, frame_size: self.frame_size(), ..self.packets.shape.clone() };

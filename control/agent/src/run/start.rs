@@ -12,16 +12,17 @@ use ringway_engine::tables::Uplink;
 use ringway_io::{FrameSize, ethtool};
 use ringway_model::{Compiler, Settings};
 use rustix::thread::MembarrierCommand;
-use xdp_redirect::{LoadOptions, Programs, UplinkUse, XdpMode};
+use xdp_redirect::{LoadOptions, Programs, XdpMode};
 
 use super::announce::{Announcer, Stations};
+use super::bonds::{self, plan_uplinks};
 use super::control::{Control, note_addresses, note_update};
 use super::gone::Teller;
 use super::hops::Hops;
 use super::node::{Node, now_ticks};
 use super::objects::Objects;
 use super::packets::{Packets, Parts, Shape, modes};
-use super::plan::{self, HostlinkPlan, SocketMaps, UplinkPlan};
+use super::plan::{self, HostlinkPlan, Role, SocketMaps, UplinkPlan};
 use super::probe;
 use super::sources::Sources;
 use super::stopped;
@@ -29,7 +30,7 @@ use crate::config::{Config, Mode};
 use crate::filter::Filter;
 use crate::health::Servers;
 use crate::manifests::Watch;
-use crate::netlink::{Follower, FollowerConfig, Hostlink, HostlinkConfig, RW0, RW1, Routes, Update};
+use crate::netlink::{Bond, Follower, FollowerConfig, Hostlink, HostlinkConfig, RW0, RW1, Routes, Update};
 use crate::preflight::facts::{DeviceFacts, Facts};
 use crate::programs;
 use crate::tables::{TableSettings, Tables};
@@ -48,8 +49,8 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     if let xdp_redirect::bpffs::Mount::OwnNamespace { why } = &bpffs.mount {
         tracing::warn!("pins live in a mount namespace of this process only ({why}): flows end with it");
     }
-    let queues = config.uplinks.iter().map(|name| Ok(ethtool::channels(name)?.receiving())).collect::<anyhow::Result<Vec<u32>>>()?;
-    let workers = config.workers.unwrap_or_else(|| plan::workers_default(queues.iter().copied(), facts.cpus));
+    let nics = config.uplinks.iter().flat_map(|name| facts.nics(name));
+    let workers = config.workers.unwrap_or_else(|| plan::workers_default(nics.map(|nic| nic.rx_queues), facts.cpus));
     // Before the follower starts, so that the first tables have it.
     let hostlink_config = HostlinkConfig { queues: workers as u32, mtu: hostlink_mtu(&config, facts) };
     let hostlink = Hostlink::ensure(hostlink_config).await.context("cannot make the hostlink")?;
@@ -60,7 +61,8 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     let mut follower = Follower::start(follower_config).await.context("cannot read the kernel's tables")?;
     let update = follower.changed().await.context("cannot read the kernel's tables")?;
     let uplinks = present_uplinks(&config, &update)?;
-    let mut plans = plan_uplinks(&uplinks, &queues, config.mode)?;
+    let bonds = update.bonds.as_deref().cloned().unwrap_or_default();
+    let mut plans = plan_uplinks(&uplinks, &bonds, |name| Ok(ethtool::channels(name)?.receiving()), config.mode)?;
     let mut load = LoadOptions {
         pin_dir: bpffs.path.clone(),
         flow_slots: slots_for(config.flows_max as usize),
@@ -71,11 +73,11 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
         generic_uplinks: plans.iter().any(|plan| plan.xdp == XdpMode::Generic),
     };
     let mut loaded = programs::load(load.clone())?;
-    let node = Node::new(hostlink, uplinks, update.uplinks.as_deref().map_or(&[], Vec::as_slice));
+    let node = Node::new(hostlink, uplinks, bonds, update.uplinks.as_deref().map_or(&[], Vec::as_slice));
     attach_hostlink(&loaded, &hostlink)?;
     let devices = update.devices.clone().unwrap_or_default();
     let edges = node.attach_edges(&loaded, &devices);
-    while !attach_uplinks(&loaded, &mut plans, config.mode)? {
+    while !attach_uplinks(&loaded, &mut plans, &node.bonds, config.mode)? {
         // The programs have to know that some uplink is generic; those that are attached are replaced in place.
         load.generic_uplinks = true;
         loaded = programs::load(load.clone())?;
@@ -102,6 +104,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     let mut update = compiler.apply(changes.into_iter().flatten());
     note_update(&servers, &compiler, &config.node_name, &mut update);
     let announced = tables.apply_model(update).announced;
+    tables.set_bonds(bonds::ports(&plans, &node.bonds));
     tables.set_node(node.uplinks.clone(), &crate::tables::internal_ips(&compiler, &config.node_name));
 
     tables.filter.retire_unwanted();
@@ -184,26 +187,6 @@ fn present_uplinks(config: &Config, update: &Update) -> anyhow::Result<Vec<Uplin
     uplinks.collect()
 }
 
-/// # Errors
-/// There are more queues than the programs can tell apart.
-pub fn plan_uplinks(uplinks: &[Uplink], queues: &[u32], mode: Mode) -> anyhow::Result<Vec<UplinkPlan>> {
-    let (xdp, bind) = modes(mode);
-    let bases = programs::queue_bases(queues)?;
-    let plans = uplinks.iter().zip(queues).zip(bases);
-    Ok(plans
-        .map(|((uplink, queues), base)| UplinkPlan {
-            name: uplink.name.clone(),
-            ifindex: uplink.ifindex,
-            mac: uplink.mac,
-            queues: *queues,
-            base,
-            xdp,
-            bind,
-            multi_buffer: FrameSize::is_spanned_by(uplink.mtu),
-        })
-        .collect())
-}
-
 pub fn hostlink_plan(hostlink: &Hostlink) -> HostlinkPlan {
     HostlinkPlan { rw0_ifindex: hostlink.rw0_ifindex, multi_buffer: FrameSize::is_spanned_by(hostlink.mtu) }
 }
@@ -217,17 +200,21 @@ pub fn attach_hostlink(programs: &Programs, hostlink: &Hostlink) -> anyhow::Resu
     Ok(())
 }
 
-/// Attaches `edge` and `uplink` to all uplinks. False if one of them refused native XDP: its plan now says generic, and the programs
+/// Attaches `edge` and `uplink` to all uplinks; of a bond, `edge` to itself and `uplink` to its members. False if one of them refused native XDP: its plan now says generic, and the programs
 /// must be loaded anew.
 ///
 /// # Errors
 /// Somebody else's program is there, or the wanted mode is impossible.
-pub fn attach_uplinks(programs: &Programs, plans: &mut [UplinkPlan], mode: Mode) -> anyhow::Result<bool> {
-    let uses: Vec<UplinkUse> = plans.iter().map(|plan| UplinkUse { ifindex: plan.ifindex, queue_base: plan.base, mac: plan.mac }).collect();
-    programs.uplinks.set(&uses)?;
+pub fn attach_uplinks(programs: &Programs, plans: &mut [UplinkPlan], bonds: &[Option<Bond>], mode: Mode) -> anyhow::Result<bool> {
+    programs.uplinks.set(&bonds::uses(plans, bonds))?;
     for plan in plans {
-        let attachment = programs.attach_edge_uplink(plan.ifindex).with_context(|| format!("uplink {}", plan.name))?;
-        programs::log_attachment("edge", &plan.name, &attachment);
+        if !matches!(plan.role, Role::Member(_)) {
+            let attachment = programs.attach_edge_uplink(plan.ifindex).with_context(|| format!("uplink {}", plan.name))?;
+            programs::log_attachment("edge", &plan.name, &attachment);
+        }
+        if plan.queues == 0 {
+            continue;
+        }
         if !programs::attach_uplink(programs, &plan.name, plan.ifindex, plan.xdp, mode == Mode::Auto)? {
             (plan.xdp, plan.bind) = modes(Mode::Generic);
             return Ok(false);

@@ -40,11 +40,11 @@ pub fn workers(status: &[WorkerStatus], stats: &[WorkerStats]) -> Vec<WorkerDocu
     status.iter().zip(stats).map(document).collect()
 }
 
-/// The queues of an uplink, and the mode in which all its sockets are bound (`copy+zero-copy` if they differ).
-pub fn queues(uplink: u8, status: &[WorkerStatus]) -> (Vec<QueueDocument>, String) {
+/// The queues of an uplink or of a member of a bond, by its port, and the mode in which all its sockets are bound (`copy+zero-copy` if they differ).
+pub fn queues(port: u8, status: &[WorkerStatus]) -> (Vec<QueueDocument>, String) {
     let mut queues = Vec::new();
     let mut modes = Vec::new();
-    for (worker, socket) in sockets(status).filter(|(_, socket)| socket.port == Port::Uplink(uplink)) {
+    for (worker, socket) in sockets(status).filter(|(_, socket)| socket.port == Port::Uplink(port)) {
         queues.push(QueueDocument { queue: socket.queue, worker, failed: socket.failed.clone() });
         modes.push(socket.mode.label());
     }

@@ -48,6 +48,23 @@ pub struct UplinkDocument {
     /// The mode in force: `zero-copy`, `copy` or `generic`.
     pub mode: String,
     pub queues: Vec<QueueDocument>,
+    /// Of a bond, whose queues these have.
+    #[serde(default)]
+    pub members: Vec<MemberDocument>,
+}
+
+/// A member of an uplink that is a bond.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberDocument {
+    pub name: String,
+    pub ifindex: u32,
+    /// The bond sends by it now.
+    pub transmits: bool,
+    /// `everything`, `unicast` or `nothing`.
+    pub receives: String,
+    /// As for an uplink; empty if it has no sockets yet.
+    pub mode: String,
+    pub queues: Vec<QueueDocument>,
 }
 
 /// A receive queue of an uplink.

@@ -37,6 +37,19 @@ fn dash(text: Option<String>) -> String {
     text.unwrap_or_else(|| "-".into())
 }
 
+fn member_row(member: &MemberDocument) -> [String; 7] {
+    let state = match (member.transmits, member.receives.as_str()) {
+        (true, _) => "transmits".into(),
+        (false, "nothing") => "stands by".into(),
+        (false, receives) => format!("receives {receives}"),
+    };
+    let failed = member.queues.iter().filter_map(|queue| Some(format!("queue {}: {}", queue.queue, queue.failed.as_ref()?)));
+    let state: Vec<String> = std::iter::once(state).chain(failed).collect();
+    let workers: Vec<String> = member.queues.iter().map(|queue| queue.worker.to_string()).collect();
+    let (name, queues) = (format!("  {}", member.name), member.queues.len().to_string());
+    [name, member.mode.clone(), queues, workers.join(","), String::new(), String::new(), state.join("; ")]
+}
+
 fn status(document: &StatusDocument) -> String {
     let ready = if document.ready { "ready" } else { "not ready" };
     let v4 = document.address.map(|address| address.to_string());
@@ -71,6 +84,9 @@ fn status(document: &StatusDocument) -> String {
             uplink.mac.clone(),
             if state.is_empty() { "ok".into() } else { state.join("; ") },
         ]);
+        for member in &uplink.members {
+            uplinks.row(member_row(member));
+        }
     }
     text += &format!("\n{}\n{}", uplinks.render(), workers(&document.workers));
     let mut limits = Table::new(["", "COUNT", "LIMIT"]);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ringway_engine::family::{Family, V4, V6};
-use ringway_engine::tables::{Device, DeviceKind, NodeAddresses, NodeTables, SnatAddress, Uplink};
+use ringway_engine::tables::{Bonds, Device, DeviceKind, NodeAddresses, NodeTables, SnatAddress, Uplink};
 use ringway_model::{Compiler, IpFamily};
 
 use super::Tables;
@@ -24,6 +24,7 @@ impl Tables {
             snat: IpFamily::BOTH.into_iter().flat_map(|family| self.snat_addresses(family, own(family))).collect(),
             overlays: self.overlays(),
             uplinks,
+            bonds: self.bonds.clone(),
             rw1_ifindex: self.settings.rw1_ifindex,
             rw1_mac: self.settings.rw1_mac,
             pod_delivery: self.settings.pod_delivery,
@@ -35,6 +36,11 @@ impl Tables {
         let touched: Vec<IpAddr> = self.snapshot.node.snat.iter().chain(&node.snat).map(|snat| snat.address).collect();
         self.snapshot.node = Arc::new(node);
         touched.into_iter().for_each(|address| self.want_address(address));
+    }
+
+    /// Which ports of the workers are members of bonds: in force with the next [`Tables::set_node`].
+    pub fn set_bonds(&mut self, bonds: Bonds) {
+        self.bonds = bonds;
     }
 
     /// The dedicated ones of the family; without any, the node's `own`.

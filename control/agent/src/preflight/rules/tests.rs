@@ -126,12 +126,51 @@ fn devices_that_cannot_be_uplinks() {
     assert_one(&with_device(|d| d.carrier = false), "warning: uplink eth1 has no carrier");
     assert_one(&with_device(|d| d.ethernet = false), "error: uplink eth1 is no Ethernet");
     assert_one(&with_device(|d| d.kind = Some("macvlan".into())), "error: uplink eth1 is a macvlan");
-    assert_one(&with_device(|d| d.kind = Some("bond".into())), "error: uplink eth1 is a bond");
     let in_bridge = after(|facts| {
         facts.devices[0].controller = Some(9);
         facts.devices.push(DeviceFacts { name: "br0".into(), ifindex: 9, kind: Some("bridge".into()), ..DeviceFacts::default() });
     });
     assert_one(&in_bridge, "error: uplink eth1 is a port of the bridge br0");
+}
+
+/// The good uplink is a member of bond0, which is the uplink now.
+fn with_bond(change: impl FnOnce(&mut Facts)) -> Vec<String> {
+    let mut config = config("");
+    config.uplinks = vec!["bond0".into()];
+    let mut facts = facts();
+    let member = DeviceFacts { controller: Some(9), ..eth1() };
+    let kind = Some("bond".into());
+    let bond = DeviceFacts { name: "bond0".into(), ifindex: 9, kind, rx_queues: 0, driver: None, features: None, ..eth1() };
+    facts.devices = vec![bond, member.clone(), DeviceFacts { name: "eth2".into(), ifindex: 3, ..member }];
+    change(&mut facts);
+    found(&config, &facts)
+}
+
+#[test]
+fn bonds() {
+    assert_eq!(with_bond(|_| {}), Vec::<String>::new());
+    assert_one(&with_bond(|facts| facts.devices.truncate(1)), "error: the bond bond0 has no members");
+    let elsewhere = |facts: &mut Facts| facts.devices.iter_mut().skip(1).for_each(|device| device.controller = Some(7));
+    assert_one(&with_bond(elsewhere), "error: the bond bond0 has no members");
+    assert_one(&with_bond(|facts| facts.devices[0].up = false), "error: uplink bond0 is down");
+    let mode = |facts: &mut Facts| facts.devices[0].bond_mode = Some(netlink_packet_route::link::BondMode::Broadcast);
+    assert_one(&with_bond(mode), "error: the bond bond0 sends everything by all of its members");
+    assert_one(&with_bond(|facts| facts.devices[2].up = false), "warning: the member eth2 of the bond bond0 is down");
+    let few = "warning: the member eth2 of the bond bond0 has 1 receive queues for 2 workers";
+    assert_one(&with_bond(|facts| facts.devices[2].rx_queues = 1), few);
+    let xdp = Some(XdpFacts { program_id: 42, program_name: "firewall".into(), ours: false });
+    let firewall = "carries the XDP program 42 `firewall`";
+    assert_one(&with_bond(|facts| facts.devices[0].xdp = xdp.clone()), &format!("error: uplink bond0 {firewall}"));
+    assert_one(&with_bond(|facts| facts.devices[1].xdp = xdp), &format!("error: the member eth1 of the bond bond0 {firewall}"));
+}
+
+#[test]
+fn a_member_of_a_bond_is_no_uplink() {
+    let in_bond = after(|facts| {
+        facts.devices[0].controller = Some(9);
+        facts.devices.push(DeviceFacts { name: "bond0".into(), ifindex: 9, kind: Some("bond".into()), ..DeviceFacts::default() });
+    });
+    assert_one(&in_bond, "error: uplink eth1 is a member of the bond bond0");
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! What the facts about the uplinks mean. Pure.
 
+use netlink_packet_route::link::BondMode;
 use ringway_io::FrameSize;
 
 use super::super::facts::{DeviceFacts, Facts};
 use super::super::{Finding, Severity};
 use crate::config::{Config, Mode};
+use crate::run::workers_default;
 
 use Severity::{Error, Note, Warning};
 
@@ -46,15 +48,15 @@ pub fn judge(device: &DeviceFacts, config: &Config, facts: &Facts) -> Vec<Findin
     if let Some((_, why)) = KINDS_REFUSED.iter().find(|(refused, _)| *refused == kind) {
         findings.push(Finding::new(Error, format!("uplink {name} is a {kind}"), *why, "give the NIC below it"));
     }
-    if kind == "bond" {
+    let controller = device.controller.and_then(|index| facts.devices.iter().find(|device| device.ifindex == index));
+    if let Some(bond) = controller.filter(|controller| controller.is_bond()) {
         findings.push(Finding::new(
             Error,
-            format!("uplink {name} is a bond"),
-            "AF_XDP sockets bind to the queues of its members",
-            "give each member as --uplink",
+            format!("uplink {name} is a member of the bond {}", bond.name),
+            "addresses and routes are the bond's, and which member transmits is its to say",
+            format!("--uplink {} instead: its members are found, and followed", bond.name),
         ));
     }
-    let controller = device.controller.and_then(|index| facts.devices.iter().find(|device| device.ifindex == index));
     if let Some(bridge) = controller.filter(|controller| controller.kind.as_deref() == Some("bridge")) {
         findings.push(Finding::new(
             Error,
@@ -73,16 +75,72 @@ pub fn judge(device: &DeviceFacts, config: &Config, facts: &Facts) -> Vec<Findin
             "check the cable or the peer",
         ));
     }
-    if let Some(xdp) = device.xdp.as_ref().filter(|xdp| !xdp.ours && !facts.namespace_held) {
+    let label = format!("uplink {name}");
+    findings.extend(other_program(&label, device, facts));
+    if device.is_bond() {
+        findings.extend(bond(device, config, facts));
+    } else {
+        findings.extend(queues(device, config, facts));
+        findings.extend(driver(&label, device, config));
+    }
+    findings
+}
+
+fn other_program(label: &str, device: &DeviceFacts, facts: &Facts) -> Option<Finding> {
+    let xdp = device.xdp.as_ref().filter(|xdp| !xdp.ours && !facts.namespace_held)?;
+    let why = if device.is_bond() { "while a bond has a program, its members can have none" } else { "a device has one XDP program" };
+    Some(Finding::new(
+        Error,
+        format!("{label} carries the XDP program {} `{}`, which is not ours", xdp.program_id, xdp.program_name),
+        why,
+        format!("stop its owner, or remove it: ip link set {} xdp off (xdpgeneric off)", device.name),
+    ))
+}
+
+/// Sockets and XDP are its members'.
+fn bond(device: &DeviceFacts, config: &Config, facts: &Facts) -> Vec<Finding> {
+    let name = &device.name;
+    let mut findings = Vec::new();
+    if device.bond_mode == Some(BondMode::Broadcast) {
         findings.push(Finding::new(
             Error,
-            format!("uplink {name} carries the XDP program {} `{}`, which is not ours", xdp.program_id, xdp.program_name),
-            "a device has one XDP program",
-            format!("stop its owner, or remove it: ip link set {name} xdp off (xdpgeneric off)"),
+            format!("the bond {name} sends everything by all of its members (mode broadcast)"),
+            "a worker sends a packet once",
+            "another mode: active-backup, 802.3ad, balance-xor …",
         ));
     }
-    findings.extend(queues(device, config, facts));
-    findings.extend(driver(device, config));
+    if facts.nics(name).next().is_none() {
+        findings.push(Finding::new(
+            Error,
+            format!("the bond {name} has no members"),
+            "AF_XDP sockets bind to the queues of its members",
+            format!("ip link set DEV down; ip link set DEV master {name}"),
+        ));
+    }
+    let queues = config.uplinks.iter().flat_map(|uplink| facts.nics(uplink)).map(|nic| nic.rx_queues);
+    let workers = config.workers.unwrap_or_else(|| workers_default(queues, facts.cpus));
+    for member in facts.nics(name) {
+        let label = format!("the member {} of the bond {name}", member.name);
+        if !member.up {
+            let what = format!("{label} is down");
+            findings.push(Finding::new(
+                Warning,
+                what,
+                "nothing is sent or received by it until it is up",
+                format!("ip link set {} up", member.name),
+            ));
+        }
+        if (member.rx_queues as usize) < workers {
+            findings.push(Finding::new(
+                Warning,
+                format!("{label} has {} receive queues for {workers} workers", member.rx_queues),
+                "while it transmits, workers without a queue there send by the kernel, which is slower",
+                format!("ethtool -L {} combined {workers}, or --workers {}", member.name, member.rx_queues),
+            ));
+        }
+        findings.extend(other_program(&label, member, facts));
+        findings.extend(driver(&label, member, config));
+    }
     findings
 }
 
@@ -107,13 +165,13 @@ fn queues(device: &DeviceFacts, config: &Config, facts: &Facts) -> Option<Findin
     })
 }
 
-fn driver(device: &DeviceFacts, config: &Config) -> Option<Finding> {
+fn driver(label: &str, device: &DeviceFacts, config: &Config) -> Option<Finding> {
     let what = device.kind.as_deref().or(device.driver.as_deref()).unwrap_or("device");
     let features = device.features?;
     if config.mode == Mode::ZeroCopy && !features.zero_copy {
         return Some(Finding::new(
             Error,
-            format!("uplink {} ({what}) has no zero-copy", device.name),
+            format!("{label} ({what}) has no zero-copy"),
             "its driver does not hand out its own buffers",
             "--mode auto or --mode copy",
         ));
@@ -122,7 +180,7 @@ fn driver(device: &DeviceFacts, config: &Config) -> Option<Finding> {
     if !features.native && config.mode != Mode::Generic && what != "veth" {
         return Some(Finding::new(
             Warning,
-            format!("uplink {} ({what}) has no native XDP", device.name),
+            format!("{label} ({what}) has no native XDP"),
             "generic XDP works after the kernel has built an skb and is slower",
             "give the NIC below it, or --mode generic to say that this is wished",
         ));
@@ -131,7 +189,7 @@ fn driver(device: &DeviceFacts, config: &Config) -> Option<Finding> {
         let consequence = if config.mode == Mode::Auto { "generic XDP is used, which is slower" } else { "the start fails" };
         return Some(Finding::new(
             Warning,
-            format!("uplink {} ({what}) has an MTU of {}, and no native XDP for packets in several parts", device.name, device.mtu),
+            format!("{label} ({what}) has an MTU of {}, and no native XDP for packets in several parts", device.mtu),
             format!("where its driver refuses native XDP at that MTU, {consequence}"),
             format!("ip link set {} mtu 1500, or --mode generic to say that this is wished", device.name),
         ));
@@ -144,12 +202,7 @@ fn driver(device: &DeviceFacts, config: &Config) -> Option<Finding> {
         } else {
             return None;
         };
-        return Some(Finding::new(
-            Note,
-            format!("uplink {} ({what}) will be driven in mode {mode}", device.name),
-            "the best that its driver offers",
-            "",
-        ));
+        return Some(Finding::new(Note, format!("{label} ({what}) will be driven in mode {mode}"), "the best that its driver offers", ""));
     }
     None
 }
