@@ -9,7 +9,8 @@ say() { printf 'prepare: %s\n' "$*" >&2; }
 tools=(
   clang=clang llvm-strip=llvm make=make m4=m4 pkg-config=pkg-config cc=gcc c++=g++
   ip=iproute2 ss=iproute2 nft=nftables sysctl=procps nsenter=util-linux setpriv=util-linux taskset=util-linux
-  curl=curl openssl=openssl ethtool=ethtool tcpdump=tcpdump iperf3=iperf3 ping=iputils-ping python3=python3
+  curl=curl openssl=openssl ethtool=ethtool tcpdump=tcpdump iperf3=iperf3 ping=iputils-ping tracepath=iputils-tracepath python3=python3
+  scapy=python3-scapy
 )
 # headers have no command: ask dpkg
 libraries=(libelf-dev zlib1g-dev libc6-dev libfaketime)
