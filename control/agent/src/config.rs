@@ -44,7 +44,7 @@ const UPLINKS_MAX: usize = 64;
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Settings {
-    /// NIC to serve; repeat for several
+    /// NIC or bond to serve; repeat for several
     #[arg(long, value_name = "DEV")]
     #[serde(default)]
     pub uplink: Vec<String>,

@@ -251,14 +251,15 @@ fn members_of_bonds_receive_what_the_kernel_would<F: Addresses>() {
     let (served, unserved) = (tcp(client, (vip::<F>(), 80), SYN), tcp(client, (vip::<F>(), 82), SYN));
     let mut to_group = served.clone();
     to_group[0] |= 1;
+    let lacp = [&[0x01, 0x80, 0xc2, 0, 0, 2, 2, 0, 0, 0, 0, 9, 0x88, 0x09][..], &[1; 110]].concat();
     use XdpAction::{Drop, Pass, Redirect};
     for (receives, expected) in [
-        (Receives::Everything, [Redirect, Drop, Redirect, Redirect]),
-        (Receives::Unicast, [Redirect, Drop, Pass, Pass]),
-        (Receives::Nothing, [Pass, Pass, Pass, Pass]),
+        (Receives::Everything, [Redirect, Drop, Redirect, Redirect, Pass]),
+        (Receives::Unicast, [Redirect, Drop, Pass, Pass, Pass]),
+        (Receives::Nothing, [Pass; 5]),
     ] {
         programs.uplinks.set(&[UplinkUse { receives, ..uplink_use(LOOPBACK) }]).expect("a member");
-        let found = [&served, &unserved, &to_group, &who_has(vip::<F>())].map(|frame| action(&programs, frame));
+        let found = [&served, &unserved, &to_group, &who_has(vip::<F>()), &lacp].map(|frame| action(&programs, frame));
         assert_eq!(found, expected, "{receives:?}");
         assert_eq!(programs.uplinks.entries().expect("entries")[0].receives, receives);
         programs.uplinks.set_mac(LOOPBACK, [0; 6]).expect("a MAC");

@@ -257,7 +257,7 @@ impl Kernel {
             DeviceKind::Uplink(number.try_into().unwrap_or(u8::MAX))
         } else if veth && !link.peer_elsewhere && (link.name == RW0 || link.name == RW1) {
             DeviceKind::Hostlink
-        } else if veth && link.peer_elsewhere {
+        } else if veth && link.peer_elsewhere && link.bond_member.is_none() {
             DeviceKind::Pod
         } else if link.kind == Some(InfoKind::Bridge) {
             DeviceKind::Bridge

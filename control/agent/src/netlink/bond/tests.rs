@@ -3,6 +3,7 @@
 mod model;
 mod wire;
 
+use ringway_engine::tables::DeviceKind;
 use xdp_redirect::Receives;
 
 use self::wire::{BondMessage, MemberMessage, Message};
@@ -75,6 +76,19 @@ fn each_mode_as_the_kernel_has_it() {
     assert_eq!(roles(&[all.tell(), member(11).tell(), backup.tell()])[1], (12, false, Everything), "all_slaves_active");
     let lost = BondMessage { aggregator: None, ..good(4) };
     assert_eq!(roles(&[lost.tell(), MemberMessage { aggregator: None, ..member(11) }.tell()]), [(11, false, Everything)]);
+}
+
+#[test]
+fn a_veth_is_a_members_or_a_pods() {
+    let mut kernel = Kernel::default();
+    let uplinks = ["bond0".to_owned()];
+    [good(1).tell(), member(11).tell()].iter().for_each(|message| kernel.hear(&message.parsed()));
+    let kind = |kernel: &Kernel| kernel.devices(&uplinks).get(11).unwrap().kind;
+    assert_eq!(kind(&kernel), DeviceKind::Other);
+    let partial = |kernel: &Kernel| kernel.uplinks(&uplinks)[0].as_ref().unwrap().partial_checksums;
+    assert!(partial(&kernel), "as its members");
+    kernel.hear(&MemberMessage { master: None, ..member(11) }.tell().parsed());
+    assert_eq!((kind(&kernel), partial(&kernel)), (DeviceKind::Pod, false));
 }
 
 #[test]

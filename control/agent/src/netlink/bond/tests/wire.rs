@@ -98,13 +98,17 @@ impl BondMessage {
 
 impl MemberMessage {
     pub fn tell(&self) -> Message {
+        // A veth whose peer is in another namespace: IFLA_LINK, IFLA_LINK_NETNSID.
         let mut attributes = device(&format!("eth{}", self.ifindex), self.ifindex);
+        attributes.extend([attribute(5, &7u32.to_ne_bytes()), attribute(37, &0i32.to_ne_bytes())].concat());
+        let mut info = vec![attribute(1, b"veth\0")];
         let mut flags = if self.up { IFF_UP } else { 0 } | if self.carrier { IFF_LOWER_UP | IFF_RUNNING } else { 0 };
         if let Some(master) = self.master {
             flags |= IFF_SLAVE;
             attributes.extend(attribute(10, &master.to_ne_bytes()));
-            attributes.extend(nested(18, &[attribute(4, b"bond\0"), nested(5, &self.state())]));
+            info.extend([attribute(4, b"bond\0"), nested(5, &self.state())]);
         }
+        attributes.extend(nested(18, &info));
         Message::link(RTM_NEWLINK, self.ifindex, flags, &attributes)
     }
 
