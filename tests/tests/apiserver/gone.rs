@@ -113,6 +113,32 @@ fn clients_of_a_pod_that_is_gone_are_told_with_direct_delivery() -> Result<()> {
     run("api_gone_direct", "direct", |net, cluster, _| are_told(net, cluster, "a1", "b2"))
 }
 
+/// While the process was away, so that nobody saw them leave.
+#[test]
+fn clients_of_a_pod_that_went_meanwhile_are_told() -> Result<()> {
+    run("api_gone_meanwhile", "edge", |net, cluster, ringway| {
+        serve(net, cluster, "b1")?;
+        wait_for("the endpoint is kept on disk", PATIENCE, || {
+            let text = std::fs::read_to_string(ringway.state_dir().join("objects.json"))?;
+            let uid = cluster.get(&pod_path("b1"))?["metadata"]["uid"].to_string();
+            ensure!(text.contains("\"b1\"") && !uid.is_empty(), "not yet");
+            Ok(())
+        })?;
+        let mut clients = idle_clients(net)?;
+        clients.retain(|(who, _)| !who.ends_with("UDP"));
+        ringway.kill();
+        net.pod("b1")?.namespace.ip("link set eth0 down")?;
+        delete_pod(cluster, "b1")?;
+        set_endpoint(net, cluster, "a1")?;
+        ringway.start_again()?;
+        for (who, client) in &mut clients {
+            let ended = client.ended(PATIENCE).with_context(|| format!("{who} is not told"))?;
+            ensure!(ended == "connection reset", "{who}: {ended}");
+        }
+        wait_servers(net, &["a1"])
+    })
+}
+
 #[test]
 fn connections_to_a_pod_that_lives_go_on() -> Result<()> {
     run("api_gone_alive", "edge", |net, cluster, _| {

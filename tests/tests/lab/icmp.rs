@@ -27,11 +27,35 @@ fn ensure_told(host: &Namespace, destination: &str) -> Result<()> {
     Ok(())
 }
 
-/// The last hop to the client is narrow: who sends what it downloads has to learn it, behind the VIP.
-fn narrow_at_the_client(family: Family, name: &str, options: RingwayOptions, server: &str, told_of: &str) -> Result<()> {
+/// The hop on the way to the client that is narrow.
+#[derive(Clone, Copy)]
+enum Narrow {
+    Last,
+    Uplink,
+}
+
+impl Narrow {
+    fn make(self, net: &Net) -> Result<()> {
+        let (host, device) = match self {
+            Narrow::Last => (&net.router, "clients"),
+            Narrow::Uplink => (&net.node1, "eth0"),
+        };
+        host.ip(&format!("link set {device} mtu 1300")).map(drop)
+    }
+}
+
+/// Who sends what the client downloads has to learn of the narrow hop, behind the VIP.
+fn narrow_towards_the_client(
+    family: Family,
+    name: &str,
+    narrow: Narrow,
+    options: RingwayOptions,
+    server: &str,
+    told_of: &str,
+) -> Result<()> {
     lab_of(name, family, |lab| {
         let net = Topology::new().family(family).build(lab)?;
-        net.router.ip("link set clients mtu 1300")?;
+        narrow.make(&net)?;
         let ringway = Ringway::start(&net, &options, &[web(&net, &[server])?])?;
         download(&net.client, VIP_URL)?;
         ensure_told(&net.pod(server)?.namespace, told_of)?;
@@ -40,15 +64,23 @@ fn narrow_at_the_client(family: Family, name: &str, options: RingwayOptions, ser
 }
 
 for_both!(a_backend_elsewhere_learns_the_clients_mtu, |family| {
-    narrow_at_the_client(family, "mtu_client_remote", RingwayOptions::default(), "b1", address::NODE1)
+    narrow_towards_the_client(family, "mtu_client_remote", Narrow::Last, RingwayOptions::default(), "b1", address::NODE1)
 });
 
 for_both!(a_pod_here_learns_the_clients_mtu, |family| {
-    narrow_at_the_client(family, "mtu_client_edge", RingwayOptions::default(), "a1", address::CLIENT)
+    narrow_towards_the_client(family, "mtu_client_edge", Narrow::Last, RingwayOptions::default(), "a1", address::CLIENT)
 });
 
 for_both!(a_pod_here_learns_the_clients_mtu_with_direct_delivery, |family| {
-    narrow_at_the_client(family, "mtu_client_direct", RingwayOptions::direct(), "a1", address::CLIENT)
+    narrow_towards_the_client(family, "mtu_client_direct", Narrow::Last, RingwayOptions::direct(), "a1", address::CLIENT)
+});
+
+for_both!(a_pod_here_learns_the_uplinks_mtu, |family| {
+    narrow_towards_the_client(family, "mtu_uplink_edge", Narrow::Uplink, RingwayOptions::default(), "a1", address::CLIENT)
+});
+
+for_both!(a_pod_here_learns_the_uplinks_mtu_with_direct_delivery, |family| {
+    narrow_towards_the_client(family, "mtu_uplink_direct", Narrow::Uplink, RingwayOptions::direct(), "a1", address::CLIENT)
 });
 
 // A hop between this node and the backend is narrow, which a router there says to our SNAT address, a pod's, or the node's.
@@ -101,11 +133,11 @@ for_both!(senders_of_datagrams_learn_the_mtu, |family| {
     Ok(())
 });
 
-/// Backends answer with datagrams that the client's last hop does not take whole: they are told, and divide.
-fn backends_learn_from_their_answers(family: Family, name: &str, options: RingwayOptions, server: &str) -> Result<()> {
+/// Backends answer with datagrams that the narrow hop does not take whole: they are told, and divide.
+fn backends_learn_from_their_answers(family: Family, name: &str, narrow: Narrow, options: RingwayOptions, server: &str) -> Result<()> {
     lab_of(name, family, |lab| {
         let net = Topology::new().family(family).build(lab)?;
-        net.router.ip("link set clients mtu 1300")?;
+        narrow.make(&net)?;
         net.client.ip("link set eth0 mtu 1300")?;
         let ringway = Ringway::start(&net, &options, &[web(&net, &[server])?])?;
         wait_for("the backend", PATIENCE, || net.client.udp(VIP_80, 0))?;
@@ -117,15 +149,23 @@ fn backends_learn_from_their_answers(family: Family, name: &str, options: Ringwa
 }
 
 for_both!(backends_elsewhere_learn_from_their_answers, |family| {
-    backends_learn_from_their_answers(family, "mtu_answer_remote", RingwayOptions::default(), "b1")
+    backends_learn_from_their_answers(family, "mtu_answer_remote", Narrow::Last, RingwayOptions::default(), "b1")
 });
 
 for_both!(backends_here_learn_from_their_answers, |family| {
-    backends_learn_from_their_answers(family, "mtu_answer_edge", RingwayOptions::default(), "a1")
+    backends_learn_from_their_answers(family, "mtu_answer_edge", Narrow::Last, RingwayOptions::default(), "a1")
 });
 
 for_both!(backends_here_learn_from_their_answers_with_direct_delivery, |family| {
-    backends_learn_from_their_answers(family, "mtu_answer_direct", RingwayOptions::direct(), "a1")
+    backends_learn_from_their_answers(family, "mtu_answer_direct", Narrow::Last, RingwayOptions::direct(), "a1")
+});
+
+for_both!(backends_here_learn_of_the_uplink_from_their_answers, |family| {
+    backends_learn_from_their_answers(family, "mtu_answer_uplink", Narrow::Uplink, RingwayOptions::default(), "a1")
+});
+
+for_both!(backends_here_learn_of_the_uplink_from_their_answers_with_direct_delivery, |family| {
+    backends_learn_from_their_answers(family, "mtu_answer_uplink_direct", Narrow::Uplink, RingwayOptions::direct(), "a1")
 });
 
 /// A pod whose server is gone says so, and whoever asked by the service's address understands it.

@@ -7,6 +7,7 @@ typedef struct iphdr header4;
 #define ETHERTYPE4 ETH_P_IP
 #define ADDRESSES4 offsetof(struct iphdr, saddr)
 #define ICMP4 IPPROTO_ICMP
+#define SMALL_MTU4 576 /* every host takes that (RFC 791 section 3.1) */
 #define NODE_PORT_ALIAS4 node_port_alias4
 #define VIP_ALIAS4 vip_alias4
 /* From the start of the IP header: all that `parse4` may read. */

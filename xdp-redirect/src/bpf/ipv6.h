@@ -7,6 +7,7 @@ typedef struct ipv6hdr header6;
 #define ETHERTYPE6 ETH_P_IPV6
 #define ADDRESSES6 offsetof(struct ipv6hdr, saddr)
 #define ICMP6 IPPROTO_ICMPV6
+#define SMALL_MTU6 1280 /* every link takes that (RFC 8200 section 5) */
 /* Word by word: of a whole that is copied clang forgets that it is volatile, and takes it for 0. */
 #define NODE_PORT_ALIAS6 ((ip6){{node_port_alias6.word[0], node_port_alias6.word[1]}})
 #define VIP_ALIAS6 ((ip6){{vip_alias6.word[0], vip_alias6.word[1]}})

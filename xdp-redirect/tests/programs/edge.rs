@@ -137,9 +137,7 @@ fn the_first_packet_of_a_pod_to_a_frontend_is_an_upcall<F: Addresses>() {
         .expect("a frontend");
     let frame = tcp(end::<F>("10.1.0.4", 40000), (vip::<F>(), 80), SYN);
     let result = run(&programs, ProgramName::EdgePodIn, &frame, 0);
-    assert_eq!(result.action, TcAction::Redirect);
-    assert_eq!(result.frame[..6], upcall_mac(Upcall { hook: Hook::PodIn, ifindex: LOOPBACK }));
-    assert_eq!(result.frame[6..], frame[6..], "all else stays");
+    assert_upcall(&result, &frame);
 
     let returned = run(&programs, ProgramName::EdgePodIn, &frame, MARK);
     assert_eq!((returned.action, returned.mark), (TcAction::Next, 0), "not a second time, and the mark is gone");
@@ -223,9 +221,44 @@ fn ops_write_the_mac_redirect_and_decrement_the_ttl<F: Addresses>() {
         assert_eq!(result.frame[6..12], CLIENT_MAC, "{op:?}");
         assert_eq!(read::<F>(&result.frame), Seen { src: (vip::<F>(), 9), dst: end::<F>("10.1.0.4", port), ttl }, "{op:?}");
     }
+    // Its sender is told by a worker, and nobody if a worker says that it goes on.
     let last_hop = packet::with_ttl(&insert(6, FlowOp::Neigh), 1);
-    assert_eq!(run(&programs, ProgramName::EdgePodIn, &last_hop, 0).action, TcAction::Drop);
+    assert_upcall(&run(&programs, ProgramName::EdgePodIn, &last_hop, 0), &last_hop);
+    assert_eq!(run(&programs, ProgramName::EdgePodIn, &last_hop, MARK).action, TcAction::Drop);
     assert_eq!(count(&programs, "edge_drop_ttl"), 1);
+    assert_eq!(run(&programs, ProgramName::EdgePodIn, &packet::with_ttl(&insert(7, FlowOp::Pass), 1), 0).action, TcAction::Next);
+}
+
+/// As the pod's packet came, but for the address of a worker.
+fn assert_upcall(result: &SkbResult, frame: &[u8]) {
+    assert_eq!(result.action, TcAction::Redirect);
+    assert_eq!(result.frame[..6], upcall_mac(Upcall { hook: Hook::PodIn, ifindex: LOOPBACK }));
+    assert_eq!(result.frame[6..], frame[6..]);
+}
+
+fn what_the_device_does_not_take_goes_to_a_worker<F: Addresses>() {
+    crate::namespace::in_namespace(|| {
+        crate::namespace::ip("link set lo mtu 1400 up");
+        let scratch = Scratch::new();
+        let (programs, _) = scratch.load();
+        let table = table_of::<F>(&programs);
+        let pod = end::<F>("10.1.0.4", 40000);
+        let flow = |port, op| {
+            let rewrite = Rewrite { ifindex: LOOPBACK, ..to((vip::<F>(), 9), end::<F>("10.1.0.4", port), op) };
+            table.insert(0, &one_way(pod_key(pod, (vip::<F>(), port), 17), rewrite), NOW).expect("room");
+        };
+        flow(1, FlowOp::Neigh);
+        flow(2, FlowOp::Pass);
+        let of_bytes = |port, bytes: usize| packet::datagram(pod, (vip::<F>(), port), &vec![7; bytes - F::HEADER_BYTES - 8]);
+        for (port, bytes, mark, goes_up) in [(1, 1400, 0, false), (1, 1401, 0, true), (1, 1401, MARK, false), (2, 1401, 0, false)] {
+            let frame = of_bytes(port, bytes);
+            let result = run(&programs, ProgramName::EdgePodIn, &frame, mark);
+            match goes_up {
+                true => assert_upcall(&result, &frame),
+                false => assert_eq!(read::<F>(&result.frame).src, (vip::<F>(), 9), "{bytes} bytes to port {port}"),
+            }
+        }
+    });
 }
 
 fn a_pods_flow_is_its_devices_own<F: Addresses>() {
@@ -327,6 +360,7 @@ for_both_families! {
     frames_flooded_to_an_uplink_are_left_alone
     what_needs_a_worker_at_a_hit_is_an_upcall
     ops_write_the_mac_redirect_and_decrement_the_ttl
+    what_the_device_does_not_take_goes_to_a_worker
     a_pods_flow_is_its_devices_own
     an_inner_vlan_tag_is_skipped
     rw1_lets_out_only_what_is_for_a_worker

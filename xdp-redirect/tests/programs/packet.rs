@@ -48,8 +48,12 @@ pub fn segment(src: (impl Into<IpAddr>, u16), dst: (impl Into<IpAddr>, u16), fla
 }
 
 pub fn udp(src: (impl Into<IpAddr>, u16), dst: (impl Into<IpAddr>, u16)) -> Vec<u8> {
+    datagram(src, dst, b"odd payload")
+}
+
+pub fn datagram(src: (impl Into<IpAddr>, u16), dst: (impl Into<IpAddr>, u16), payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
-    ip(src.0, dst.0).udp(src.1, dst.1).write(&mut frame, b"odd payload").expect("a frame");
+    ip(src.0, dst.0).udp(src.1, dst.1).write(&mut frame, payload).expect("a frame");
     frame
 }
 

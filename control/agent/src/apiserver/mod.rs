@@ -45,7 +45,7 @@ use k8s_openapi::api::core::v1::{Node, Pod as KubernetesPod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::Client;
-use ringway_model::{Change, Kind, PodModel, PodRef, Problem, ServiceName};
+use ringway_model::{Change, EndpointSliceModel, Kind, PodModel, PodRef, Problem, ServiceName};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -184,6 +184,11 @@ impl Source {
     /// Something is known from an earlier process.
     pub fn has_known(&self) -> bool {
         self.reporter.has_known()
+    }
+
+    /// EndpointSlices as an earlier process knew them last, once.
+    pub fn take_earlier(&self) -> Vec<Arc<EndpointSliceModel>> {
+        self.objects.take_earlier()
     }
 
     /// Everything for `status` and metrics.

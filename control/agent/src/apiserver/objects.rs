@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringway_model::convert::{Converted, Refused};
-use ringway_model::{Change, Kind, Model, ObjectRef, PodModel, Problem};
+use ringway_model::{Change, EndpointSliceModel, Kind, Model, ObjectRef, PodModel, Problem};
 use tokio::sync::{Notify, watch};
 
 use super::guard::{self, Guard};
@@ -41,6 +41,8 @@ pub struct State {
     guard: Guard,
     pending: Pending,
     learnt: Learnt,
+    /// EndpointSlices as an earlier process knew them last.
+    earlier: Vec<Arc<EndpointSliceModel>>,
     /// Since the objects were written to disk last.
     unsaved: bool,
     pub refused_total: u64,
@@ -73,6 +75,7 @@ impl Objects {
             guard: Guard::default(),
             pending: Pending::default(),
             learnt: Learnt::default(),
+            earlier: Vec::new(),
             unsaved: false,
             refused_total: 0,
             errors_total: 0,
@@ -83,7 +86,10 @@ impl Objects {
         }
         for model in known {
             if let Some(kind) = state.kinds.get_mut(&model.object_ref().kind) {
-                kind.reflection.preload(model.clone());
+                let model = kind.reflection.preload(model);
+                if let Model::EndpointSlice(slice) = &model {
+                    state.earlier.push(Arc::clone(slice));
+                }
                 state.hand_on(Change::Upsert(model));
             }
         }
@@ -162,6 +168,11 @@ impl Objects {
     /// Everything since the last time, one change for each object.
     pub fn take(&self) -> Vec<Change> {
         self.lock().pending.take()
+    }
+
+    /// EndpointSlices as an earlier process knew them last, once.
+    pub fn take_earlier(&self) -> Vec<Arc<EndpointSliceModel>> {
+        std::mem::take(&mut self.lock().earlier)
     }
 
     /// What to write to disk, if that is another than last time and it was listed, not only read from disk.

@@ -28,9 +28,10 @@ pub struct Reflection {
 
 impl Reflection {
     /// What an earlier process knew: in force until a list says otherwise.
-    pub fn preload(&mut self, mut model: Model) {
+    pub fn preload(&mut self, mut model: Model) -> Model {
         self.names.share_in(&mut model);
-        self.in_force.insert(model.object_ref(), model);
+        self.in_force.insert(model.object_ref(), model.clone());
+        model
     }
 
     /// A list begins. One that was under way has come to nothing.
@@ -60,10 +61,12 @@ impl Reflection {
         version.and_then(|version| self.versions.insert(object.clone(), version));
         let (change, problems) = match converted {
             Ok(Converted::Ours(mut model, problems)) => {
-                self.names.share_in(&mut model);
-                let same = self.in_force.get(&object) == Some(&model);
-                let change = (!same).then(|| Change::Upsert(model.clone()));
-                self.in_force.insert(object.clone(), model);
+                // One that says the same is not kept: others hold the first, and a list names everything once more.
+                let change = (self.in_force.get(&object) != Some(&model)).then(|| {
+                    self.names.share_in(&mut model);
+                    self.in_force.insert(object.clone(), model.clone());
+                    Change::Upsert(model)
+                });
                 (change, problems)
             }
             Ok(Converted::NotOurs(_, problems)) => (self.remove(object.clone()), problems),

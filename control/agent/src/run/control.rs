@@ -106,6 +106,10 @@ impl Control {
             self.tables.snapshot().frontends.len(),
             waited.elapsed().as_millis()
         );
+        // Their flows were kept, and nobody was there to tell their clients.
+        if let Some(source) = self.objects.apiserver() {
+            self.tell_clients(self.compiler.left_since(&source.take_earlier()));
+        }
         tokio::task::spawn_blocking(ringway_io::release_free_memory);
     }
 

@@ -15,8 +15,8 @@ use ipnet::IpNet;
 use ringway_engine::tables::{Frontend, FrontendKey};
 
 use crate::cluster::{Changed, Cluster, Touched};
-use crate::left::Left;
-use crate::model::{Change, IpFamily, PerFamily, Protocol, ServiceModel, ServiceName};
+use crate::left::{Leaving, Left};
+use crate::model::{Change, EndpointSliceModel, IpFamily, PerFamily, Protocol, ServiceModel, ServiceName};
 use crate::problem::{Problem, Severity};
 use crate::select::Location;
 use crate::view::ServicePortView;
@@ -120,6 +120,16 @@ impl Compiler {
         self.device_addresses = addresses;
         let services = self.refresh_addresses();
         self.compile(services)
+    }
+
+    /// The endpoints of these slices that have left since, with a pod whose end would be that of their connections.
+    pub fn left_since(&self, earlier: &[Arc<EndpointSliceModel>]) -> Vec<Left> {
+        let mut leaving = Leaving::default();
+        for slice in earlier {
+            let now = self.cluster.slices(&slice.service).find(|now| now.name == slice.name);
+            leaving.compare(slice, now.map(Arc::as_ref));
+        }
+        leaving.left(&self.cluster, std::iter::empty())
     }
 
     pub fn cluster(&self) -> &Cluster {

@@ -103,17 +103,19 @@ impl<F: Family> Path<'_, F> {
                 write_macs(packet.bytes, order_mac(order, entry.ifindex.load(Relaxed)), self.snapshot.node.rw1_mac);
                 return Ok(Verdict::Host);
             }
+            // `edge` has no way to answer.
+            (Some(FlowOp::Neigh), _) if flow.ttl <= 1 || flow.bytes() > self.mtu_of(entry.ifindex.load(Relaxed)) => {}
             _ => return Ok(give_back(packet, taken)),
         }
         if flow.ttl <= 1 {
             return Err(self.complain(taken, flow, packet, IcmpError::TimeExceeded, DropReason::TtlExpired));
         }
-        let route = match entry.ifindex.load(Relaxed) {
-            0 => {
+        let route = match (op, entry.ifindex.load(Relaxed)) {
+            (Some(FlowOp::Neigh), _) | (_, 0) => {
                 let key = HopKey { saddr: F::load(&entry.new_saddr), daddr: F::load(&entry.new_daddr), iif: taken.ifindex };
                 Route::Hop(self.lane.hops.resolve(self.snapshot, key)?)
             }
-            ifindex => Route::Pod { ifindex, dmac: entry.dmac() },
+            (_, ifindex) => Route::Pod { ifindex, dmac: entry.dmac() },
         };
         let mut divided = None;
         if let Route::Hop(Hop::Uplink { mtu, .. } | Hop::Device { mtu, .. }) = route
@@ -131,6 +133,11 @@ impl<F: Family> Path<'_, F> {
             (Verdict::Host, Some(mtu)) => Verdict::Divide { mtu, uplink: None },
             (verdict, _) => verdict,
         })
+    }
+
+    /// Bytes of the largest packet that the device takes; of one that is not known it is for the kernel to say.
+    fn mtu_of(&self, ifindex: u32) -> usize {
+        self.snapshot.devices.get(ifindex).map_or(usize::MAX, |device| device.mtu as usize)
     }
 
     /// Writes the Ethernet header for where the packet goes. Packets of a `slot` take one member of a bond.

@@ -94,6 +94,29 @@ fn direct_delivery_goes_straight_into_the_pod() {
     }
 }
 
+/// What `edge` sends a worker because it has no way to answer: the rest it executes itself.
+#[test]
+fn an_answer_that_edge_cannot_send_on_is_told_of_or_divided() {
+    let mut bed = Bed::served((A, 8080), PodDelivery::Direct);
+    bed.receive(&udp(CLIENT_END, WEB, b"request"));
+    let mtu = bed.snapshot.devices.by_index[&UPLINK].mtu as usize;
+    let of_bytes = |bytes: usize| {
+        let empty = udp((A, 8080), CLIENT_END, b"");
+        udp((A, 8080), CLIENT_END, &vec![7; bytes + ETHERNET_BYTES - empty.len()])
+    };
+    let back = |out: &Outcome| out.verdict == Verdict::Host && macs(&out.frame).0 == order_mac(Order::Received, POD_A);
+    assert!(back(&bed.upcall(Hook::PodIn, POD_A, &of_bytes(mtu))), "the device takes that");
+    let mut last_hop = of_bytes(100);
+    last_hop[TTL] = 1;
+    for (frame, kind) in [(of_bytes(mtu + 1), TOO_BIG), (last_hop, TIME_EXCEEDED)] {
+        let out = bed.upcall(Hook::PodIn, POD_A, &frame);
+        let seen = read_icmp(&out.frame);
+        assert_eq!((out.verdict, seen.kind, seen.dst), (Verdict::Host, kind, A));
+        assert_eq!(seen.payload[..28], frame[ETHERNET_BYTES..][..28], "as the pod sent it");
+    }
+    assert_eq!(bed.flows.records(bed.now)[0].reverse.1.op, FlowOp::Neigh, "the entry stays edge's");
+}
+
 #[test]
 fn pod_client_is_handed_back_and_edge_knows_both_ways() {
     let mut bed = Bed::new();

@@ -132,6 +132,20 @@ static __always_inline int N(later)(struct __sk_buff *skb, enum hook hook, __u32
 	return edge_next(hook, EDGE_MISS);
 }
 
+/* A packet that we route and that cannot go on: its sender has to be told, which a worker does. Of one that is to be segmented it is the
+ * segments that have to fit. */
+static __always_inline _Bool N(needs_answer)(struct __sk_buff *skb, enum hook hook, __u32 l3, const struct N(packet) *p,
+						const struct N(flow) *flow)
+{
+	__u32 mtu = 0;
+
+	if (hook == HOOK_NODE_OUT || p->quoted || (flow->flags & FLOW_OP_MASK) != FLOW_NEIGH)
+		return 0;
+	if (p->ttl <= 1)
+		return 1;
+	return skb->len - l3 > N(SMALL_MTU) && bpf_check_mtu(skb, flow->ifindex, &mtu, 0, BPF_MTU_CHK_SEGS) > 0;
+}
+
 static __always_inline int N(edge)(struct __sk_buff *skb, enum hook hook, __u32 zone, __u32 l3, _Bool ethernet, _Bool from_worker)
 {
 	struct N(packet) p = {};
@@ -158,6 +172,8 @@ static __always_inline int N(edge)(struct __sk_buff *skb, enum hook hook, __u32 
 		N(fragment_note_op)(&p, meta, FLOW_WORKER);
 	if (!N(flow_runs_at_edge)(flow, &p))
 		return from_worker ? edge_next(hook, EDGE_LOOP_GUARD) : upcall(skb, hook, hash);
+	if (!from_worker && N(needs_answer)(skb, hook, l3, &p, flow))
+		return upcall(skb, hook, hash);
 
 	if (!p.quoted) /* what is said of a flow does not keep it alive */
 		N(touch)(flow, &p);
