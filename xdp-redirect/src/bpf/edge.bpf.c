@@ -44,11 +44,11 @@ static __always_inline struct view view_of_skb(struct __sk_buff *skb, __u32 l3)
 }
 
 /* `seen` is a flow's; the number's position is near the one that it holds, if any. */
-static __always_inline _Bool is_near(__u32 seen, __u16 position, __u16 reach)
+static __always_inline _Bool is_near(__u32 seen, __u16 position, __u16 behind, __u16 ahead)
 {
-	__u16 ahead = position - (seen >> POSITION_SHIFT) + reach;
+	__u16 distance = position - (seen >> POSITION_SHIFT) + behind;
 
-	return !(seen & SEEN_POSITION) || ahead <= 2 * reach;
+	return !(seen & SEEN_POSITION) || distance <= behind + ahead;
 }
 
 #define FAMILY_CODE "family/position.h"

@@ -42,6 +42,7 @@ enum flow_op {
 #define POSITION_MASK 0xffff0000u
 /* How far positions of one connection are from each other at most; those of resets without an acknowledgment number. */
 #define REACH 256
+#define LAG 1024
 #define RESET_REACH 16
 
 /* Units of `last` and `created` of an entry: CLOCK_MONOTONIC ns >> TICK_SHIFT, 16.8 ms. */

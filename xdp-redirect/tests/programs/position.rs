@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use ringway_engine::flow::{
-    FlowKey, FlowOp, FlowSlot, FlowTable, Hook, NewFlow, Numbers, POSITION_SHIFT, REACH, RESET_REACH, SEEN_FIN, SEEN_POSITION, SEEN_RST,
-    Segment, SlotIndex, TICKS_PER_SECOND,
+    FlowKey, FlowOp, FlowSlot, FlowTable, Hook, LAG, NewFlow, Numbers, POSITION_SHIFT, REACH, RESET_REACH, SEEN_FIN, SEEN_POSITION,
+    SEEN_RST, Segment, SlotIndex, TICKS_PER_SECOND,
 };
 use ringway_engine::tables::FrontendKey;
 use xdp_redirect::{FrontendUse, ProgramName, Programs, SkbContext, TcAction};
@@ -113,7 +113,7 @@ impl Dice {
 
     /// A number at the borders of what is near this position, or any.
     fn number(&mut self, position: u16) -> u32 {
-        let reach = self.one(&[0, 0, 0, 1, 2, RESET_REACH, RESET_REACH + 1, REACH, REACH + 1]);
+        let reach = self.one(&[0, 0, 0, 1, 2, RESET_REACH, RESET_REACH + 1, REACH, REACH + 1, LAG, LAG + 1]);
         let near = if self.roll().is_multiple_of(2) { position.wrapping_add(reach) } else { position.wrapping_sub(reach) };
         let low = self.one(&[0, 1, 0xffff, 0x8000]);
         if self.roll().is_multiple_of(16) { self.roll() } else { u32::from(near) << POSITION_SHIFT | low }

@@ -30,7 +30,7 @@ pub use expiry::{FlowState, Timeouts};
 pub(crate) use gates::Gates;
 pub use hash::{OVERFLOW_BUCKETS, buckets_of, flow_hash, overflow_bucket_of};
 pub use insert::{InsertError, NewFlow};
-pub use position::{Numbers, REACH, RESET_REACH, Segment};
+pub use position::{LAG, Numbers, REACH, RESET_REACH, Segment};
 pub use record::FlowRecord;
 pub(crate) use slot::elapsed;
 pub use table::{FlowTable, FlowTables, SlotIndex, slots_for};

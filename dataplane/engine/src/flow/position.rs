@@ -1,9 +1,10 @@
 //! What a segment may say of a TCP connection: who does not know where its sequence numbers stand can neither end it nor take its place.
 //!
-//! Of each side an entry keeps the upper half of the last sequence number, its position: written each 64 KiB, so a busy flow's line stays in
-//! all caches. Exact windows would have to follow every packet; what counts here is that of 2^32 numbers few are near. A segment that
-//! is not near is forwarded all the same, for its receiver knows better (RFC 5961), but nothing is noted of it. The same in
-//! `xdp-redirect/src/bpf/family/position.h`.
+//! Of each side an entry keeps the upper half of its farthest sequence number, its position: written each 64 KiB, so a busy flow's line stays
+//! in all caches. Exact windows would have to follow every packet; what counts here is that of 2^32 numbers few are near. A segment that
+//! is not near is forwarded all the same, for its receiver knows better (RFC 5961), but nothing is noted of it. A reset that is near
+//! may still be one that its receiver drops: whoever goes on after it has not sent it. Somebody who can send in the name of both sides
+//! can answer his own SYN, and is believed. The same in `xdp-redirect/src/bpf/family/position.h`.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -14,11 +15,12 @@ use crate::wire::{IpFlow, Part, TCP, read_u32};
 
 const SEEN_TCP: u32 = SEEN_FIN | SEEN_SYN | SEEN_RST | SEEN_ACK;
 
-/// In units of 64 KiB: a sender goes on, or repeats, by no more than what it has under way at a time, lost segments that never came here
-/// included. Linux: at most `tcp_wmem`, by default 4 MiB.
+/// In units of 64 KiB: a sender's next number is no farther from its farthest. What is lost before it comes here leaves a gap of less.
 pub const REACH: u16 = 256;
-/// Of a reset without an acknowledgment number, likewise: it has one number to guess, not two. It stands where its receiver waits for
-/// it, at once or after a challenge (RFC 5961 §3.2), which is near what was sent last.
+/// An acknowledgment may lag behind what its receiver has sent by all that is under way. Linux: at most `tcp_rmem`, by default 32 MiB.
+pub const LAG: u16 = 1_024;
+/// Of a reset without an acknowledgment number, like [`REACH`]: it has one number to guess, not two. It stands where its receiver waits for
+/// it, at once or after a challenge (RFC 5961 §3.2): near what was sent last, but for a sender that vanished with more under way.
 pub const RESET_REACH: u16 = 16;
 
 /// What a packet says of its connection.
@@ -78,9 +80,14 @@ fn upper_half(number: u32) -> u16 {
     (number >> POSITION_SHIFT) as u16
 }
 
-/// A position that is not known is near to all.
-fn is_near(known: Option<u16>, position: u16, reach: u16) -> bool {
-    known.is_none_or(|known| (position.wrapping_sub(known) as i16).unsigned_abs() <= reach)
+/// No more than so many units behind what is known or ahead of it. A position that is not known is near to all.
+fn is_near(known: Option<u16>, position: u16, behind: u16, ahead: u16) -> bool {
+    known.is_none_or(|known| position.wrapping_sub(known).wrapping_add(behind) <= behind + ahead)
+}
+
+/// What was repeated takes no position back, or what comes after it would be far.
+fn farthest(known: Option<u16>, position: u16) -> u16 {
+    known.filter(|known| (position.wrapping_sub(*known) as i16) < 0).unwrap_or(position)
 }
 
 impl<F: Family> FlowSlot<F> {
@@ -96,32 +103,42 @@ impl<F: Family> FlowSlot<F> {
         let mut bits = segment.bits();
         let mut mask = bits;
         if let Some(numbers) = segment.numbers {
-            bits |= SEEN_POSITION | numbers.sequence & POSITION_MASK;
-            mask |= SEEN_POSITION | POSITION_MASK;
+            // Whoever is said to have reset the connection, and each SYN, is looked at closely.
+            let asks = if u32::from(segment.flags) & (SEEN_SYN | SEEN_ACK) == SEEN_SYN { SEEN_ASKED } else { 0 };
+            bits |= SEEN_POSITION | asks | numbers.sequence & POSITION_MASK;
+            mask |= SEEN_POSITION | SEEN_RST | asks | POSITION_MASK;
         }
         self.seen.load(Relaxed) & mask == bits
     }
 
     fn note(&self, cleared: u32, bits: u32, position: u16) {
         let placed = SEEN_POSITION | u32::from(position) << POSITION_SHIFT;
-        // Never `None`, so it does not fail.
-        let _ = self.seen.fetch_update(Relaxed, Relaxed, |seen| Some(seen & !(cleared | POSITION_MASK) | bits | placed));
+        let noted = |seen: u32| seen & !(cleared | POSITION_MASK) | bits | placed;
+        // Without a change nothing is written: an error that is none.
+        let _ = self.seen.fetch_update(Relaxed, Relaxed, |seen| Some(noted(seen)).filter(|noted| *noted != seen));
+    }
+
+    fn add(&self, bits: u32) {
+        if self.seen.load(Relaxed) & bits != bits {
+            self.seen.fetch_or(bits, Relaxed);
+        }
     }
 }
 
 impl<F: Family> FlowTable<F> {
     /// Notes of a segment that says something new what it proves. False if it does not even prove that the connection lives.
     #[cold]
-    pub(super) fn judge(&self, slot: &FlowSlot<F>, segment: &Segment) -> bool {
+    pub(super) fn judge(&self, slot: &FlowSlot<F>, segment: &Segment, now: u32) -> bool {
         let Some(numbers) = segment.numbers else {
-            slot.seen.fetch_or(segment.bits(), Relaxed);
+            slot.add(segment.bits());
             return true;
         };
         let peer = self.slot(slot.peer.load(Relaxed));
         let (own, other) = (slot.position(), peer.position());
         let fits = |reach| {
             let acknowledges = segment.has(SEEN_ACK);
-            is_near(own, numbers.position(), reach) && (!acknowledges || is_near(other, upper_half(numbers.acknowledged), reach))
+            is_near(own, numbers.position(), reach, reach)
+                && (!acknowledges || is_near(other, upper_half(numbers.acknowledged), LAG, REACH))
         };
         // The client's last SYN is answered, which also says what became of the connection that it is not of.
         let answers = segment.has(SEEN_ACK)
@@ -131,7 +148,10 @@ impl<F: Family> FlowTable<F> {
         if segment.has(SEEN_RST) {
             // Its number may be 0, and is no position.
             let is_right = answers || fits(if segment.has(SEEN_ACK) { REACH } else { RESET_REACH });
-            slot.seen.fetch_or(if is_right { segment.bits() } else { SEEN_ANY }, Relaxed);
+            if is_right {
+                slot.last.store(now, Relaxed);
+            }
+            slot.add(if is_right { segment.bits() } else { SEEN_ANY });
             return true;
         }
         if segment.has(SEEN_SYN) {
@@ -139,10 +159,13 @@ impl<F: Family> FlowTable<F> {
         }
         // Each segment of a connection has an acknowledgment (RFC 9293 §3.10.7.4).
         if segment.has(SEEN_ACK) && fits(REACH) {
+            // What overtook a reset on the way is older than a second.
+            let goes_on = slot.seen.load(Relaxed) & SEEN_RST != 0 && slot.idle(now) >= TICKS_PER_SECOND;
             // With its ACK the client has taken the answer to its SYN; another one may have come before (RFC 4987 §3.6, cookies).
-            slot.note(SEEN_ASKED, segment.bits(), numbers.position());
+            let cleared = if goes_on { SEEN_ASKED | SEEN_RST } else { SEEN_ASKED };
+            slot.note(cleared, segment.bits(), farthest(own, numbers.position()));
         } else {
-            slot.seen.fetch_or(SEEN_ANY, Relaxed);
+            slot.add(SEEN_ANY);
         }
         true
     }
@@ -165,11 +188,11 @@ fn judge_syn<F: Family>((slot, peer): (&FlowSlot<F>, &FlowSlot<F>), segment: &Se
         slot.asked.store(position, Relaxed);
         asks = SEEN_ASKED;
     }
-    if is_first && (!acknowledges || is_near(peer.position(), upper_half(numbers.acknowledged), REACH)) {
+    if is_first && (!acknowledges || is_near(peer.position(), upper_half(numbers.acknowledged), LAG, REACH)) {
         slot.note(0, bits | asks, position);
         return true;
     }
-    slot.seen.fetch_or(SEEN_ANY | asks, Relaxed);
+    slot.add(SEEN_ANY | asks);
     // Else SYNs would keep a client at a backend that is dead.
     acknowledges
 }

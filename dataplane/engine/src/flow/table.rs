@@ -179,7 +179,7 @@ impl<F: Family> FlowTable<F> {
     pub fn touch(&self, index: SlotIndex, segment: Segment, now: u32) {
         let slot = self.slot(index);
         // Read before write: a line that is only read stays in the caches of all CPUs.
-        if slot.knows(&segment) || self.judge(slot, &segment) {
+        if slot.knows(&segment) || self.judge(slot, &segment, now) {
             slot.refresh(now);
         }
     }

@@ -1,11 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /* What a segment may say of a TCP connection: the same as in dataplane/engine/src/flow/position.rs, where it is explained. */
 
+static __always_inline void N(add)(struct N(flow) *flow, __u32 bits)
+{
+	if ((READ_ONCE(flow->seen) & bits) != bits)
+		__sync_fetch_and_or(&flow->seen, bits);
+}
+
 static __always_inline void N(note)(struct N(flow) *flow, __u32 cleared, __u32 bits, __u16 position)
 {
-	__sync_fetch_and_and(&flow->seen, ~cleared);
-	WRITE_ONCE(((__u16 *)&flow->seen)[1], position);
-	__sync_fetch_and_or(&flow->seen, bits | SEEN_POSITION);
+	__u32 seen = READ_ONCE(flow->seen);
+
+	if (seen & cleared & ~bits)
+		__sync_fetch_and_and(&flow->seen, ~cleared);
+	if (seen >> POSITION_SHIFT != position)
+		WRITE_ONCE(((__u16 *)&flow->seen)[1], position);
+	N(add)(flow, bits | SEEN_POSITION);
 }
 
 static __always_inline _Bool N(judge_syn)(struct N(flow) *flow, struct N(flow) *peer, __u32 bits, __u16 position, __u16 acknowledged,
@@ -23,22 +33,22 @@ static __always_inline _Bool N(judge_syn)(struct N(flow) *flow, struct N(flow) *
 		WRITE_ONCE(flow->asked, position);
 		asks = SEEN_ASKED;
 	}
-	if (is_near(seen, position, 0) && (!(bits & SEEN_ACK) || is_near(READ_ONCE(peer->seen), acknowledged, REACH))) {
+	if (is_near(seen, position, 0, 0) && (!(bits & SEEN_ACK) || is_near(READ_ONCE(peer->seen), acknowledged, LAG, REACH))) {
 		N(note)(flow, 0, bits | asks, position);
 		return 1;
 	}
-	__sync_fetch_and_or(&flow->seen, SEEN_ANY | asks);
+	N(add)(flow, SEEN_ANY | asks);
 	return bits & SEEN_ACK;
 }
 
 /* Notes of a segment that says something new what it proves. False if it does not even prove that the connection lives. Not static, so
  * that the verifier looks at it once. */
-__noinline int N(judge)(struct N(flow) *flow, const struct N(packet) *p)
+__noinline int N(judge)(struct N(flow) *flow, const struct N(packet) *p, __u32 now)
 {
 	struct N(bucket) *bucket;
 	struct N(flow) *peer;
 	__u16 position, acknowledged;
-	__u32 bits, acknowledgment, other, reach = REACH;
+	__u32 bits, acknowledgment, seen, other, cleared = SEEN_ASKED, reach = REACH;
 	_Bool fits, answers;
 
 	if (!flow || !p)
@@ -46,7 +56,7 @@ __noinline int N(judge)(struct N(flow) *flow, const struct N(packet) *p)
 	bits = SEEN_ANY | (p->tcp_flags & SEEN_TCP);
 	bucket = N(flow_bucket)(flow->peer / BUCKET_ENTRIES);
 	if (p->protocol != IPPROTO_TCP || !bucket) {
-		__sync_fetch_and_or(&flow->seen, bits);
+		N(add)(flow, bits);
 		return 1;
 	}
 	peer = &bucket->entry[flow->peer % BUCKET_ENTRIES];
@@ -60,13 +70,20 @@ __noinline int N(judge)(struct N(flow) *flow, const struct N(packet) *p)
 		return N(judge_syn)(flow, peer, bits, position, acknowledged, answers);
 	if (!(bits & SEEN_ACK))
 		reach = RESET_REACH;
-	fits = is_near(READ_ONCE(flow->seen), position, reach) && (!(bits & SEEN_ACK) || is_near(other, acknowledged, reach));
-	if (bits & SEEN_RST)
-		__sync_fetch_and_or(&flow->seen, answers || fits ? bits : SEEN_ANY);
-	else if (bits & SEEN_ACK && fits)
-		N(note)(flow, SEEN_ASKED, bits, position);
-	else
-		__sync_fetch_and_or(&flow->seen, SEEN_ANY);
+	seen = READ_ONCE(flow->seen);
+	fits = is_near(seen, position, reach, reach) && (!(bits & SEEN_ACK) || is_near(other, acknowledged, LAG, REACH));
+	if (bits & SEEN_RST && (answers || fits)) {
+		WRITE_ONCE(flow->last, now);
+		N(add)(flow, bits);
+	} else if (!(bits & SEEN_RST) && bits & SEEN_ACK && fits) {
+		if (seen & SEEN_RST && (__s32)(now - READ_ONCE(flow->last)) >= (__s32)TICKS_PER_SECOND)
+			cleared |= SEEN_RST;
+		if (seen & SEEN_POSITION && (__s16)(position - (seen >> POSITION_SHIFT)) < 0)
+			position = seen >> POSITION_SHIFT;
+		N(note)(flow, cleared, bits, position);
+	} else {
+		N(add)(flow, SEEN_ANY);
+	}
 	return 1;
 }
 
@@ -77,10 +94,12 @@ static __always_inline void N(touch)(struct N(flow) *flow, const struct N(packet
 	__u32 bits = SEEN_ANY | (p->tcp_flags & SEEN_TCP), mask = bits, now = tick_now();
 
 	if (p->protocol == IPPROTO_TCP) {
-		bits |= SEEN_POSITION | (bpf_ntohl(p->sequence) & POSITION_MASK);
-		mask |= SEEN_POSITION | POSITION_MASK;
+		__u32 asks = (p->tcp_flags & (SEEN_SYN | SEEN_ACK)) == SEEN_SYN ? SEEN_ASKED : 0;
+
+		bits |= SEEN_POSITION | asks | (bpf_ntohl(p->sequence) & POSITION_MASK);
+		mask |= SEEN_POSITION | SEEN_RST | asks | POSITION_MASK;
 	}
-	if ((READ_ONCE(flow->seen) & mask) != bits && !N(judge)(flow, p))
+	if ((READ_ONCE(flow->seen) & mask) != bits && !N(judge)(flow, p, now))
 		return;
 	if ((__s32)(now - READ_ONCE(flow->last)) >= (__s32)TICKS_PER_SECOND)
 		WRITE_ONCE(flow->last, now);
