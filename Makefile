@@ -3,6 +3,9 @@
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
+# The lab's tests wait more than they compute, and each has namespaces of its own: two at a time.
+LAB_THREADS ?= 2
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -39,7 +42,7 @@ test-lab: build-checked ## BPF programs, packet fixtures and the lab (as root)
 	$(CARGO) test -p xdp-redirect
 	$(CARGO) test -p ringway-tests --test fixtures
 	$(CARGO) test -p ringway-tests --test nat
-	RINGWAY_BUILD=debug $(CARGO) test -p ringway-tests --test lab -- --test-threads=1
+	RINGWAY_BUILD=debug $(CARGO) test -p ringway-tests --test lab -- --test-threads=$(LAB_THREADS)
 
 .PHONY: test-apiserver
 test-apiserver: build-checked ## with the real kube-apiserver and etcd, which the first run builds with Go (as root)
@@ -50,7 +53,7 @@ test-apiserver: build-checked ## with the real kube-apiserver and etcd, which th
 test-long: build ## a million random clusters, many more random packets and simulated networks, lab and soak of the release binary, a minute of each fuzz target (as root, about half an hour)
 	PROPTEST_CASES=300000 $(CARGO) test --release -p ringway-model --test reference
 	PROPTEST_CASES=20000 RINGWAY_SEEDS=10000 $(CARGO) test --release -p ringway-model -p ringway-engine
-	$(CARGO) test -p ringway-tests --test lab -- --test-threads=1
+	$(CARGO) test -p ringway-tests --test lab -- --test-threads=$(LAB_THREADS)
 	$(CARGO) test -p ringway-tests --test soak
 	dataplane/engine/fuzz/run.sh 60
 

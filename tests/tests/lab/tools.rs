@@ -61,7 +61,13 @@ for_both!(iperf3_sends_large_datagrams, |family| {
             net.client.until("answer", "10.0.0.100:5201", PATIENCE, || Ok(()))?;
             for direction in [&[][..], &["-R"]] {
                 let words = ["iperf3", "-c", address::VIP, "-u", "-l", "8000", "-b", "60M", "-n", "3M", "-J"];
-                let report: Value = serde_json::from_str(&net.client.exec(&[&words, direction].concat())?)?;
+                // Its server takes one client at a time, and may still be busy with the last one.
+                let report = wait_for("a report", Duration::from_secs(10), || {
+                    let output = net.client.output(&[&words, direction].concat())?;
+                    let report: Value = serde_json::from_slice(&output.stdout)?;
+                    ensure!(report["error"].is_null(), "{}", report["error"]);
+                    Ok(report)
+                })?;
                 let sum = &report["end"]["sum"];
                 let (sent, lost) = (sum["packets"].as_u64().unwrap_or(0), sum["lost_packets"].as_u64().unwrap_or(u64::MAX));
                 ensure!(sent >= 300 && lost <= sent / 20, "{server} {direction:?}: {sum}");
