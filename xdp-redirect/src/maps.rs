@@ -244,8 +244,8 @@ pub struct UplinkUse {
     pub receives: Receives,
 }
 
-/// What a device takes for us; the rest is the kernel's. A member of a bond is not always one that receives, and on one that is not the
-/// kernel takes nothing but what is for itself (LACP, LLDP).
+/// What a device takes for us; the rest of what is ours is dropped there. A member of a bond is not always one that receives, and on one
+/// that is not the kernel, too, takes nothing but what is for itself (LACP, LLDP).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Receives {
     #[default]

@@ -60,7 +60,7 @@ impl Programs {
     /// Runs `uplink` on a frame of at least 14 bytes as if received on queue 0 of `ifindex`. The device must run XDP,
     /// but for 1, the loopback device.
     pub fn test_run_uplink(&self, frame: &[u8], ifindex: u32) -> Result<XdpAction, Error> {
-        let dropped = || self.counters.get("uplink_drop_vip");
+        let dropped = || Ok::<_, Error>([self.counters.get("uplink_drop_vip")?, self.counters.get("uplink_drop_inactive")?]);
         let before = dropped()?;
         let (action, _) = self.run_uplink(frame, ifindex, 1)?;
         // What the program redirects is dropped here, too, for want of a socket.

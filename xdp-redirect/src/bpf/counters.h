@@ -30,11 +30,11 @@
 	X(uplink_pass_flow)        /* ours, but executed by `edge` */                                   \
 	X(uplink_pass_other_host)  /* ours by its addresses, but sent to another station's MAC */       \
 	X(uplink_pass_returned)    /* handed back by us (generic XDP only) */                           \
-	X(uplink_pass_inactive)    /* ours, but received by a member of a bond that should not: the kernel drops it */ \
 	X(uplink_redirect)         /* to the socket of this queue (dropped if there is none) */         \
 	X(uplink_redirect_arp)     /* ARP request for an announced VIP, likewise */                     \
 	X(uplink_redirect_ndp)     /* neighbor solicitation for one, likewise */                        \
 	X(uplink_drop_unknown)     /* ours, but the uplink has no sockets configured */                 \
+	X(uplink_drop_inactive)    /* ours, but received by a member of a bond that should not */       \
 	X(uplink_drop_vip)         /* to a VIP, but to nothing that it serves: would loop */            \
 	X(hostlink_redirect)       /* to the socket of this queue (dropped if there is none) */         \
 	X(deliver_returned)        /* as if received on rw1: goes on */                                 \

@@ -56,8 +56,8 @@ struct address {
 #define ADDRESS_SNAT 8u      /* we give it to clients as source */
 #define ADDRESS_PING 16u     /* answer pings to it */
 
-/* The uplinks, and the members of those that are bonds, from the front; the first without an ifindex ends them. An array, for it is asked about every packet of ours and
- * a node has one or two: finding the first costs a tenth of a lookup in a hash. */
+/* The uplinks, and the members of those that are bonds, from the front; the first without an ifindex ends them. An array, for it is asked
+ * about every packet of ours and a node has one or two: finding the first costs a tenth of a lookup in a hash. */
 struct uplink {
 	__u32 ifindex;
 	__u32 queue_base; /* index of its queue 0 in xsks_uplinks */
@@ -65,7 +65,7 @@ struct uplink {
 	__u16 flags;
 };
 #define UPLINK_NO_GROUPS 1u /* a member of a bond that receives only what is sent to one station */
-#define UPLINK_INACTIVE 2u  /* one that receives nothing but for itself: what it does get is the kernel's to drop */
+#define UPLINK_INACTIVE 2u  /* one that receives nothing but for itself: what it does get of ours is dropped */
 #define UPLINKS_MAX 64
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -109,7 +109,8 @@ static __always_inline _Bool is_for_other_host(const struct uplink *uplink, cons
 	return (destination[0] ^ uplink->mac[0]) | (destination[1] ^ uplink->mac[1]) | (destination[2] ^ uplink->mac[2]);
 }
 
-/* As the bonding driver has it (bond_should_deliver_exact_match): otherwise two members would answer, or a packet come twice. */
+/* As the bonding driver has it (bond_should_deliver_exact_match): otherwise two members would answer, or a packet come twice. Dropped, not
+ * left for the kernel to drop: it makes a member active before we hear of it, and would answer a service's packets with RST. */
 static __always_inline _Bool is_inactive(const struct uplink *uplink, const struct ethhdr *eth)
 {
 	return uplink && (uplink->flags & UPLINK_INACTIVE || (uplink->flags & UPLINK_NO_GROUPS && eth->h_dest[0] & 1));
@@ -131,8 +132,8 @@ static __always_inline int uplink_carry_out(struct xdp_md *ctx, const struct eth
 	}
 	uplink = uplink_lookup(ctx->ingress_ifindex);
 	if (is_inactive(uplink, eth)) {
-		count(COUNT_uplink_pass_inactive);
-		return XDP_PASS;
+		count(COUNT_uplink_drop_inactive);
+		return XDP_DROP;
 	}
 	if (for_one_host && is_for_other_host(uplink, eth)) {
 		count(COUNT_uplink_pass_other_host);
