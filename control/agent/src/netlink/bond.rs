@@ -2,14 +2,15 @@
 //!
 //! The rules are those by which the kernel's bonding driver sends and receives itself (drivers/net/bonding/bond_main.c): `bond_slave_can_tx`
 //! and `bond_should_deliver_exact_match`. All that they ask for stands in the messages about the bond and its members, each of which holds
-//! the whole state of one device: whatever their order, the last ones of all are right.
+//! the whole state of one device: whatever their order, the last ones of all are right. Of 802.3ad only what the members say is asked for:
+//! the driver says nothing of the bond when another aggregator becomes the active one while the bond's carrier stays
+//! (`ad_agg_selection_logic`), but enables the ports of the active aggregator only, and tells that of each.
 
 #[cfg(test)]
 mod tests;
 
 use netlink_packet_route::link::{
-    BondAdInfo, BondAllPortActive, BondMode, BondPortState, InfoBond, InfoBondPort, InfoData, InfoKind, InfoPortData, LinkFlags, LinkInfo,
-    MiiStatus,
+    BondAllPortActive, BondMode, BondPortState, InfoBond, InfoBondPort, InfoData, InfoKind, InfoPortData, LinkFlags, LinkInfo, MiiStatus,
 };
 use xdp_redirect::Receives;
 
@@ -44,8 +45,6 @@ pub(super) struct BondState {
     active: Option<u32>,
     /// Inactive members receive, too.
     all_receive: bool,
-    /// Of 802.3ad.
-    aggregator: Option<u16>,
 }
 
 /// What a member says of itself: `IFLA_INFO_SLAVE_DATA`.
@@ -55,7 +54,6 @@ pub(super) struct MemberState {
     active: bool,
     /// Its link is up by the bond's own monitor.
     link_up: bool,
-    aggregator: Option<u16>,
 }
 
 impl BondState {
@@ -65,18 +63,12 @@ impl BondState {
             LinkInfo::Data(InfoData::Bond(settings)) => Some(settings),
             _ => None,
         })?;
-        let mut state = BondState { mode: BondMode::default(), active: None, all_receive: false, aggregator: None };
+        let mut state = BondState { mode: BondMode::default(), active: None, all_receive: false };
         for setting in settings {
             match setting {
                 InfoBond::Mode(mode) => state.mode = *mode,
                 InfoBond::ActivePort(ifindex) => state.active = Some(*ifindex),
                 InfoBond::AllPortsActive(all) => state.all_receive = *all == BondAllPortActive::Delivered,
-                InfoBond::AdInfo(infos) => {
-                    state.aggregator = infos.iter().find_map(|info| match info {
-                        BondAdInfo::Aggregator(id) => Some(*id),
-                        _ => None,
-                    });
-                }
                 _ => {}
             }
         }
@@ -89,8 +81,7 @@ impl BondState {
         use BondMode::{ActiveBackup, BalanceAlb, BalanceRr, BalanceTlb, BalanceXor, Ieee8023Ad};
         let may = match self.mode {
             ActiveBackup | BalanceTlb | BalanceAlb => self.active == Some(ifindex),
-            Ieee8023Ad => member.active && self.aggregator.is_some() && member.aggregator == self.aggregator,
-            BalanceRr | BalanceXor => member.active,
+            BalanceRr | BalanceXor | Ieee8023Ad => member.active,
             // By all members at once (broadcast), or unknown to us: the kernel sends.
             _ => false,
         };
@@ -129,12 +120,16 @@ impl MemberState {
             match setting {
                 InfoBondPort::BondPortState(bond_state) => state.active = *bond_state == BondPortState::Active,
                 InfoBondPort::MiiStatus(status) => state.link_up = *status == MiiStatus::Up,
-                InfoBondPort::AdAggregatorId(id) => state.aggregator = Some(*id),
                 _ => {}
             }
         }
         Some(state)
     }
+}
+
+/// Whether a device is a bond or a member of one.
+pub(super) fn is_part(link: &Link) -> bool {
+    link.bond.is_some() || link.bond_member.is_some()
 }
 
 /// The bond that a device is, with its members among all devices; `None` if it is none.
@@ -144,9 +139,9 @@ pub(super) fn bond<'a>(master: &Link, links: impl Iterator<Item = &'a Link>) -> 
     }
     let is_up = master.flags.contains(LinkFlags::Up);
     let member = |link: &Link| {
-        let state = link.bond_member.unwrap_or_default();
+        let state = link.bond_member?;
         let works = is_up && link.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
-        Member {
+        Some(Member {
             name: link.name.clone(),
             ifindex: link.ifindex,
             mac: link.mac,
@@ -156,9 +151,9 @@ pub(super) fn bond<'a>(master: &Link, links: impl Iterator<Item = &'a Link>) -> 
                 Some(bond) if is_up => bond.receives_by(link.ifindex, state),
                 _ => Receives::Nothing,
             },
-        }
+        })
     };
-    let mut members: Vec<Member> = links.filter(|link| link.controller == Some(master.ifindex)).map(member).collect();
+    let mut members: Vec<Member> = links.filter(|link| link.controller == Some(master.ifindex)).filter_map(member).collect();
     members.sort_by_key(|member| member.ifindex);
     Some(Bond { members })
 }

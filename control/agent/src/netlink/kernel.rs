@@ -72,9 +72,9 @@ impl Kernel {
             Message::NewLink(message) => {
                 let Some(link) = convert::link(message) else { return };
                 if self.links.get(&link.ifindex) != Some(&link) {
-                    self.changed.bonds |= link.bond.is_some() || link.controller.is_some();
+                    self.changed.bonds |= bond::is_part(&link);
                     let before = self.links.insert(link.ifindex, link);
-                    self.changed.bonds |= before.is_some_and(|link| link.controller.is_some());
+                    self.changed.bonds |= before.as_ref().is_some_and(bond::is_part);
                     self.changed.devices = true;
                     self.stale.routing = true;
                 }
@@ -99,7 +99,7 @@ impl Kernel {
     }
 
     fn forget_link(&mut self, ifindex: u32) {
-        self.changed.bonds |= self.links.remove(&ifindex).is_some_and(|link| link.bond.is_some() || link.controller.is_some());
+        self.changed.bonds |= self.links.remove(&ifindex).as_ref().is_some_and(bond::is_part);
         self.neighbors.retain(|key, _| key.0 != ifindex);
         self.permanent.retain(|key, ()| key.0 != ifindex);
         self.bridge_ports.retain(|key, port| key.0 != ifindex && *port != ifindex);

@@ -65,7 +65,6 @@ fn each_mode_as_the_kernel_has_it() {
         (3, member(12), [(11, false, Everything), (12, false, Everything)]),
         (4, member(12), [(11, true, Everything), (12, true, Everything)]),
         (4, backup, [(11, true, Everything), (12, false, Nothing)]),
-        (4, MemberMessage { aggregator: Some(2), ..member(12) }, [(11, true, Everything), (12, false, Everything)]),
         (5, member(12), [(11, true, Everything), (12, false, Nothing)]),
         (6, member(12), [(11, true, Everything), (12, false, Unicast)]),
         (7, member(12), [(11, false, Everything), (12, false, Everything)]),
@@ -74,8 +73,32 @@ fn each_mode_as_the_kernel_has_it() {
     }
     let all = BondMessage { all_receive: true, ..good(1) };
     assert_eq!(roles(&[all.tell(), member(11).tell(), backup.tell()])[1], (12, false, Everything), "all_slaves_active");
-    let lost = BondMessage { aggregator: None, ..good(4) };
-    assert_eq!(roles(&[lost.tell(), MemberMessage { aggregator: None, ..member(11) }.tell()]), [(11, false, Everything)]);
+}
+
+#[test]
+fn another_aggregator_takes_over_without_a_word_of_the_bond() {
+    use Receives::{Everything, Nothing};
+    let (first, second) = (member(11), MemberMessage { aggregator: Some(2), ..member(12) });
+    let before = vec![good(4).tell(), first.tell(), MemberMessage { backup: true, ..second }.tell()];
+    assert_eq!(roles(&before), [(11, true, Everything), (12, false, Nothing)]);
+    let after = [before, vec![MemberMessage { backup: true, ..first }.tell(), second.tell()]].concat();
+    assert_eq!(roles(&after), [(11, false, Nothing), (12, true, Everything)]);
+}
+
+#[test]
+fn only_bonds_and_their_members_change_bonds() {
+    let changes = |first: &Message, second: &Message| {
+        let mut kernel = Kernel::default();
+        kernel.hear(&first.parsed());
+        kernel.changed = Default::default();
+        kernel.hear(&second.parsed());
+        kernel.changed.bonds
+    };
+    let (bridged, free) = (Message::bridge_port(11, 5), MemberMessage { master: None, ..member(11) }.tell());
+    assert!(!changes(&free, &bridged) && !changes(&bridged, &free) && !changes(&bridged, &Message::gone(11)));
+    assert!(changes(&free, &member(11).tell()) && changes(&member(11).tell(), &free), "a member that comes, and that was released");
+    assert!(changes(&member(11).tell(), &bridged) && changes(&member(11).tell(), &Message::gone(11)));
+    assert!(changes(&free, &good(1).tell()) && changes(&good(1).tell(), &Message::gone(BOND)));
 }
 
 #[test]

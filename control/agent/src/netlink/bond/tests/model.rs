@@ -23,6 +23,8 @@ enum Step {
     /// What becomes of a member, or of one that comes or was released.
     Member(MemberMessage),
     MemberGone(u32),
+    /// The active aggregator becomes this one: its ports are enabled, those of all others disabled, and the bond says nothing.
+    Selected(u16),
     /// As many messages about this device arrive.
     Arrive(u32, usize),
     /// The last one about this device arrives once more.
@@ -43,6 +45,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => bond.prop_map(|(up, active, all_receive, aggregator)| Step::Bond { up, active, all_receive, aggregator }),
         4 => change,
         1 => ifindex().prop_map(Step::MemberGone),
+        1 => (1..3u16).prop_map(Step::Selected),
         6 => (BOND..15, 1..3usize).prop_map(|(ifindex, count)| Step::Arrive(ifindex, count)),
         2 => (BOND..15).prop_map(Step::Repeat),
     ]
@@ -89,6 +92,17 @@ impl World {
         self.check();
     }
 
+    fn select(&mut self, aggregator: u16) {
+        let newest = |ifindex: &u32| self.under_way.get(ifindex).and_then(VecDeque::back).or(self.last.get(ifindex));
+        let truths: Vec<Truth> = (11..15).filter_map(|ifindex| newest(&ifindex).map(|(_, truth)| *truth)).collect();
+        for truth in truths {
+            if let Truth::Member(member) = truth {
+                let member = MemberMessage { backup: member.aggregator != Some(aggregator), ..member };
+                self.tell(member.tell(), Truth::Member(member));
+            }
+        }
+    }
+
     fn check(&self) {
         let found = self.kernel.bonds(&["bond0".into()]).remove(0);
         let Some(bond) = self.bond else { return assert_eq!(found, None) };
@@ -108,8 +122,7 @@ fn may_send(bond: &BondMessage, member: &MemberMessage) -> bool {
         return false;
     }
     let is_active = bond.active == Some(member.ifindex);
-    let distributes = !member.backup && bond.aggregator == member.aggregator && bond.aggregator.is_some();
-    [!member.backup, is_active, !member.backup, false, distributes, is_active, is_active][usize::from(bond.mode)]
+    [!member.backup, is_active, !member.backup, false, !member.backup, is_active, is_active][usize::from(bond.mode)]
 }
 
 /// `bond_should_deliver_exact_match`.
@@ -141,6 +154,7 @@ proptest! {
                     world.tell(bond.tell(), Truth::Bond(bond));
                 }
                 Step::Member(member) => world.tell(member.tell(), Truth::Member(member)),
+                Step::Selected(aggregator) => world.select(aggregator),
                 Step::MemberGone(ifindex) => world.tell(Message::gone(ifindex), Truth::Gone),
                 Step::Arrive(ifindex, count) => (0..count).for_each(|_| world.arrive(ifindex)),
                 Step::Repeat(ifindex) => world.hear(ifindex),

@@ -59,6 +59,13 @@ impl Message {
         Message::link(RTM_DELLINK, ifindex, 0, &attribute(3, b"gone\0"))
     }
 
+    /// A veth on a bridge.
+    pub fn bridge_port(ifindex: u32, bridge: u32) -> Message {
+        let info = nested(18, &[attribute(1, b"veth\0"), attribute(4, b"bridge\0")]);
+        let attributes = [device(&format!("eth{ifindex}"), ifindex), attribute(10, &bridge.to_ne_bytes()), info].concat();
+        Message::link(RTM_NEWLINK, ifindex, IFF_UP | IFF_LOWER_UP | IFF_RUNNING, &attributes)
+    }
+
     pub fn parsed(&self) -> RouteNetlinkMessage {
         let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&self.bytes).expect("a message of the kernel's format");
         let NetlinkPayload::InnerMessage(message) = message.payload else { panic!("{message:?} is about no link") };
