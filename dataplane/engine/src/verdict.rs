@@ -3,7 +3,8 @@
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Transmit on this worker's queue of the uplink, or of the member of a bond ([`Bonds`](crate::tables::Bonds) numbers both); the Ethernet header is written.
+    /// Transmit on this worker's queue of the uplink, or of the member of a bond ([`Bonds`](crate::tables::Bonds) numbers both); the
+    /// Ethernet header is written.
     Uplink { uplink: u8 },
     /// Transmit on the hostlink; the Ethernet header holds the order.
     Host,

@@ -40,7 +40,8 @@ pub fn workers(status: &[WorkerStatus], stats: &[WorkerStats]) -> Vec<WorkerDocu
     status.iter().zip(stats).map(document).collect()
 }
 
-/// The queues of an uplink or of a member of a bond, by its port, and the mode in which all its sockets are bound (`copy+zero-copy` if they differ).
+/// The queues of an uplink or of a member of a bond, by its port, and the mode in which all its sockets are bound (`copy+zero-copy` if they
+/// differ).
 pub fn queues(port: u8, status: &[WorkerStatus]) -> (Vec<QueueDocument>, String) {
     let mut queues = Vec::new();
     let mut modes = Vec::new();
