@@ -12,10 +12,10 @@ use crate::netlink::{Bond, Member};
 use crate::programs;
 
 /// The plans of all ports: the uplinks, then the members of those that are bonds. `queues` of a device that receive; a member that is down
-/// has none, for no socket could be bound there.
+/// has none, for no socket could be bound there, nor has one that does not tell them.
 ///
 /// # Errors
-/// Of `queues`, or there are more than the programs can tell apart.
+/// Of `queues` of an uplink that is no bond, or there are more than the programs can tell apart.
 pub fn plan_uplinks(
     uplinks: &[Uplink],
     bonds: &[Option<Bond>],
@@ -25,9 +25,14 @@ pub fn plan_uplinks(
     let (xdp, bind) = modes(mode);
     let bonds = || bonds.iter().map(Option::as_ref).chain(std::iter::repeat(None));
     let plan = |role, uplink: &Uplink, (name, ifindex, mac, serves): (&str, u32, [u8; 6], bool)| {
-        let queues = if serves { queues(name)? } else { 0 };
         let multi_buffer = FrameSize::is_spanned_by(uplink.mtu);
-        anyhow::Ok(UplinkPlan { role, name: name.into(), ifindex, mac, queues, base: 0, xdp, bind, multi_buffer })
+        let mut plan = UplinkPlan { role, name: name.into(), ifindex, mac, queues: 0, refused: None, base: 0, xdp, bind, multi_buffer };
+        match if serves { queues(name) } else { Ok(0) } {
+            Ok(queues) => plan.queues = queues,
+            Err(error) if matches!(role, Role::Member(_)) => plan.refuse(format!("{error:#}")),
+            Err(error) => return Err(error),
+        }
+        Ok(plan)
     };
     let masters = uplinks.iter().zip(bonds()).map(|(uplink, bond)| {
         let role = if bond.is_some() { Role::Bond } else { Role::Nic };
@@ -58,7 +63,7 @@ pub fn ports(plans: &[UplinkPlan], bonds: &[Option<Bond>]) -> Bonds {
     let carriers = |number: usize| {
         let transmits =
             |plan: &UplinkPlan| plan.role == Role::Member(number as u8) && member(plan, bonds).is_some_and(|member| member.transmits);
-        (0u8..).zip(plans).filter(|(_, plan)| transmits(plan)).map(|(port, _)| port).collect()
+        (0u8..).zip(plans).filter(|(_, plan)| plan.queues > 0 && transmits(plan)).map(|(port, _)| port).collect()
     };
     let last = plans.iter().rposition(|plan| plan.role == Role::Bond).map_or(0, |last| last + 1);
     let by_uplink = plans[..last].iter().enumerate().map(|(number, plan)| (plan.role == Role::Bond).then(|| carriers(number)));
@@ -66,13 +71,15 @@ pub fn ports(plans: &[UplinkPlan], bonds: &[Option<Bond>]) -> Bonds {
 }
 
 /// What the programs have to know of each device that has sockets. A member that left receives nothing for us.
-pub fn uses(plans: &[UplinkPlan], bonds: &[Option<Bond>]) -> Vec<UplinkUse> {
+pub fn uses(plans: &[UplinkPlan], uplinks: &[Uplink], bonds: &[Option<Bond>]) -> Vec<UplinkUse> {
+    // A NIC's MAC may have changed since its plan was made.
+    let mac = |plan: &UplinkPlan| uplinks.iter().find(|uplink| uplink.ifindex == plan.ifindex).map_or(plan.mac, |uplink| uplink.mac);
     let own = plans.iter().filter(|plan| plan.role != Role::Bond);
     let of = |plan: &UplinkPlan| {
         let (mac, receives) = match (plan.role, member(plan, bonds)) {
             (Role::Member(_), Some(member)) => (member.mac, member.receives),
             (Role::Member(_), None) => (plan.mac, xdp_redirect::Receives::Nothing),
-            _ => (plan.mac, xdp_redirect::Receives::Everything),
+            _ => (mac(plan), xdp_redirect::Receives::Everything),
         };
         UplinkUse { ifindex: plan.ifindex, queue_base: plan.base, mac, receives }
     };
@@ -85,7 +92,7 @@ impl Control {
     /// Returns whether another member has begun to transmit: stations and switches have to learn that.
     pub fn follow_bonds(&mut self, before: &Bonds) -> bool {
         let plans = &self.packets.shape.uplinks;
-        if let Err(error) = self.programs.uplinks.set(&uses(plans, &self.node.bonds)) {
+        if let Err(error) = self.programs.uplinks.set(&uses(plans, &self.node.uplinks, &self.node.bonds)) {
             tracing::error!("cannot tell the programs which members of a bond receive: {error}");
         }
         let now = ports(plans, &self.node.bonds);
@@ -145,6 +152,12 @@ mod tests {
             (Role::Member(3), "eth13", 0, 10),
         ];
         assert_eq!(shown, expected);
+        let told = |name: &str| if name == "eth11" { anyhow::bail!("{name} is gone") } else { Ok(2) };
+        let both = bonds(vec![member(11, true), member(12, true)], vec![]);
+        let plans = plan_uplinks(&[uplink("eth2", 2), uplink("bond0", 3)], &both, told, Mode::Auto).unwrap();
+        let shown: Vec<_> = plans.iter().map(|plan| (plan.queues, plan.refused.as_deref())).collect();
+        assert_eq!(shown, [(2, None), (0, None), (0, Some("eth11 is gone")), (2, None)]);
+        assert_eq!(ports(&plans, &both).carriers, [None, Some(vec![3])], "the other one carries all");
         assert!(plan_uplinks(&[uplink("eth2", 2)], &[], |name| anyhow::bail!("{name} is gone"), Mode::Auto).is_err());
     }
 
@@ -169,9 +182,13 @@ mod tests {
     fn the_programs_know_members_and_no_bonds() {
         let plans = plans(&bonds(vec![member(11, true), member(12, true)], vec![]));
         let seen = bonds(vec![member(11, false)], vec![]);
-        let shown: Vec<_> = uses(&plans, &seen).iter().map(|used| (used.ifindex, used.queue_base, used.receives)).collect();
+        let uplinks = [Uplink { mac: [2, 0, 0, 0, 9, 2], ..uplink("eth2", 2) }, uplink("bond0", 3), uplink("eth4", 40)];
+        let uses = uses(&plans, &uplinks, &seen);
+        let shown: Vec<_> = uses.iter().map(|used| (used.ifindex, used.queue_base, used.receives)).collect();
         use Receives::{Everything, Nothing};
         assert_eq!(shown, [(2, 0, Everything), (4, 2, Everything), (11, 4, Nothing), (12, 8, Nothing)], "eth12 has left");
-        assert_eq!(uses(&plans, &seen)[2].mac, [2, 0, 0, 0, 1, 11], "its own");
+        let macs: Vec<_> = uses.iter().map(|used| used.mac).collect();
+        let left = [2, 0, 0, 0, 1, 12];
+        assert_eq!(macs, [[2, 0, 0, 0, 9, 2], [2, 0, 0, 0, 0, 4], [2, 0, 0, 0, 1, 11], left], "that of now, of those that are there");
     }
 }

@@ -64,6 +64,8 @@ pub struct Control {
     pub packets: Packets,
     /// Why the workers could not be replaced; tried again.
     pub workers_missing: Option<String>,
+    /// Why the workers that run do not follow the uplinks, which have changed; tried again.
+    pub workers_outdated: Option<String>,
     pub node: Node,
     pub tables: Tables,
     pub compiler: Compiler,
@@ -159,11 +161,15 @@ impl Control {
             applied = self.tables.apply_model(self.compiler.set_device_addresses(addresses));
             note_addresses(&self.servers, &self.compiler, &self.config.node_port_addresses);
         }
+        // Before what asks devices, which waits for whoever configures one: until then packets leave by a member that has failed.
+        let mut generation = self.publish().await;
         if update.neighbors.is_some() || update.devices.is_some() {
             self.repair_hostlink().await;
         }
         let reworked = (update.devices.is_some() || change.bonds_changed) && self.rework().await;
-        let generation = self.publish().await;
+        if reworked {
+            generation = self.publish().await;
+        }
         stopped::end_flows(&self.parts.flows, self.packets.dataplane.publisher(), generation, applied.stopped);
         let is_resized = update.devices.is_some() && self.route_mtu() != self.routed_mtu;
         if change.addresses_changed || is_resized || update.fib.is_some() && self.misses_routes() {

@@ -21,14 +21,23 @@ pub struct UplinkPlan {
     pub name: String,
     pub ifindex: u32,
     pub mac: [u8; 6],
-    /// Queues that receive; none of a bond, or of a member that was down.
+    /// Queues that receive; none of a bond, or of a member that was down or is refused.
     pub queues: u32,
+    /// Why a member that is up has no queues.
+    pub refused: Option<String>,
     /// Where its queues begin in the map of sockets.
     pub base: u32,
     pub xdp: XdpMode,
     pub bind: BindWanted,
     /// Its packets may span frames.
     pub multi_buffer: bool,
+}
+
+impl UplinkPlan {
+    /// The bond goes on with its other members.
+    pub fn refuse(&mut self, why: String) {
+        (self.queues, self.refused) = (0, Some(why));
+    }
 }
 
 /// `rw0` as the workers see it.
@@ -96,7 +105,7 @@ mod tests {
 
     fn uplink(queues: u32, base: u32) -> UplinkPlan {
         let (role, xdp, bind) = (Role::Nic, XdpMode::Native, BindWanted::Auto);
-        UplinkPlan { role, name: "u".into(), ifindex: 7, mac: [2; 6], queues, base, xdp, bind, multi_buffer: false }
+        UplinkPlan { role, name: "u".into(), ifindex: 7, mac: [2; 6], queues, refused: None, base, xdp, bind, multi_buffer: false }
     }
 
     fn maps() -> SocketMaps {

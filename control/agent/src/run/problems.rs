@@ -6,6 +6,7 @@ use ringway_io::WorkerState;
 use ringway_model::{IpFamily, ServiceName, Severity};
 
 use super::control::Control;
+use super::plan::UplinkPlan;
 use crate::tables::refused_services;
 
 /// One thing that is wrong.
@@ -71,6 +72,9 @@ impl Control {
         }
         troubles.extend(self.servers.board.port_problems().into_values().map(of("health_check_port")));
         troubles.extend(self.misplaced.sentences().iter().cloned().map(of("pod")));
+        let refused = |plan: &UplinkPlan| Some(format!("the member {} of a bond is not served: {}", plan.name, plan.refused.as_ref()?));
+        troubles.extend(self.packets.shape.uplinks.iter().filter_map(refused).map(of("uplink")));
+        troubles.extend(self.workers_outdated.clone().map(of("uplink")));
         troubles.extend(self.workers_missing.clone().into_iter().chain(self.worker_problems()).map(of("worker")));
         troubles
     }

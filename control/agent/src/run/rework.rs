@@ -10,7 +10,7 @@ use xdp_redirect::XdpMode;
 use super::bonds::{self, plan_uplinks};
 use super::control::Control;
 use super::packets::{Packets, Shape};
-use super::plan::UplinkPlan;
+use super::plan::{Role, UplinkPlan};
 use super::start::{attach_hostlink, attach_uplinks, hostlink_plan};
 use crate::netlink::{Hostlink, HostlinkConfig, RW0, RW1};
 use crate::programs;
@@ -22,22 +22,40 @@ fn hostlink_mtu(devices: &Devices) -> u32 {
     mtus.max().unwrap_or(1_500)
 }
 
+/// The plans by which to replace those that run; `None` if these fit, and nothing else is unfit.
+///
+/// # Errors
+/// Of the plans: then those that run stay, whatever they are.
+fn replacement(running: &[UplinkPlan], wanted: anyhow::Result<Vec<UplinkPlan>>, is_unfit: bool) -> anyhow::Result<Option<Vec<UplinkPlan>>> {
+    let wanted = wanted?;
+    let fits = |(wanted, plan): (&UplinkPlan, &UplinkPlan)| {
+        let same = wanted.role == plan.role && wanted.ifindex == plan.ifindex;
+        // The sockets of a member that went down wait for it.
+        same && (wanted.queues == plan.queues || wanted.queues == 0)
+    };
+    let is_moved = wanted.len() != running.len() || !wanted.iter().zip(running).all(fits);
+    Ok((is_unfit || is_moved).then_some(wanted))
+}
+
 impl Control {
-    /// Replaces the workers if they no longer fit the devices. What fails is logged and tried again with the next event: a device that
-    /// was just made is often not up yet.
+    /// Replaces the workers if they no longer fit the devices. What fails is a problem and tried again with the next event: a device that
+    /// was just made is often not up yet. Until there are plans and programs for new workers, those that run stay.
     ///
     /// Returns whether there are new workers.
     pub async fn rework(&mut self) -> bool {
         if let Err(error) = self.follow_hostlink_mtu().await {
             tracing::error!("{error:#}");
         }
-        if !self.node.present.iter().all(|present| *present) || !self.is_misfit() {
+        if !self.node.present.iter().all(|present| *present) {
             return false;
         }
+        let prepared = self.prepare();
+        self.workers_outdated = prepared.as_ref().err().map(|error| format!("no new workers for the changed uplinks: {error:#}"));
+        let Ok(Some(plans)) = prepared else { return false };
         tracing::warn!("the uplinks have changed: new workers");
         self.packets.dataplane.stop();
         self.workers_missing = None;
-        match self.replace_workers().await {
+        match self.replace_workers(plans).await {
             Ok(()) => true,
             Err(error) => {
                 tracing::error!("{error:#}; tried again later");
@@ -47,21 +65,43 @@ impl Control {
         }
     }
 
-    /// Whether the workers run for other devices, queues or packets than there are.
-    fn is_misfit(&self) -> bool {
+    /// The plans of new workers, to whose devices the programs are attached; `None` while those that run fit.
+    ///
+    /// # Errors
+    /// The devices as they are cannot be served.
+    fn prepare(&mut self) -> anyhow::Result<Option<Vec<UplinkPlan>>> {
+        let is_broken = self.workers_missing.is_some() || self.is_broken();
+        let is_unfit = is_broken || self.is_outgrown();
+        let running = &self.packets.shape.uplinks;
+        let Some(mut plans) = replacement(running, self.plan(), is_unfit)? else { return Ok(None) };
+        for plan in &mut plans {
+            if let Some(before) = running.iter().find(|before| before.name == plan.name) {
+                (plan.xdp, plan.bind) = (before.xdp, before.bind);
+            }
+        }
+        let has_programs = |plan: &&UplinkPlan| !is_broken && (plan.queues > 0 || plan.role == Role::Bond);
+        let mut attached: Vec<u32> = running.iter().filter(has_programs).map(|plan| plan.ifindex).collect();
+        while !attach_uplinks(&self.programs, &mut plans, self.config.mode, &attached)? {
+            // The programs have to know that some uplink is generic; those that are attached are replaced in place.
+            self.load.generic_uplinks = true;
+            self.programs = programs::load(self.load.clone())?;
+            self.servers.board.set_tables(self.parts.flows.clone(), Arc::clone(&self.programs.counters));
+            attach_hostlink(&self.programs, &self.node.hostlink)?;
+            self.node.attach_edges(&self.programs, &self.tables.snapshot().devices);
+            attached.clear();
+        }
+        // Nothing may be left to do: a member whose programs were refused before is refused again.
+        replacement(&self.packets.shape.uplinks, Ok(plans), is_unfit)
+    }
+
+    /// Whether packets are larger than the workers can take.
+    fn is_outgrown(&self) -> bool {
         let plans = &self.packets.shape.uplinks;
-        let fits = |(wanted, plan): (&UplinkPlan, &UplinkPlan)| {
-            let same = wanted.role == plan.role && wanted.ifindex == plan.ifindex;
-            // The sockets of a member that went down wait for it.
-            same && (wanted.queues == plan.queues || wanted.queues == 0)
-        };
-        // What cannot be planned is said by the attempt.
-        let moved = self.plan().map_or(true, |wanted| wanted.len() != plans.len() || !wanted.iter().zip(plans).all(fits));
         // Sockets for packets that do not come any more do no harm; new workers would.
         let outgrown = |multi_buffer: bool, mtu: u32| !multi_buffer && FrameSize::is_spanned_by(mtu);
         let grown = plans.iter().zip(&self.node.uplinks).any(|(plan, uplink)| outgrown(plan.multi_buffer, uplink.mtu))
             || outgrown(self.packets.shape.hostlink.multi_buffer, self.node.hostlink.mtu);
-        moved || grown || self.frame_size() != self.packets.shape.frame_size || self.workers_missing.is_some() || self.is_broken()
+        grown || self.frame_size() != self.packets.shape.frame_size
     }
 
     /// Whether a worker or socket has failed whose device works: a device that was down, or a worker that panicked.
@@ -88,23 +128,13 @@ impl Control {
         FrameSize::for_mtu(mtu).max(self.packets.shape.frame_size)
     }
 
-    async fn replace_workers(&mut self) -> anyhow::Result<()> {
-        let mut plans = self.plan()?;
+    async fn replace_workers(&mut self, plans: Vec<UplinkPlan>) -> anyhow::Result<()> {
         for before in &self.packets.shape.uplinks {
-            if let Some(plan) = plans.iter_mut().find(|plan| plan.name == before.name) {
-                (plan.xdp, plan.bind) = (before.xdp, before.bind);
-            }
             if !plans.iter().any(|plan| plan.ifindex == before.ifindex) {
                 self.programs.detach_uplink(before.ifindex)?;
             }
         }
-        while !attach_uplinks(&self.programs, &mut plans, &self.node.bonds, self.config.mode)? {
-            // The programs have to know that some uplink is generic; those that are attached are replaced in place.
-            self.load.generic_uplinks = true;
-            self.programs = programs::load(self.load.clone())?;
-            attach_hostlink(&self.programs, &self.node.hostlink)?;
-            self.node.attach_edges(&self.programs, &self.tables.snapshot().devices);
-        }
+        self.programs.uplinks.set(&bonds::uses(&plans, &self.node.uplinks, &self.node.bonds))?;
         self.load.generic_uplinks = plans.iter().any(|plan| plan.xdp == XdpMode::Generic);
         let internal_ips = self.internal_ips();
         self.tables.set_bonds(bonds::ports(&plans, &self.node.bonds));
@@ -112,7 +142,6 @@ impl Control {
         let hostlink = hostlink_plan(&self.node.hostlink);
         let shape = Shape { uplinks: plans, hostlink, frame_size: self.frame_size(), ..self.packets.shape.clone() };
         self.packets = Packets::start(shape, &self.parts, self.tables.snapshot()).context("cannot serve the changed uplinks")?;
-        self.servers.board.set_tables(self.parts.flows.clone(), Arc::clone(&self.programs.counters));
         self.servers.board.set_dataplane(Arc::clone(&self.packets.dataplane));
         self.announcer.set_stations(self.stations());
         Ok(())
@@ -144,5 +173,54 @@ impl Control {
         let config = HostlinkConfig { queues: self.packets.shape.workers as u32, mtu };
         self.node.hostlink = Hostlink::ensure(config).await.context("cannot enlarge the hostlink")?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringway_io::BindWanted;
+
+    use super::*;
+
+    /// A NIC, a bond, and its members with these queues.
+    fn plans(members: &[u32]) -> Vec<UplinkPlan> {
+        let roles = [(Role::Nic, 2), (Role::Bond, 0)].into_iter().chain(members.iter().map(|queues| (Role::Member(1), *queues)));
+        let plan = |(ifindex, (role, queues))| {
+            let (name, xdp, bind) = (format!("eth{ifindex}"), XdpMode::Native, BindWanted::Auto);
+            UplinkPlan { role, name, ifindex, mac: [2; 6], queues, refused: None, base: 0, xdp, bind, multi_buffer: false }
+        };
+        (1..).zip(roles).map(plan).collect()
+    }
+
+    #[test]
+    fn what_cannot_be_planned_leaves_the_workers_that_run() {
+        for is_unfit in [false, true] {
+            let planned = replacement(&plans(&[2, 2]), Err(anyhow::anyhow!("1025 queues")), is_unfit);
+            assert_eq!(planned.unwrap_err().to_string(), "1025 queues");
+        }
+    }
+
+    #[test]
+    fn a_refused_member_replaces_workers_once() {
+        let refused = |mut plans: Vec<UplinkPlan>| {
+            plans.last_mut().unwrap().refuse("somebody else's program is there".into());
+            plans
+        };
+        let replaced = |running: &[UplinkPlan], wanted: Vec<UplinkPlan>| replacement(running, Ok(wanted), false).unwrap().is_some();
+        let running = refused(plans(&[2, 2]));
+        assert!(replaced(&plans(&[2]), running.clone()), "it comes");
+        assert!(!replaced(&running, refused(plans(&[2, 2]))), "it is refused again");
+        assert!(replaced(&running, plans(&[2, 2])), "it is accepted");
+        assert!(replacement(&running, Ok(running.clone()), true).unwrap().is_some(), "something else is unfit");
+    }
+
+    #[test]
+    fn plans_that_differ_replace_workers() {
+        let replaced = |wanted: Vec<UplinkPlan>| replacement(&plans(&[2, 2]), Ok(wanted), false).unwrap().is_some();
+        assert!(!replaced(plans(&[2, 2])) && !replaced(plans(&[2, 0])), "one that is down");
+        assert!(replaced(plans(&[2])) && replaced(plans(&[2, 4])) && replaced(plans(&[2, 2, 0])));
+        let mut anew = plans(&[2, 2]);
+        anew[0].ifindex = 9;
+        assert!(replaced(anew));
     }
 }

@@ -12,6 +12,7 @@ use ringway_engine::tables::Uplink;
 use ringway_io::{FrameSize, ethtool};
 use ringway_model::{Compiler, Settings};
 use rustix::thread::MembarrierCommand;
+use xdp_redirect::probe::xdp_features;
 use xdp_redirect::{LoadOptions, Programs, XdpMode};
 
 use super::announce::{Announcer, Stations};
@@ -30,7 +31,7 @@ use crate::config::{Config, Mode};
 use crate::filter::Filter;
 use crate::health::Servers;
 use crate::manifests::Watch;
-use crate::netlink::{Bond, Follower, FollowerConfig, Hostlink, HostlinkConfig, RW0, RW1, Routes, Update};
+use crate::netlink::{Follower, FollowerConfig, Hostlink, HostlinkConfig, RW0, RW1, Routes, Update};
 use crate::preflight::facts::{DeviceFacts, Facts};
 use crate::programs;
 use crate::tables::{TableSettings, Tables};
@@ -77,13 +78,14 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
     attach_hostlink(&loaded, &hostlink)?;
     let devices = update.devices.clone().unwrap_or_default();
     let edges = node.attach_edges(&loaded, &devices);
-    while !attach_uplinks(&loaded, &mut plans, &node.bonds, config.mode)? {
+    while !attach_uplinks(&loaded, &mut plans, config.mode, &[])? {
         // The programs have to know that some uplink is generic; those that are attached are replaced in place.
         load.generic_uplinks = true;
         loaded = programs::load(load.clone())?;
         attach_hostlink(&loaded, &hostlink)?;
         node.attach_edges(&loaded, &devices);
     }
+    loaded.uplinks.set(&bonds::uses(&plans, &node.uplinks, &node.bonds))?;
     let ifindexes: Vec<u32> = plans.iter().map(|plan| plan.ifindex).collect();
     programs::drop_stale_links(&loaded, &ifindexes, &edges)?;
 
@@ -131,6 +133,7 @@ pub async fn start(config: Config, facts: &Facts, servers: Servers) -> anyhow::R
         servers,
         load,
         workers_missing: None,
+        workers_outdated: None,
         routes: Routes::new(hostlink.rw1_ifindex)?,
         routed: Default::default(),
         routed_mtu: None,
@@ -200,14 +203,14 @@ pub fn attach_hostlink(programs: &Programs, hostlink: &Hostlink) -> anyhow::Resu
     Ok(())
 }
 
-/// Attaches `edge` and `uplink` to all uplinks; of a bond, `edge` to itself and `uplink` to its members. False if one of them refused native XDP: its plan now says generic, and the programs
-/// must be loaded anew.
+/// Attaches `edge` and `uplink` to all uplinks but the devices that have them; of a bond, `edge` to itself and `uplink` to its members.
+/// False if one of them refused native XDP: its plan now says generic, and the programs must be loaded anew. A member that refuses more
+/// than that has no queues then.
 ///
 /// # Errors
-/// Somebody else's program is there, or the wanted mode is impossible.
-pub fn attach_uplinks(programs: &Programs, plans: &mut [UplinkPlan], bonds: &[Option<Bond>], mode: Mode) -> anyhow::Result<bool> {
-    programs.uplinks.set(&bonds::uses(plans, bonds))?;
-    for plan in plans {
+/// Somebody else's program is on an uplink that is no bond, or the wanted mode is impossible there.
+pub fn attach_uplinks(programs: &Programs, plans: &mut [UplinkPlan], mode: Mode, attached: &[u32]) -> anyhow::Result<bool> {
+    for plan in plans.iter_mut().filter(|plan| !attached.contains(&plan.ifindex)) {
         if !matches!(plan.role, Role::Member(_)) {
             let attachment = programs.attach_edge_uplink(plan.ifindex).with_context(|| format!("uplink {}", plan.name))?;
             programs::log_attachment("edge", &plan.name, &attachment);
@@ -215,12 +218,25 @@ pub fn attach_uplinks(programs: &Programs, plans: &mut [UplinkPlan], bonds: &[Op
         if plan.queues == 0 {
             continue;
         }
-        if !programs::attach_uplink(programs, &plan.name, plan.ifindex, plan.xdp, mode == Mode::Auto)? {
-            (plan.xdp, plan.bind) = modes(Mode::Generic);
-            return Ok(false);
+        match attach_xdp(programs, plan, mode) {
+            Ok(true) => {}
+            Ok(false) => {
+                (plan.xdp, plan.bind) = modes(Mode::Generic);
+                return Ok(false);
+            }
+            Err(error) if matches!(plan.role, Role::Member(_)) => plan.refuse(format!("{error:#}")),
+            Err(error) => return Err(error),
         }
     }
     Ok(true)
+}
+
+fn attach_xdp(programs: &Programs, plan: &UplinkPlan, mode: Mode) -> anyhow::Result<bool> {
+    // Asked here, for a socket would be refused only when the workers that run now have stopped.
+    if mode == Mode::ZeroCopy && xdp_features(plan.ifindex).is_ok_and(|features| !features.zero_copy) {
+        anyhow::bail!("the driver of {} has no zero-copy: use --mode auto or --mode copy", plan.name);
+    }
+    programs::attach_uplink(programs, &plan.name, plan.ifindex, plan.xdp, mode == Mode::Auto)
 }
 
 fn clone_fd(map: &impl AsFd) -> anyhow::Result<Arc<std::os::fd::OwnedFd>> {
