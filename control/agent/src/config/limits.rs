@@ -23,10 +23,21 @@ pub fn flows_max_default() -> u32 {
     flows_for(cpus_in(&online))
 }
 
-/// Default of `--flows6-max`. Where there are both families most flows still are of IPv4, and an entry is twice as large: so half as much
-/// memory. Who has IPv6 alone wants to turn the two around.
+/// Default of `--flows6-max` on this node.
 pub fn flows6_max_default(flows_max: u32) -> u32 {
-    (flows_max / 4).max(*FLOWS_MAX_RANGE.start())
+    flows6_for(flows_max, has_ipv6(&std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default()))
+}
+
+/// An entry is twice as large as of IPv4, and where there are both families most flows still are of IPv4: so both tables take as much
+/// memory, and neither is small. Unless the node cannot be reached over IPv6: then a sixteenth of that.
+fn flows6_for(flows_max: u32, has_ipv6: bool) -> u32 {
+    (flows_max / if has_ipv6 { 2 } else { 32 }).max(*FLOWS_MAX_RANGE.start())
+}
+
+/// Whether a list of addresses as in `/proc/net/if_inet6` (net/ipv6/addrconf.c, `if6_seq_show`: address, index, prefix length, scope,
+/// flags, device) has one that is good beyond its link (scope 0).
+fn has_ipv6(list: &str) -> bool {
+    list.lines().any(|line| line.split_whitespace().nth(3) == Some("00"))
 }
 
 fn flows_for(cpus: u32) -> u32 {
@@ -58,7 +69,17 @@ mod tests {
     }
 
     #[test]
-    fn half_as_much_memory_for_ipv6() {
-        assert_eq!([131_072, 64, 300, 16_777_216].map(flows6_max_default), [32_768, 64, 75, 4_194_304]);
+    fn as_much_memory_for_either_family_that_the_node_has() {
+        assert_eq!([131_072, 64, 300, 16_777_216].map(|flows| flows6_for(flows, true)), [65_536, 64, 150, 8_388_608]);
+        assert_eq!([131_072, 64, 16_777_216].map(|flows| flows6_for(flows, false)), [4_096, 64, 524_288]);
+    }
+
+    #[test]
+    fn ipv6_is_an_address_beyond_the_link() {
+        let lo = "00000000000000000000000000000001 01 80 10 80       lo\n";
+        let link = "fe80000000000000a8bbccfffedd0001 02 40 20 80     eth0\n";
+        let ula = "fd000000000000000000000000000001 02 40 00 80     eth0\n";
+        assert_eq!(["", lo, link, ula].map(has_ipv6), [false, false, false, true]);
+        assert!(has_ipv6(&[lo, link, ula].concat()) && !has_ipv6(&[lo, link].concat()));
     }
 }

@@ -112,7 +112,7 @@ fn old_kernels() {
 #[test]
 fn memory() {
     let small = Facts { memory_bytes: 100 << 20, ..facts() };
-    assert_one(&found(&config("flows-max: 262144\n"), &small), "error: the flow tables take 96 MiB");
+    assert_one(&found(&config("flows-max: 262144\nflows6-max: 131072\n"), &small), "error: the flow tables take 128 MiB");
     let unprivileged = !(1 << CAP_IPC_LOCK);
     let low = |facts: &mut Facts| (facts.capabilities, facts.memlock_bytes) = (unprivileged, Some(8 << 20));
     assert_one(&after(low), "error: the limit of locked memory is 8 MiB");
