@@ -59,7 +59,7 @@ drop_reasons! {
     FlowTableFull "flow_table_full" "No bucket of the flow has a slot to use (full, or resting after a removal), or the limit of flows is reached.",
     FlowContended "flow_contended" "Another worker was creating the same flow, and too many packets waited for that already.",
     FragmentAlone "fragment_alone" "A fragment whose first one was dropped or did not come, or too many waited for theirs already.",
-    FragmentOverlap "fragment_overlap" "A fragment that lies on the TCP or UDP header of its first one.",
+    FragmentOverlap "fragment_overlap" "A fragment that lies on the TCP or UDP header of its first one, or on others of its datagram; in part, and all that follows is dropped, too.",
     SnatPortsExhausted "snat_ports_exhausted" "No free SNAT port towards this backend.",
     NoSnatAddress "no_snat_address" "The backend is on another node and there is no SNAT address to use.",
     NoRoute "no_route" "The FIB has no route to the next hop, or one that prohibits it.",

@@ -19,6 +19,10 @@ impl<F: Family> Path<'_, F> {
     /// Forwards the first fragment, and notes for those that follow what became of it.
     #[cold]
     pub(super) fn forward_first(&mut self, staged: &Staged<F>, packet: &mut Packet<'_>) -> Verdict {
+        let datagram = datagram(staged.taken, &staged.flow);
+        if !self.lane.fragments.may_begin(&datagram, &staged.flow, self.now) {
+            return Verdict::Drop(DropReason::FragmentOverlap);
+        }
         let refused = self.shared.counts.refused;
         let verdict = self.forward(staged, packet).unwrap_or_else(|early| early);
         let fate = match verdict {
@@ -32,7 +36,7 @@ impl<F: Family> Path<'_, F> {
                 slot.map_or(Fate::GiveBack, |slot| Fate::Execute { slot, key })
             }
         };
-        self.lane.fragments.note(&datagram(staged.taken, &staged.flow), &staged.flow, fate, self.now);
+        self.lane.fragments.note(&datagram, &staged.flow, fate, self.now);
         verdict
     }
 
@@ -40,21 +44,21 @@ impl<F: Family> Path<'_, F> {
     #[cold]
     pub(super) fn forward_later(&mut self, taken: Taken, flow: &IpFlow<F>, packet: &mut Packet<'_>) -> Result<Verdict, Verdict> {
         let datagram = datagram(taken, flow);
-        let verdict = match self.lane.fragments.fate(&datagram, self.now) {
-            Fate::Await | Fate::AwaitHeld => Err(Verdict::AwaitFirst),
-            Fate::Drop => Err(Verdict::Drop(DropReason::FragmentAlone)),
+        let verdict = match self.lane.fragments.fate(&datagram, flow, self.now) {
+            Fate::Await | Fate::AwaitHeld => return Err(Verdict::AwaitFirst),
+            Fate::Overlap => return Err(Verdict::Drop(DropReason::FragmentOverlap)),
+            Fate::Drop => Verdict::Drop(DropReason::FragmentAlone),
             // Not `leave`: `edge` may have seen the first one.
-            Fate::GiveBack => Ok(give_back(packet, taken)),
+            Fate::GiveBack => give_back(packet, taken),
+            // One that waits comes again, and one that is dropped on its way has not come.
             Fate::Execute { slot, key } if self.lane.flows.key_of(slot) == key => {
                 packet.len = flow.end;
-                self.execute(taken, flow, slot, packet)
+                self.execute(taken, flow, slot, packet)?
             }
-            Fate::Execute { .. } => Err(Verdict::Drop(DropReason::FragmentAlone)),
+            Fate::Execute { .. } => return Err(Verdict::Drop(DropReason::FragmentAlone)),
         };
-        if !matches!(verdict, Err(Verdict::AwaitFirst | Verdict::Hold { .. })) {
-            self.lane.fragments.passed(&datagram, flow);
-        }
-        verdict
+        self.lane.fragments.passed(&datagram, flow);
+        Ok(verdict)
     }
 
     /// As `execute` has it.

@@ -12,6 +12,8 @@ pub const SCTP: u8 = 132;
 const TCP_HEADER_BYTES: usize = 20;
 const UDP_HEADER_BYTES: usize = 8;
 const SCTP_HEADER_BYTES: usize = 12;
+/// A fragment that would make its datagram larger is none ("ping of death"; RFC 8200 §4.5).
+const DATAGRAM_BYTES_MAX: usize = 65_535;
 
 /// Which part of its datagram a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,9 +78,13 @@ impl<F: Family> IpFlow<F> {
     #[inline(always)]
     pub(super) fn with_l4(mut self, frame: &[u8]) -> Parsed<F> {
         if self.part == Part::Later {
+            let offset_bytes = usize::from(self.offset) * 8;
+            if offset_bytes + (self.end - self.l4) > DATAGRAM_BYTES_MAX {
+                return Parsed::Malformed;
+            }
             // One that overwrites the header of the first would lead past whoever judged that (RFC 1858 §4, RFC 3128).
             let header_bytes = if self.protocol == TCP { TCP_HEADER_BYTES } else { UDP_HEADER_BYTES };
-            return if usize::from(self.offset) * 8 < header_bytes { Parsed::Overlap } else { Parsed::Later(self) };
+            return if offset_bytes < header_bytes { Parsed::Overlap } else { Parsed::Later(self) };
         }
         let Some(segment) = frame.get(self.l4..self.end) else { return Parsed::Malformed };
         let (Some(tcp_flags), Some(ports)) = (l4_flags(segment, self.protocol, self.part), read_word(segment, 0)) else {

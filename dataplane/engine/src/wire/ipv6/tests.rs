@@ -127,7 +127,7 @@ fn what_we_do_not_know_is_not_ours() {
 #[test]
 fn fragments_tell_their_place() {
     let id = 0xdead_beef;
-    for (offset, has_more, part) in [(0, false, Part::Whole), (0, true, Part::First), (5, true, Part::Later), (0x1fff, false, Part::Later)]
+    for (offset, has_more, part) in [(0, false, Part::Whole), (0, true, Part::First), (5, true, Part::Later), (0x1ff0, false, Part::Later)]
     {
         for before in [vec![], vec![options(HOP_BY_HOP, 1, 0), options(ROUTING, 1, 0)]] {
             let extensions = [before.clone(), vec![fragment(offset, has_more, id)]].concat();
@@ -144,6 +144,8 @@ fn fragments_tell_their_place() {
         let at = |offset| parsed(&frame(&[fragment(offset, false, id)], protocol, &[0; 64]));
         assert!(matches!(at(least), Parsed::Later(_)), "{protocol}");
         assert_eq!((1..least).map(at).find(|parsed| *parsed != Parsed::Overlap), None, "{protocol}");
+        assert!(matches!(at(0x1ff7), Parsed::Later(_)), "{protocol}");
+        assert_eq!(at(0x1ff8), Parsed::Malformed, "its datagram would have 65 536 bytes, {protocol}");
     }
 }
 

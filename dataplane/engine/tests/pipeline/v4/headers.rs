@@ -25,6 +25,13 @@ pub fn cut(frame: &[u8], id: u32, at: &[usize]) -> Vec<Vec<u8>> {
     starts.zip(ends).map(fragment).collect()
 }
 
+/// Where a fragment lies, in units of eight bytes: the first, and the one behind.
+pub fn place(frame: &[u8]) -> (usize, usize) {
+    let (ip, payload) = Ipv4Header::from_slice(&frame[ETHERNET_BYTES..]).expect("IPv4");
+    let first = usize::from(ip.fragment_offset.value());
+    (first, first + payload.len().div_ceil(8))
+}
+
 /// What a receiver reads from fragments, in any order.
 pub fn read_all(fragments: &[Vec<u8>]) -> Seen {
     let mut parts: Vec<(Ipv4Header, &[u8])> = fragments

@@ -31,6 +31,14 @@ pub fn cut(frame: &[u8], id: u32, at: &[usize]) -> Vec<Vec<u8>> {
     starts.zip(ends).map(fragment).collect()
 }
 
+/// Where a fragment lies, in units of eight bytes: the first, and the one behind.
+pub fn place(frame: &[u8]) -> (usize, usize) {
+    let (_, payload) = Ipv6Header::from_slice(&frame[ETHERNET_BYTES..]).expect("IPv6");
+    let (header, payload) = Ipv6FragmentHeader::from_slice(payload).expect("a fragment");
+    let first = usize::from(header.fragment_offset.value());
+    (first, first + payload.len().div_ceil(8))
+}
+
 /// What a receiver reads from fragments, in any order.
 pub fn read_all(fragments: &[Vec<u8>]) -> Seen {
     let mut parts: Vec<(Ipv6Header, Ipv6FragmentHeader, &[u8])> = fragments
