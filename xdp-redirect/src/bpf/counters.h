@@ -20,6 +20,7 @@
 	EDGE_COUNTERS(X, node_out)                                                                      \
 	X(edge_drop_rewrite)       /* the kernel refused to change the packet */                        \
 	X(edge_drop_fragment)      /* to a VIP, and its first one did not come: would loop */           \
+	X(edge_drop_overlap)       /* it lies on what has come of its datagram, or another one did */   \
 	X(edge_drop_ttl)           /* TTL or hop limit expired on a path that we route */               \
 	X(node_out_own_upcall)     /* upcalls of the other hooks on their way through rw1: go on */     \
 	X(node_out_drop_forwarded) /* not the node's own, though routed to the hostlink */              \

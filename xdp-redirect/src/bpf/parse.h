@@ -38,6 +38,8 @@ enum part { PART_WHOLE = 0, PART_FIRST = 1, PART_LATER = 2 };
 /* As in IPv4's header, in host byte order. */
 #define IP_MORE_FRAGMENTS 0x2000u
 #define IP_FRAGMENT_OFFSET 0x1fffu /* in units of eight bytes */
+/* A fragment that would make its datagram larger is none ("ping of death"; RFC 8200 section 4.5). */
+#define DATAGRAM_BYTES_MAX 65535u
 
 /* RFC 9260. */
 struct sctp_header {

@@ -130,6 +130,14 @@ fn a_super_packet_is_as_long_as_its_skb() {
     }
 }
 
+/// The first fragment of a longer datagram: it ends with a unit of eight bytes.
+fn first_fragment(frame: &[u8], id: u32) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame.resize(L4 + (frame.len() - L4).next_multiple_of(8), 0);
+    extension::set_length(&mut frame);
+    with_fragment(&frame, id, 0, true)
+}
+
 #[test]
 fn fragments_behind_extension_headers_follow_their_first() {
     let scratch = Scratch::new();
@@ -154,7 +162,7 @@ fn fragments_behind_extension_headers_follow_their_first() {
     assert_eq!(run(&programs, ProgramName::EdgePodIn, &hidden).frame, hidden);
     // Identifications have 32 bits.
     for (id, other) in [(0x1_0007, 0x2_0007), (0x1_0008, 0x1_0009)] {
-        let [one, other] = [id, other].map(|id| [with_fragment(&udp(pod(), vip()), id, 0, true), with_fragment(&whole, id, 2, false)]);
+        let [one, other] = [id, other].map(|id| [first_fragment(&udp(pod(), vip()), id), with_fragment(&whole, id, 3, false)]);
         run(&programs, ProgramName::EdgePodIn, &one[0]);
         assert_eq!(run(&programs, ProgramName::EdgePodIn, &other[1]).action, TcAction::Redirect, "the other's first did not come");
         assert_eq!(run(&programs, ProgramName::EdgePodIn, &one[1]).action, TcAction::Next);
@@ -167,7 +175,7 @@ fn errors_quote_packets_with_extension_headers() {
     let programs = load(&scratch);
     let hop = ip::<V6>("192.0.2.99");
     for whole in [tcp(pod(), vip(), ACK), udp(pod(), vip())] {
-        for sent in [with(&whole, HOP_BY_HOP, &padding(12)), options(&whole, 6), with_fragment(&whole, 7, 0, true)] {
+        for sent in [with(&whole, HOP_BY_HOP, &padding(12)), options(&whole, 6), first_fragment(&whole, 7)] {
             let arrived = run(&programs, ProgramName::EdgePodIn, &sent).frame;
             let l4 = extension::end(&sent);
             for end in [l4 + 4, l4 + 6, l4 + 8, l4 + 18, sent.len()] {

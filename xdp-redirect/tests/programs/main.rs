@@ -12,6 +12,7 @@ mod ipv6;
 mod layout;
 mod namespace;
 mod node;
+mod overlaps;
 mod packet;
 mod pins;
 mod position;

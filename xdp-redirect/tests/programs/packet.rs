@@ -1,6 +1,7 @@
 //! Frames made and checked with etherparse: another implementation than ours.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 
 use etherparse::{
     Ethernet2Header, IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv6Header, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket,
@@ -126,6 +127,16 @@ pub fn fragments(frame: &[u8], id: u16, bytes: usize) -> Vec<Vec<u8>> {
         fragment(&[head, piece].concat(), id, (number * bytes / 8) as u16, !is_last)
     });
     pieces.collect()
+}
+
+/// These bytes of a frame's datagram, whatever they are behind its UDP header, as a fragment.
+pub fn piece(frame: &[u8], id: u16, bytes: Range<usize>, has_more: bool) -> Vec<u8> {
+    let l4 = headers_end(frame);
+    let mut piece = [&frame[..l4], &vec![7; bytes.len()]].concat();
+    if bytes.start == 0 {
+        piece[l4..l4 + 8].copy_from_slice(&frame[l4..l4 + 8]);
+    }
+    fragment(&piece, id, (bytes.start / 8) as u16, has_more)
 }
 
 /// What a receiver reads of fragments that come in order.

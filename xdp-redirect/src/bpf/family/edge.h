@@ -116,10 +116,12 @@ static __always_inline int N(later)(struct __sk_buff *skb, enum hook hook, __u32
 {
 	const struct address *address;
 	struct N(rewrite) r;
-	_Bool known = N(fragment_take)(p, meta, &r), waits;
+	_Bool known = N(fragment_take)(p, meta, &r, from_worker), waits;
 
 	if (known && r.op == FRAGMENT_NOT_OURS)
 		return hook == HOOK_NODE_OUT ? edge_drop(COUNT_node_out_drop_miss) : edge_next(hook, EDGE_MISS);
+	if (known && r.op == FRAGMENT_OVERLAP)
+		return edge_drop(COUNT_edge_drop_overlap);
 	if (known && r.op != FLOW_WORKER)
 		return N(execute)(skb, hook, l3, p, &r);
 	address = N(address_lookup)(p);
@@ -175,6 +177,9 @@ static __always_inline int N(edge)(struct __sk_buff *skb, enum hook hook, __u32 
 	if (!from_worker && N(needs_answer)(skb, hook, l3, &p, flow))
 		return upcall(skb, hook, hash);
 
+	/* What comes from a worker was judged there, and its datagram begins here anew: all that went up comes back. */
+	if (p.part && !from_worker && !N(fragment_may_begin)(&p, meta))
+		return edge_drop(COUNT_edge_drop_overlap);
 	if (!p.quoted) /* what is said of a flow does not keep it alive */
 		N(touch)(flow, &p);
 	r.new.addresses.saddr = flow->new_saddr;

@@ -8,9 +8,8 @@ struct N(datagram) {
 };
 
 struct N(fate) {
-	__u64 seen;         /* by fragment_count: duplicates do not count twice */
-	__u32 noted;        /* tick */
-	__u32 bytes, total; /* behind the IP headers: of those that were seen, and of all if the last one was seen */
+	__u32 noted; /* tick */
+	struct pieces pieces;
 	struct N(rewrite) rewrite;
 };
 /* Full, the oldest are forgotten: the fragments of a datagram leave their sender back to back. */
@@ -21,32 +20,52 @@ struct {
 	__type(value, struct N(fate));
 } N(fragments) SEC(".maps");
 
-/* The last fragment says how much there is; the others are mostly of one size, so its place among them is a fragment's bit. Where two
- * have the same, the datagram counts as incomplete. */
-static __always_inline void N(fragment_count)(struct N(fate) *fate, const struct N(packet) *p)
+/* What a note is made in: too large for the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct N(fate));
+} N(new_fate) SEC(".maps");
+
+/* Who executes a datagram judges its fragments: `edge` here, workers theirs, and the kernel what is not ours. */
+static __always_inline _Bool N(is_executed)(const struct N(rewrite) *r)
 {
-	__u32 offset = (p->fragment & IP_FRAGMENT_OFFSET) * 8;
-
-	if (p->fragment & IP_MORE_FRAGMENTS) {
-		__u64 bit = p->payload ? 1ULL << (offset / p->payload & 63) : 0;
-
-		if (!(fate->seen & bit))
-			fate->bytes += p->payload;
-		fate->seen |= bit;
-	} else if (!fate->total) {
-		fate->total = offset + p->payload;
-		fate->bytes += p->payload;
-	}
+	return r->op != FLOW_WORKER && r->op < FRAGMENT_NOT_OURS;
 }
 
+/* Of a first fragment. */
 static __noinline void N(fragment_note)(const struct N(packet) *p, __u32 meta, const struct N(rewrite) *r)
 {
 	struct N(datagram) key = {.saddr = p->saddr, .daddr = p->daddr, .meta = meta, .id = p->id};
-	struct N(fate) fate = {.noted = tick_now(), .rewrite = *r};
+	__u32 zero = 0;
+	struct N(fate) *fate = bpf_map_lookup_elem(&N(new_fate), &zero);
 
-	N(fragment_count)(&fate, p);
+	if (!fate)
+		return;
+	__builtin_memset(&fate->pieces, 0, sizeof(fate->pieces));
+	fate->noted = tick_now();
+	fate->rewrite = *r;
+	pieces_add(&fate->pieces, p->fragment, p->payload);
 	/* Should it fail, the later fragments go the way of those whose first one did not come. */
-	bpf_map_update_elem(&N(fragments), &key, &fate, BPF_ANY);
+	bpf_map_update_elem(&N(fragments), &key, fate, BPF_ANY);
+}
+
+/* Whether a first fragment is of whole units, and lies on nothing that `edge` executed of its datagram. */
+static __noinline _Bool N(fragment_may_begin)(const struct N(packet) *p, __u32 meta)
+{
+	struct N(datagram) key = {.saddr = p->saddr, .daddr = p->daddr, .meta = meta, .id = p->id};
+	struct N(fate) *fate = bpf_map_lookup_elem(&N(fragments), &key);
+	int place;
+
+	if (!fate || !N(is_executed)(&fate->rewrite) || tick_now() - fate->noted >= ANOTHER_TICKS)
+		return !(p->payload & 7);
+	if (fate->rewrite.op == FRAGMENT_OVERLAP)
+		return 0;
+	place = pieces_add(&fate->pieces, p->fragment, p->payload);
+	if (place == PLACE_CONTRADICTION)
+		fate->rewrite.op = FRAGMENT_OVERLAP;
+	return place < PLACE_TAKEN;
 }
 
 static __always_inline void N(fragment_note_op)(const struct N(packet) *p, __u32 meta, __u8 op)
@@ -68,17 +87,24 @@ static __noinline void N(fragment_note_not_ours)(const struct N(packet) *p, __u3
 }
 
 /* What becomes of a later fragment; false if the first one did not come. With the last one that was missing the datagram is
- * forgotten: the next of the same identification may come in another order. */
-static __noinline _Bool N(fragment_take)(const struct N(packet) *p, __u32 meta, struct N(rewrite) *r)
+ * forgotten: the next of the same identification may come in another order. One that a worker gives back was seen on its way there. */
+static __noinline _Bool N(fragment_take)(const struct N(packet) *p, __u32 meta, struct N(rewrite) *r, _Bool from_worker)
 {
 	struct N(datagram) key = {.saddr = p->saddr, .daddr = p->daddr, .meta = meta, .id = p->id};
 	struct N(fate) *fate = bpf_map_lookup_elem(&N(fragments), &key);
+	int place;
 
 	if (!fate || tick_now() - fate->noted >= FATE_TICKS)
 		return 0;
 	*r = fate->rewrite;
-	N(fragment_count)(fate, p);
-	if (fate->total && fate->bytes == fate->total)
+	if (r->op == FRAGMENT_OVERLAP)
+		return 1;
+	place = pieces_add(&fate->pieces, p->fragment, p->payload);
+	if (N(is_executed)(r) && place == PLACE_CONTRADICTION)
+		fate->rewrite.op = r->op = FRAGMENT_OVERLAP;
+	else if (N(is_executed)(r) && place == PLACE_TAKEN && !from_worker)
+		r->op = FRAGMENT_OVERLAP;
+	if (place == PLACE_FREE_LAST)
 		bpf_map_delete_elem(&N(fragments), &key);
 	return 1;
 }

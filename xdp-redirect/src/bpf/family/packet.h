@@ -28,6 +28,8 @@ static __always_inline _Bool N(is_later_of_ours)(struct N(packet) *p)
 	p->part = PART_LATER;
 	p->ports = 0;
 	p->tcp_flags = 0;
+	if (offset + p->payload > DATAGRAM_BYTES_MAX)
+		return 0;
 	return p->protocol == IPPROTO_TCP ? offset >= sizeof(struct tcphdr) : p->protocol == IPPROTO_UDP;
 }
 

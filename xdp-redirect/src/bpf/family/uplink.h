@@ -78,7 +78,7 @@ static __always_inline enum counter N(uplink_flow)(const struct N(packet) *p)
 static __noinline enum counter N(uplink_later)(const struct N(packet) *p)
 {
 	struct N(rewrite) r;
-	_Bool known = N(fragment_take)(p, FLOW_META(0, HOOK_UPLINK_XDP, p->protocol), &r);
+	_Bool known = N(fragment_take)(p, FLOW_META(0, HOOK_UPLINK_XDP, p->protocol), &r, 0);
 
 	if (known && r.op == FRAGMENT_DROP)
 		return COUNT_uplink_drop_vip;
