@@ -72,9 +72,9 @@ def fragments(name, upper, *pieces):
     # The mark lies at the end, and in each piece that reaches so far.
     whole = bytes(ip() / upper / Raw(b"." * 32 + marked.ljust(16, b".")))[IP_BYTES:]
     protocol = 6 if isinstance(upper, TCP) else 17
-    for last, (offset, length, arrives) in enumerate(pieces, 1 - len(pieces)):
+    for offset, length, arrives in pieces:
         piece = whole[offset : offset + length]
-        tell(name, arrives, marked, fragment(1000 + count, protocol, offset, last != 0, piece))
+        tell(name, arrives, marked, fragment(PORT + count, protocol, offset, offset + length < len(whole), piece))
 
 
 def error(name, arrives, quoted):
@@ -110,7 +110,17 @@ for flags in ["R", "SR", "FSRPAU"]:
     segment(f"flags-{flags}", False, flags)
 
 # A TCP header takes 20 bytes, one of UDP 8; the payload is of 48.
-fragments("overlap-payload", UDP(sport=port() + 1, dport=80), (0, 32, True), (24, 32, True))
+# Of a flow that begins with it, and of one that is known.
+for kind, known in [("", None), ("-known", PORT + 1)]:
+
+    def overlapping(name, *pieces):
+        fragments(name + kind, UDP(sport=known or port() + 1, dport=80), *pieces)
+
+    overlapping("overlap-payload", (0, 32, True), (24, 32, False))
+    overlapping("overlap-rest", (0, 24, True), (16, 16, False), (24, 32, False))
+    overlapping("overlap-first", (0, 8, True), (0, 48, False), (8, 48, False))
+    overlapping("overlap-odd", (0, 32, True), (32, 21, False), (32, 24, False))
+    overlapping("overlap-within", (0, 40, True), (16, 8, False), (40, 16, True))
 fragments("overlap-header", TCP(sport=port() + 1, dport=80, flags="S"), (0, 32, True), (8, 60, False))
 fragments("tiny-tcp", TCP(sport=port() + 1, dport=80, flags="S"), (0, 8, False), (8, 60, False))
 fragments("tiny-udp", UDP(sport=port() + 1, dport=80), (0, 8, True), (8, 48, True))

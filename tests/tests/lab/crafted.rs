@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use ringway_tests::lab::{Capture, Net, RingwayOptions, Topology, address, wait_for};
+use ringway_tests::lab::{Capture, Net, Ringway, RingwayOptions, Topology, address, wait_for};
 
+use crate::service_cidrs::counter;
 use crate::{VIP_80, VIP_URL, ensure_served, serving, web};
 
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -107,6 +108,14 @@ fn to_backend(net: &Net, pod: &str, first_port: u16) -> Result<()> {
     Ok(())
 }
 
+/// Fragments that lay on others, as the workers and as `edge` counted them.
+fn overlaps(ringway: &Ringway) -> Result<(u64, u64)> {
+    let stats = ringway.ask("stats")?;
+    let by_workers = stats["drops"].as_array().and_then(|drops| drops.iter().find(|drop| drop["reason"] == "fragment_overlap"));
+    let by_workers = by_workers.and_then(|drop| drop["packets"].as_u64()).context("no such reason")?;
+    Ok((by_workers, counter(ringway, "edge_drop_overlap")?))
+}
+
 for_both!(crafted_packets_arrive_or_end, |family| {
     serving("crafted", Topology::new().family(family), RingwayOptions::default(), &["b1"], |net, ringway| {
         for (pod, first_port, seen_as) in [("b1", 20_000, address::NODE1), ("a1", 21_000, address::CLIENT)] {
@@ -115,7 +124,16 @@ for_both!(crafted_packets_arrive_or_end, |family| {
                 ensure!(net.client.curl(VIP_URL)?.starts_with(pod), "not yet");
                 Ok(())
             })?;
+            let before = overlaps(ringway)?;
             to_backend(net, pod, first_port)?;
+            // Of each flow one that is dropped alone and seven that end a datagram or follow. To a pod here `edge` executes them, once it knows the flow.
+            wait_for("all to be counted", PATIENCE, || {
+                let count = overlaps(ringway)?;
+                let (by_workers, by_edge) = (count.0 - before.0, count.1 - before.1);
+                let is_by_whom = if pod == "a1" { by_edge >= 8 } else { by_edge == 0 };
+                ensure!(by_workers + by_edge == 16 && is_by_whom, "{pod}: {by_workers} and {by_edge}");
+                Ok(())
+            })?;
             ensure_served(&net.client.requests("tcp", VIP_80, 2, 20)?, &[pod], seen_as)?;
         }
         Ok(())

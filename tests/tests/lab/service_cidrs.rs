@@ -36,7 +36,8 @@ fn wait_for_routes(net: &Net, expected: &[&str]) -> Result<()> {
     })
 }
 
-fn counter(ringway: &Ringway, name: &str) -> Result<u64> {
+/// Packets that a BPF program counted under this name.
+pub fn counter(ringway: &Ringway, name: &str) -> Result<u64> {
     let stats = ringway.ask("stats")?;
     let programs = stats["programs"].as_array().context("stats has no programs")?;
     let counter = programs.iter().find(|counter| counter["name"] == name).with_context(|| format!("no counter {name}"))?;
