@@ -95,8 +95,12 @@ for_both!(curl_of_one_family_reaches_a_python_server, |family| {
             let pod = net.pod(server)?;
             net.lab.adopt(pod.namespace.spawn("files", &["python3", "-m", "http.server", "8000", "--bind", &pod.address, "-d", &dir])?);
             ringway.publish(&[service(server)?])?;
-            let text = wait_for("the server", PATIENCE, || net.client.exec(&curl))?;
-            ensure!(text == format!("{BYTES} {}", address::VIP), "{server}: {text}");
+            // Until then who served there before answers, who has no such file.
+            wait_for("the server", PATIENCE, || {
+                let text = net.client.exec(&curl)?;
+                ensure!(text == format!("{BYTES} {}", address::VIP), "{server}: {text}");
+                Ok(())
+            })?;
         }
         Ok(())
     })
