@@ -61,6 +61,31 @@ test-long: build ## a million random clusters, many more random packets and simu
 fuzz: prepare ## the engine against bytes that a fuzzer makes up: SECONDS_EACH for each target, one hour unless given
 	dataplane/engine/fuzz/run.sh $(or $(SECONDS_EACH),3600)
 
+.PHONY: cluster
+cluster: build programs ## a real cluster of two nodes on this machine, with Ringway (as root); NODES=3 CNI=bridge|vxlan FAMILY=dual PROXY=kube-proxy
+	@tests/cluster/cluster.sh up
+
+# Programs of Kubernetes and images of pods: cached, so that only the first time takes its time.
+.PHONY: programs
+programs:
+	@scripts/prepare.sh cluster
+	@scripts/kubernetes.sh cluster >/dev/null
+	@tests/cluster/images.sh
+
+.PHONY: cluster-down
+cluster-down: ## removes the cluster, also after a crash
+	@tests/cluster/cluster.sh down
+
+.PHONY: e2e
+e2e: ## kubernetes' own suite against a cluster of its own (as root, about an hour): FOCUS and SKIP choose specs, PROXY=kube-proxy the peer
+	@$(MAKE) --no-print-directory build programs
+	@scripts/kubernetes.sh e2e >/dev/null
+	@tests/cluster/e2e.sh
+
+.PHONY: e2e-dual
+e2e-dual: ## the suite's dual-stack specs, on a dual-stack cluster
+	@FAMILY=dual $(MAKE) --no-print-directory e2e
+
 .PHONY: lint
 lint: ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check

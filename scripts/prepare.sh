@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Installs what building, testing and the demo need, and nothing that is there already. Debian and its derivatives; needs root only if something is missing.
+#   prepare.sh cluster     and what a cluster's nodes and images need
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,6 +15,8 @@ tools=(
 )
 # headers have no command: ask dpkg
 libraries=(libelf-dev zlib1g-dev libc6-dev libfaketime)
+
+if [[ ${1:-} == cluster ]]; then tools+=(runc=runc debootstrap=debootstrap bridge=iproute2); fi
 
 missing=()
 for tool in "${tools[@]}"; do

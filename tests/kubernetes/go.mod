@@ -1,4 +1,4 @@
-// The real kube-apiserver and kubectl for tests, unmodified, from the Go module proxy.
+// Real Kubernetes components for tests, unmodified, from the Go module proxy.
 //
 // The go.mod of k8s.io/kubernetes replaces its staging modules by folders beside it; replacements of a dependency do not count, so this
 // module replaces each of them by the version of the same release.
@@ -10,7 +10,12 @@ godebug default=go1.26
 
 tool (
 	k8s.io/kubernetes/cmd/kube-apiserver
+	k8s.io/kubernetes/cmd/kube-controller-manager
+	k8s.io/kubernetes/cmd/kube-proxy
+	k8s.io/kubernetes/cmd/kube-scheduler
 	k8s.io/kubernetes/cmd/kubectl
+	k8s.io/kubernetes/cmd/kubelet
+	k8s.io/kubernetes/test/images/agnhost
 )
 
 require k8s.io/kubernetes v1.36.4
