@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The image of the DaemonSet without a container builder: the release binary, the libraries that it is linked with, and `sleep`, for cleanup.yaml.
-#   deploy/image.sh FILE.tar [BINARY]     then: ctr -n k8s.io images import FILE.tar, docker load -i FILE.tar, podman load, skopeo copy docker-archive:FILE.tar …
+#   deploy/image.sh FILE.tar [BINARY]
+# Then: ctr -n k8s.io images import FILE.tar, docker load -i FILE.tar, podman load -i FILE.tar, or skopeo copy docker-archive:FILE.tar docker://REGISTRY/…
 # NAME is the image's name, ringway:VERSION unless given.
 set -euo pipefail
 file=${1:?usage: deploy/image.sh FILE.tar [BINARY]}
@@ -11,15 +12,7 @@ name=${NAME:-docker.io/library/ringway:$(sed -n 's/^version = "\(.*\)"/\1/p' "$d
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
-install -D -m 755 -s "$binary" "$root/usr/local/bin/ringway"
-install -D -m 755 "$(command -v sleep)" "$root/bin/sleep"
 mkdir -p "$root"/{etc,proc,sys,dev,run,tmp}
 echo 'root:x:0:0:root:/:/bin/false' >"$root/etc/passwd"
-# Where the loader looks for them.
-for program in "$binary" "$(command -v sleep)"; do
-  ldd "$program" | grep -o '/[^ ]*' | while read -r library; do
-    install -D -m 755 "$(readlink -f "$library")" "$root/lib/$(basename "$library")"
-    [[ $library == *ld-linux* ]] && install -D -m 755 "$(readlink -f "$library")" "$root$library"
-  done || true
-done
-"$deploy/pack.sh" "$root" "$file" "$name" '"Entrypoint":["/usr/local/bin/ringway"]'
+"$deploy/pack.sh" "$root" "$file" "$name" '"Entrypoint":["/usr/local/bin/ringway"]' \
+  "$binary=/usr/local/bin/ringway" "$(command -v sleep)=/bin/sleep"

@@ -1,8 +1,19 @@
 #!/usr/bin/env bash
 # A folder as an image of one layer, in the format of `docker save`, which all runtimes load.
-#   pack.sh FOLDER FILE.tar NAMES CONFIG     NAMES: with commas between; CONFIG: members of the image's "config" object in JSON
+#   pack.sh FOLDER FILE.tar NAMES CONFIG [PROGRAM=PATH…]
+# NAMES: with commas between; CONFIG: members of the image's "config" object in JSON; programs of this machine are put to PATH in the folder, with the
+# libraries that they are linked with.
 set -euo pipefail
 folder=$1 file=$2 names=$3 config=$4
+shift 4
+
+for word in "$@"; do
+  install -D -m 755 -s "${word%%=*}" "$folder${word#*=}"
+  # A static program has none. Of the lines of ldd some have two names, the last is the file.
+  { ldd "${word%%=*}" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r library; do
+    install -D -m 755 "$(readlink -f "$library")" "$folder$library"
+  done
+done
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -8,8 +8,8 @@ load_ringway_image() {
   local name
   "$root/deploy/image.sh" "$state/ringway.tar" "${RINGWAY_BIN:-$root/${CARGO_TARGET_DIR:-target}/release/ringway}"
   for name in $(node_names); do
-    in_node "$name" ctr --namespace k8s.io images import --snapshotter overlayfs - <"$state/ringway.tar" >/dev/null ||
-      die "$name does not take the image $state/ringway.tar"
+    in_node "$name" ctr --namespace k8s.io images import --snapshotter overlayfs - <"$state/ringway.tar" >"$state/import.log" 2>&1 ||
+      die "$name does not take the image $state/ringway.tar: $(tail -1 "$state/import.log")"
   done
 }
 

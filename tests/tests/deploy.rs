@@ -11,7 +11,7 @@ use clap::Parser;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Node, PodSpec, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use ringway_agent::apiserver::CredentialsOrigin;
 use ringway_agent::cli::{Cli, Command as Subcommand};
 use ringway_agent::config::{OnStop, Settings};
@@ -54,6 +54,8 @@ fn check(object: &Value) -> Result<()> {
         ("apps/v1", "DaemonSet") => strictly::<DaemonSet>(object),
         ("rbac.authorization.k8s.io/v1", "ClusterRole") => strictly::<ClusterRole>(object),
         ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => strictly::<ClusterRoleBinding>(object),
+        ("rbac.authorization.k8s.io/v1", "Role") => strictly::<Role>(object),
+        ("rbac.authorization.k8s.io/v1", "RoleBinding") => strictly::<RoleBinding>(object),
         other => bail!("{other:?} is no kind that is deployed: teach this test"),
     }
 }

@@ -15,7 +15,7 @@ mod timeouts;
 
 use self::limits::{AFFINITY_MAX_DEFAULT, AFFINITY_MAX_RANGE, FLOWS_MAX_RANGE, flows_max_default, flows6_max_default};
 pub use self::timeouts::FlowTimeouts;
-use crate::apiserver::{Access, Endpoint, Pod};
+use crate::apiserver::{Access, DaemonSetName, Endpoint, Pod};
 use crate::units::{BindAddress, PortRange, Seconds};
 
 /// Where the process keeps its lock, socket and pins. On `/run`, so that a reboot, which ends every program and map anyway, empties it.
@@ -153,6 +153,10 @@ pub struct Settings {
     #[arg(long, value_enum)]
     pub on_stop: Option<OnStop>,
 
+    /// The DaemonSet that runs this process: a stop after it was deleted removes everything, whatever --on-stop says
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub daemonset: Option<DaemonSetName>,
+
     /// Where /healthz, /livez and /readyz answer; an empty text switches them off [default: 0.0.0.0:10256]
     #[arg(long, value_name = "ADDR[:PORT]")]
     pub healthz_bind_address: Option<BindAddress>,
@@ -227,6 +231,8 @@ pub struct Config {
     pub affinity_max: u32,
     pub timeouts: FlowTimeouts,
     pub on_stop: OnStop,
+    /// Always with an apiserver.
+    pub daemonset: Option<DaemonSetName>,
     /// `None`: off.
     pub healthz: Option<SocketAddr>,
     /// `None`: off.
@@ -283,6 +289,7 @@ impl Settings {
             timeout_udp_unreplied: self.timeout_udp_unreplied.or(file.timeout_udp_unreplied),
             timeout_udp: self.timeout_udp.or(file.timeout_udp),
             on_stop: self.on_stop.or(file.on_stop),
+            daemonset: self.daemonset.or(file.daemonset),
             healthz_bind_address: self.healthz_bind_address.or(file.healthz_bind_address),
             metrics_bind_address: self.metrics_bind_address.or(file.metrics_bind_address),
             state_dir: self.state_dir.or(file.state_dir),
@@ -306,6 +313,9 @@ impl Settings {
         }
         if self.remove_taint == Some(true) && apiserver.is_none() {
             wrong.push("--remove-taint: the node is the apiserver's: give --kubeconfig or --apiserver".into());
+        }
+        if self.daemonset.is_some() && apiserver.is_none() {
+            wrong.push("--daemonset: it is the apiserver's: give --kubeconfig or --apiserver".into());
         }
         let workers = self.workers;
         if workers.is_some_and(|workers| workers == 0 || workers > WORKERS_MAX) {
@@ -362,6 +372,7 @@ impl Settings {
                 udp: self.timeout_udp.unwrap_or(timeouts.udp),
             },
             on_stop: self.on_stop.unwrap_or_default(),
+            daemonset: self.daemonset,
             healthz: self.healthz_bind_address.map_or(Some(HEALTHZ_DEFAULT), |address| address.with_default_port(HEALTHZ_DEFAULT.port())),
             metrics: self.metrics_bind_address.map_or(Some(METRICS_DEFAULT), |address| address.with_default_port(METRICS_DEFAULT.port())),
             state_dir: self.state_dir.unwrap_or_else(|| STATE_DIR_DEFAULT.into()),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, IoSlice, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -52,6 +52,9 @@ enum Command {
         for_ms: Option<u64>,
         #[arg(long)]
         requests: Option<u64>,
+        /// At most so many requests a second in all, evenly; without it each loop asks again as soon as it is answered.
+        #[arg(long)]
+        rate: Option<f64>,
     },
     /// One datagram and its answer.
     Udp {
@@ -76,7 +79,7 @@ enum Command {
 fn main() -> Result<()> {
     ringway_tests::raise_open_files()?;
     match Arguments::parse().command {
-        Command::Load { protocol, target, loops, for_ms, requests } => load(protocol, target, loops, for_ms, requests),
+        Command::Load { protocol, target, loops, for_ms, requests, rate } => load(protocol, target, loops, for_ms, requests, rate),
         Command::Udp { target, source_port, bytes } => print_line(&ask_udp(target, source_port, bytes)?),
         Command::Line { target, source_port } => print_line(&ask_tcp(target, source_port)?),
         Command::Idle { protocol, target } => idle(protocol, target),
@@ -131,11 +134,18 @@ impl Seen {
     }
 }
 
-fn load(protocol: Protocol, target: SocketAddr, loops: u32, for_ms: Option<u64>, requests: Option<u64>) -> Result<()> {
+fn load(protocol: Protocol, target: SocketAddr, loops: u32, for_ms: Option<u64>, requests: Option<u64>, rate: Option<f64>) -> Result<()> {
     let start = Instant::now();
     let deadline = for_ms.map(|ms| start + Duration::from_millis(ms));
     let quota = requests.map(|requests| requests.div_ceil(u64::from(loops)));
     let total = Mutex::new(Seen::default());
+    let begun = AtomicU64::new(0);
+    let wait_for_turn = || {
+        if let Some(rate) = rate {
+            let turn = start + Duration::from_secs_f64(begun.fetch_add(1, Relaxed) as f64 / rate);
+            std::thread::sleep(turn.saturating_duration_since(Instant::now()));
+        }
+    };
     std::thread::scope(|scope| {
         for _ in 0..loops {
             scope.spawn(|| {
@@ -143,6 +153,7 @@ fn load(protocol: Protocol, target: SocketAddr, loops: u32, for_ms: Option<u64>,
                 while deadline.is_none_or(|deadline| Instant::now() < deadline)
                     && quota.is_none_or(|quota| seen.requests + seen.errors < quota)
                 {
+                    wait_for_turn();
                     seen.note(match protocol {
                         Protocol::Tcp => ask_tcp(target, 0),
                         Protocol::Udp => ask_udp(target, 0, 4),

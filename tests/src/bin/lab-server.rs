@@ -1,4 +1,4 @@
-//! The server in each pod of the lab: `lab-server NAME PORT`, TCP, UDP and SCTP.
+//! The server in each pod of the lab: `lab-server NAME PORT [SECONDS]`, TCP, UDP and SCTP. With SECONDS it goes on for so long after a SIGTERM.
 //!
 //! It says who it is and whom it sees, in two languages on one TCP port:
 //! - HTTP/1.1: `GET /` → `NAME CLIENT:PORT`; `GET /bulk/BYTES` → that many bytes; `POST /sink` → length and SHA-256 of the body.
@@ -9,11 +9,13 @@
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Large enough for every datagram, and a good piece of a bulk transfer.
 const CHUNK: usize = 64 * 1024;
@@ -22,7 +24,16 @@ const CHUNK: usize = 64 * 1024;
 async fn main() -> Result<()> {
     ringway_tests::raise_open_files()?;
     let mut arguments = std::env::args().skip(1);
-    let (Some(name), Some(port)) = (arguments.next(), arguments.next()) else { bail!("usage: lab-server NAME PORT") };
+    let (Some(name), Some(port)) = (arguments.next(), arguments.next()) else { bail!("usage: lab-server NAME PORT [SECONDS]") };
+    if let Some(seconds) = arguments.next() {
+        let delay = Duration::from_secs(seconds.parse().with_context(|| format!("{seconds} is no number of seconds"))?);
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::spawn(async move {
+            terminate.recv().await;
+            tokio::time::sleep(delay).await;
+            std::process::exit(0);
+        });
+    }
     let port: u16 = port.parse().with_context(|| format!("{port} is no port"))?;
     let name: Arc<str> = name.into();
     // For both families (ipv6(7)): an IPv4 client is ::ffff:a.b.c.d until `canonical` has seen it.

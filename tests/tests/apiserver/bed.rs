@@ -65,7 +65,7 @@ impl Bed {
     }
 
     pub fn start_with(&mut self, access: Access) -> Result<()> {
-        let settings = Settings { access, state_dir: self.state_dir.clone(), node_name: "node1".into() };
+        let settings = Settings { access, state_dir: self.state_dir.clone(), node_name: "node1".into(), daemonset: None };
         self.source = Some(self.runtime.block_on(Source::start(settings, None))?);
         Ok(())
     }
@@ -73,7 +73,7 @@ impl Bed {
     /// Removes the startup taint of node1 once `is_ready` says so.
     pub fn start_removing_taint(&mut self, is_ready: IsReady) -> Result<()> {
         let access = Access::new(Vec::new(), Some(self.cluster.kubeconfig()?));
-        let settings = Settings { access, state_dir: self.state_dir.clone(), node_name: "node1".into() };
+        let settings = Settings { access, state_dir: self.state_dir.clone(), node_name: "node1".into(), daemonset: None };
         self.source = Some(self.runtime.block_on(Source::start(settings, Some(is_ready)))?);
         Ok(())
     }

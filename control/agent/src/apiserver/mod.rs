@@ -16,6 +16,7 @@ mod cache;
 mod candidates;
 mod connector;
 mod credentials;
+mod daemonset;
 mod endpoint;
 mod events;
 mod follow;
@@ -50,6 +51,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use self::candidates::Candidates;
+use self::daemonset::Owner;
 use self::events::Complaints;
 use self::follow::Follower;
 use self::inquiry::Inquiries;
@@ -60,6 +62,7 @@ use self::transport::{Transport, TransportService};
 pub use self::access::{Access, Pod};
 pub use self::cache::{path as cache_path, set_aside_path as corrupt_cache_path};
 pub use self::credentials::{Origin as CredentialsOrigin, SERVICE_ACCOUNT_DIR};
+pub use self::daemonset::DaemonSetName;
 pub use self::endpoint::Endpoint;
 pub use self::status::Status;
 use self::taint::StartupTaint;
@@ -80,6 +83,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Whose pods are followed, and the reporting instance of Events.
     pub node_name: String,
+    /// What runs us, if anything does.
+    pub daemonset: Option<DaemonSetName>,
 }
 
 /// The thread, and what it has found. Ends when dropped.
@@ -113,6 +118,7 @@ impl Source {
         let (stop, stopped) = oneshot::channel();
         let (ready, started) = oneshot::channel();
         let taint = is_ready.map(|is_ready| Arc::new(StartupTaint::new(settings.node_name.clone(), is_ready)));
+        let owner = settings.daemonset.clone().map(|name| Arc::new(Owner::new(name)));
         let kept = Arc::new(Mutex::new(kept));
         let inquiries = Arc::new(Inquiries::default());
         let theirs = Theirs {
@@ -120,6 +126,7 @@ impl Source {
             objects: Arc::clone(&objects),
             kept: Arc::clone(&kept),
             taint: taint.clone(),
+            owner: owner.clone(),
             inquiries: Arc::clone(&inquiries),
         };
         let thread = std::thread::Builder::new().name("apiserver".into()).spawn(move || {
@@ -137,7 +144,7 @@ impl Source {
         });
         let thread = thread.context("cannot start the apiserver's thread")?;
         let (transport, complaints) = started.await.context("the apiserver's thread has ended")??;
-        let reporter = Reporter { objects: Arc::clone(&objects), transport, complaints, kept, taint, inquiries };
+        let reporter = Reporter { objects: Arc::clone(&objects), transport, complaints, kept, taint, owner, inquiries };
         Ok(Source { objects, reporter, thread: Mutex::new(Some((stop, thread))) })
     }
 
@@ -169,6 +176,11 @@ impl Source {
     /// Events on these Services say what of them is not programmed; nothing more is said of the others.
     pub fn tell_unprogrammed(&self, services: BTreeMap<ServiceName, BTreeSet<String>>) {
         self.reporter.complaints.set_unprogrammed(services);
+    }
+
+    /// The DaemonSet that runs us was deleted: nobody comes after us.
+    pub fn is_daemonset_deleted(&self) -> bool {
+        self.reporter.owner.as_ref().is_some_and(|owner| owner.is_deleted())
     }
 
     /// Ends the thread; what has changed since it was written to disk last is written.
@@ -229,13 +241,14 @@ struct Theirs {
     objects: Arc<Objects>,
     kept: Arc<Mutex<Kept>>,
     taint: Option<Arc<StartupTaint>>,
+    owner: Option<Arc<Owner>>,
     inquiries: Arc<Inquiries>,
 }
 
 impl Theirs {
     /// The life of the thread.
     async fn live(self, ready: oneshot::Sender<Started>, stopped: oneshot::Receiver<()>) {
-        let Theirs { settings, objects, kept, taint, inquiries } = self;
+        let Theirs { settings, objects, kept, taint, owner, inquiries } = self;
         let transport = match transport(&settings.access).await {
             Ok(transport) => transport,
             Err(error) => {
@@ -263,6 +276,7 @@ impl Theirs {
             () = follower.follow::<ServiceCIDR>() => {}
             () = follower.follow::<KubernetesPod>() => {}
             () = keep_off(taint, client.clone()) => {}
+            () = follow_owner(owner, client.clone()) => {}
             () = inquiries.answer(client.clone()) => {}
             () = complaints.send(client, &settings.node_name) => {}
             () = save(&settings, &objects, &kept) => {}
@@ -274,6 +288,13 @@ impl Theirs {
 async fn keep_off(taint: Option<Arc<StartupTaint>>, client: Client) {
     match taint {
         Some(taint) => taint.keep_off(client).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn follow_owner(owner: Option<Arc<Owner>>, client: Client) {
+    match owner {
+        Some(owner) => owner.follow(client).await,
         None => std::future::pending().await,
     }
 }

@@ -8,6 +8,7 @@ use ringway_model::{Kind, PodModel, Problem};
 
 use super::access::Pod;
 use super::candidates::{Candidate, Health};
+use super::daemonset::Owner;
 use super::events::Complaints;
 use super::inquiry::Inquiries;
 use super::objects::{KindState, Objects};
@@ -38,6 +39,7 @@ pub struct Reporter {
     pub complaints: Arc<Complaints>,
     pub kept: Arc<Mutex<Kept>>,
     pub taint: Option<Arc<StartupTaint>>,
+    pub owner: Option<Arc<Owner>>,
     pub inquiries: Arc<Inquiries>,
 }
 
@@ -141,6 +143,7 @@ impl Reporter {
         troubles.extend(self.complaints.counts().2);
         troubles.extend(self.inquiries.problem());
         troubles.extend(self.taint.iter().filter_map(|taint| taint.problem()));
+        troubles.extend(self.owner.iter().filter_map(|owner| owner.problem()));
         troubles.extend(self.kept.lock().unwrap_or_else(PoisonError::into_inner).problem.clone());
         troubles
     }

@@ -345,10 +345,11 @@ impl Control {
     /// # Errors
     /// Something could not be removed; `ringway cleanup` tries again.
     pub async fn stop(self) -> anyhow::Result<()> {
+        let has_successor = !self.objects.apiserver().is_some_and(|source| source.is_daemonset_deleted());
         self.objects.stop();
         match self.config.on_stop {
-            OnStop::Remove => self.remove().await,
-            OnStop::Keep => self.leave(),
+            OnStop::Keep if has_successor => self.leave(),
+            OnStop::Keep | OnStop::Remove => self.remove().await,
         }
     }
 

@@ -32,14 +32,14 @@ impl Objects {
         let manifests = config.manifests.as_ref().map(|dir| (Manifests::new(dir), Folder::default()));
         let mut objects = Objects { manifests, apiserver: None, holders: Holders::default() };
         if let Some(access) = config.apiserver.clone() {
-            let (state_dir, node_name) = (config.state_dir.clone(), config.node_name.clone());
+            let (state_dir, node_name, daemonset) = (config.state_dir.clone(), config.node_name.clone(), config.daemonset.clone());
             let board = Arc::clone(board);
             let is_ready: IsReady = Arc::new(move || {
                 let board = Arc::clone(&board);
                 Box::pin(async move { health::is_ready(&board).await })
             });
             let is_ready = config.remove_taint.then_some(is_ready);
-            let source = Source::start(apiserver::Settings { access, state_dir, node_name }, is_ready).await?;
+            let source = Source::start(apiserver::Settings { access, state_dir, node_name, daemonset }, is_ready).await?;
             let patience = if source.has_known() { PATIENCE_KNOWN } else { PATIENCE_UNKNOWN };
             if !source.settled(patience).await {
                 let meanwhile = if source.has_known() { "what an earlier process knew is served" } else { "nothing of it is known" };
