@@ -86,6 +86,10 @@ e2e: ## kubernetes' own suite against a cluster of its own (as root, about an ho
 e2e-dual: ## the suite's dual-stack specs, on a dual-stack cluster
 	@FAMILY=dual $(MAKE) --no-print-directory e2e
 
+.PHONY: stories
+stories: ## rollouts, updates, kills, outages and removal on the cluster that `make cluster` laid out
+	$(CARGO) test -p ringway-tests --test cluster -- --test-threads=1 --nocapture
+
 .PHONY: lint
 lint: ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check

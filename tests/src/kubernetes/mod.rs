@@ -336,7 +336,9 @@ fn collection(api_version: &str, kind: &str, document: &str) -> Result<String> {
         ("rbac.authorization.k8s.io/v1", "ClusterRole") => "/apis/rbac.authorization.k8s.io/v1/clusterroles".into(),
         ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings".into(),
         ("rbac.authorization.k8s.io/v1", "Role") => format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles"),
-        ("rbac.authorization.k8s.io/v1", "RoleBinding") => format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings"),
+        ("rbac.authorization.k8s.io/v1", "RoleBinding") => {
+            format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings")
+        }
         ("networking.k8s.io/v1", "ServiceCIDR") => "/apis/networking.k8s.io/v1/servicecidrs".into(),
         other => bail!("no collection is known for {other:?}"),
     })

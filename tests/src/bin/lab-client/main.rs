@@ -2,19 +2,22 @@
 //! They speak the line protocol of `lab-server`.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+mod load;
+
 use std::io::{BufRead, BufReader, IoSlice, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, sendmsg, socket};
 use serde_json::json;
+
+use self::load::{Seen, Until};
 
 /// An answer that takes longer counts as an error.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -55,6 +58,9 @@ enum Command {
         /// At most so many requests a second in all, evenly; without it each loop asks again as soon as it is answered.
         #[arg(long)]
         rate: Option<f64>,
+        /// Until standard input ends.
+        #[arg(long)]
+        until_eof: bool,
     },
     /// One datagram and its answer.
     Udp {
@@ -79,7 +85,9 @@ enum Command {
 fn main() -> Result<()> {
     ringway_tests::raise_open_files()?;
     match Arguments::parse().command {
-        Command::Load { protocol, target, loops, for_ms, requests, rate } => load(protocol, target, loops, for_ms, requests, rate),
+        Command::Load { protocol, target, loops, for_ms, requests, rate, until_eof } => {
+            load::run(protocol, target, loops, rate, &Until { for_ms, requests, eof: until_eof })
+        }
         Command::Udp { target, source_port, bytes } => print_line(&ask_udp(target, source_port, bytes)?),
         Command::Line { target, source_port } => print_line(&ask_tcp(target, source_port)?),
         Command::Idle { protocol, target } => idle(protocol, target),
@@ -91,88 +99,6 @@ fn main() -> Result<()> {
 
 fn print_line(line: &str) -> Result<()> {
     writeln!(std::io::stdout(), "{line}").context("cannot write to standard output")
-}
-
-/// What answered: `server client-address:port …`.
-#[derive(Default)]
-struct Seen {
-    requests: u64,
-    errors: u64,
-    first_error: Option<String>,
-    servers: BTreeMap<String, u64>,
-    seen_as: BTreeMap<String, u64>,
-}
-
-impl Seen {
-    fn note(&mut self, answer: Result<String>) {
-        match answer {
-            Ok(answer) => {
-                self.requests += 1;
-                let mut words = answer.split(' ');
-                *self.servers.entry(words.next().unwrap_or_default().to_owned()).or_default() += 1;
-                let address = words.next().unwrap_or_default().rsplit_once(':').map_or("", |(address, _)| address);
-                let address = address.trim_matches(['[', ']']);
-                *self.seen_as.entry(address.to_owned()).or_default() += 1;
-            }
-            Err(error) => {
-                self.errors += 1;
-                self.first_error.get_or_insert_with(|| format!("{error:#}"));
-            }
-        }
-    }
-
-    fn add(&mut self, other: Seen) {
-        self.requests += other.requests;
-        self.errors += other.errors;
-        self.first_error = self.first_error.take().or(other.first_error);
-        for (name, count) in other.servers {
-            *self.servers.entry(name).or_default() += count;
-        }
-        for (name, count) in other.seen_as {
-            *self.seen_as.entry(name).or_default() += count;
-        }
-    }
-}
-
-fn load(protocol: Protocol, target: SocketAddr, loops: u32, for_ms: Option<u64>, requests: Option<u64>, rate: Option<f64>) -> Result<()> {
-    let start = Instant::now();
-    let deadline = for_ms.map(|ms| start + Duration::from_millis(ms));
-    let quota = requests.map(|requests| requests.div_ceil(u64::from(loops)));
-    let total = Mutex::new(Seen::default());
-    let begun = AtomicU64::new(0);
-    let wait_for_turn = || {
-        if let Some(rate) = rate {
-            let turn = start + Duration::from_secs_f64(begun.fetch_add(1, Relaxed) as f64 / rate);
-            std::thread::sleep(turn.saturating_duration_since(Instant::now()));
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..loops {
-            scope.spawn(|| {
-                let mut seen = Seen::default();
-                while deadline.is_none_or(|deadline| Instant::now() < deadline)
-                    && quota.is_none_or(|quota| seen.requests + seen.errors < quota)
-                {
-                    wait_for_turn();
-                    seen.note(match protocol {
-                        Protocol::Tcp => ask_tcp(target, 0),
-                        Protocol::Udp => ask_udp(target, 0, 4),
-                        Protocol::Sctp => ask_sctp(target),
-                    });
-                }
-                // A poisoned lock: another loop panicked, and the scope will say so.
-                if let Ok(mut total) = total.lock() {
-                    total.add(seen);
-                }
-            });
-        }
-    });
-    let seen = total.into_inner().map_err(|_| anyhow::anyhow!("a loop of requests panicked"))?;
-    print_line(
-        &json!({"requests": seen.requests, "errors": seen.errors, "first_error": seen.first_error, "seconds": start.elapsed().as_secs_f64(),
-            "servers": seen.servers, "seen_as": seen.seen_as})
-        .to_string(),
-    )
 }
 
 /// Any address of the family of `target`.
