@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A real cluster on one machine, in network namespaces: `make cluster` and `make cluster-down` are its front. See README.md.
 set -euo pipefail
+[[ ${1:-} == up ]] && is_new=1
 . "$(dirname "$0")/lib.sh"
 
 usage() {

@@ -6,6 +6,7 @@
 #   EVIDENCE       where evidence goes, target/e2e unless given
 # Other settings: see cluster.sh.
 set -euo pipefail
+[[ -z ${KEEP:-} ]] && is_new=1
 . "$(dirname "$0")/lib.sh"
 cluster=$here/cluster.sh
 out=${EVIDENCE:-$root/${CARGO_TARGET_DIR:-target}/e2e}

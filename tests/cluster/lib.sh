@@ -20,9 +20,9 @@ programs=$cache/kubernetes/$kubernetes_version
 images=$cache/images
 pause_image=registry.k8s.io/pause:3.10.2
 
-# What `up` was told, for those who come later.
+# What `up` was told, for those who come later; whoever lays out a new cluster says `is_new=1`.
 settings=(NODES CNI PROXY FAMILY DEPLOY IMAGE_TAG)
-[[ -f $state/settings ]] && . "$state/settings"
+[[ -z ${is_new:-} && -f $state/settings ]] && . "$state/settings"
 NODES=${NODES:-2} CNI=${CNI:-ptp} PROXY=${PROXY:-ringway} FAMILY=${FAMILY:-ipv4} DEPLOY=${DEPLOY:-helm}
 IMAGE_TAG=${IMAGE_TAG:-$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -1)}
 

@@ -18,7 +18,7 @@ deploy_ringway() {
   load_ringway_image
   if [[ $DEPLOY == helm ]]; then
     helm upgrade --install ringway "$root/deploy/chart" --namespace kube-system --set "image.tag=$IMAGE_TAG" \
-      --set "apiServers={https://$control:6443}" --set config.remove-taint=true "$@" >/dev/null || die "helm did not install the chart"
+      --set "apiServers={https://$control:6443}" --set config.remove-taint=true >/dev/null || die "helm did not install the chart"
   else
     mkdir -p "$state/manifests"
     sed 's|^# - {apiGroups: \[""\], resources: \[nodes\], verbs: \[get, patch\]}|- {apiGroups: [""], resources: [nodes], verbs: [get, patch]}|' \
