@@ -9,8 +9,8 @@ shift 4
 
 for word in "$@"; do
   install -D -m 755 -s "${word%%=*}" "$folder${word#*=}"
-  # A static program has none. Of the lines of ldd some have two names, the last is the file.
-  { ldd "${word%%=*}" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r library; do
+  # A static program has none.
+  for library in $(ldd "${word%%=*}" 2>/dev/null | grep -o '/[^ ]*' || true); do
     install -D -m 755 "$(readlink -f "$library")" "$folder$library"
   done
 done

@@ -41,7 +41,7 @@ for name in kube-apiserver kube-proxy kubectl; do build . k8s.io/kubernetes/cmd/
 
 if [[ $want == cluster || $want == e2e ]]; then
   for name in kube-controller-manager kube-scheduler kubelet; do build . k8s.io/kubernetes/cmd/$name; done
-  build . k8s.io/kubernetes/test/images/agnhost
+  for name in agnhost regression-issue-74839; do build . k8s.io/kubernetes/test/images/$name; done
   for name in containerd containerd-shim-runc-v2 ctr; do build containerd github.com/containerd/containerd/v2/cmd/$name; done
   for name in main/ptp main/bridge main/loopback ipam/host-local meta/portmap; do
     build cni github.com/containernetworking/plugins/plugins/$name

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Images of pods in the cluster, made here, for no registry is needed: pause, and agnhost, in which kubernetes' suite runs sh, curl, nc and dig, so it is
-# a small Debian. Kept in the cache. The image of Ringway is deploy/image.sh's.
+# Images of pods in the cluster, made here, so that no registry is needed: pause, and agnhost, in which kubernetes' suite runs sh, curl, nc and dig: what
+# its Dockerfile puts together, on a small Debian. Kept in the cache. The image of Ringway is deploy/image.sh's.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 mkdir -p "$images"
@@ -28,16 +28,30 @@ C
   rm -rf "$work"
 fi
 
+# A server that sends what a proxy may take for an answer out of place.
+if [[ ! -f $images/regression.tar ]]; then
+  work=$(mktemp -d)
+  "$pack" "$work" "$images/regression.tar" "$registry/regression-issue-74839:1.4" '"Entrypoint":["/regression-issue-74839"]' \
+    "$(program regression-issue-74839)=/regression-issue-74839"
+  rm -rf "$work"
+fi
+
+# test/images/agnhost/Dockerfile of the version that is pinned.
 if [[ ! -f $images/agnhost.tar ]]; then
   say "making the image of the suite's pods: a small Debian with agnhost"
   work=$(mktemp -d)
   mirror=$(awk '/^URIs:/{print $2; exit} /^deb /{print $2; exit}' /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null || true)
   debootstrap --variant=minbase \
-    --include=curl,wget,netcat-openbsd,iproute2,bind9-dnsutils,iputils-ping,ca-certificates \
+    --include=curl,wget,netcat-openbsd,iproute2,iperf,bind9-dnsutils,iputils-ping,ca-certificates \
     bookworm "$work/root" ${mirror:+"$mirror"} >"$work/log" || { tail -5 "$work/log" >&2; die "debootstrap failed: see above"; }
   rm -rf "$work"/root/var/cache/apt/* "$work"/root/var/lib/apt/lists/* "$work"/root/usr/share/{doc,man,locale}/*
   mkdir -p "$work/root/uploads"
-  cp "$(program agnhost)" "$work/root/agnhost"
+  cp "$(program agnhost)" "$(program coredns)" "$work/root/"
+  ln -s agnhost "$work/root/agnhost-2"
+  porter=$(cd "$root/tests/kubernetes" && PATH=$PATH:/usr/local/go/bin go list -f '{{.Dir}}' k8s.io/kubernetes/test/images/agnhost/porter)
+  cp "$porter"/localhost.{crt,key} "$work/root/"
+  chroot "$work/root" useradd -u 1000 user-defined-in-image
+  chroot "$work/root" groupadd -g 50000 group-defined-in-image
   "$pack" "$work/root" "$images/agnhost.tar" "$agnhost_names" '"Entrypoint":["/agnhost"],"Cmd":["pause"]'
   rm -rf "$work"
 fi

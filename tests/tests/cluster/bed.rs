@@ -1,7 +1,7 @@
 //! What the stories stand on: the cluster of `make cluster`, pods that answer, clients that count.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -128,7 +128,9 @@ impl Bed {
             );
         }
         self.apply(&yaml)?;
-        let status = "{\"status\":{\"loadBalancer\":{\"ingress\":[{\"ip\":\"192.0.2.80\"}]}}}";
+        // Each story has its own: an address stays its Service's until that is gone.
+        let load_balancer = [192, 0, 2, name.bytes().fold(0u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte)).clamp(1, 254)];
+        let status = format!("{{\"status\":{{\"loadBalancer\":{{\"ingress\":[{{\"ip\":\"{}\"}}]}}}}}}", IpAddr::from(load_balancer));
         self.kubectl(&format!("-n {name} patch service web --subresource=status --type=merge -p {status}"))?;
         if replicas > 0 {
             self.kubectl(&format!("-n {name} rollout status deployment/web --timeout=180s"))?;
@@ -142,7 +144,7 @@ impl Bed {
             name: name.to_owned(),
             cluster_ip: SocketAddr::new(cluster_ip, 80),
             node_port: SocketAddr::new([192, 168, 99, 11].into(), node_port),
-            load_balancer: SocketAddr::new([192, 0, 2, 80].into(), 80),
+            load_balancer: SocketAddr::new(load_balancer.into(), 80),
         };
         if replicas > 0 {
             wait_for("all ways to the Service answer", Duration::from_secs(30), || {

@@ -19,7 +19,7 @@ fn a_policy_in_the_forward_chain_holds_through_a_service() -> Result<()> {
     };
     let client = web.kubectl("get pod client-node2 -o jsonpath={.status.podIP}")?;
     let rules = format!(
-        "table inet policy {{ chain forward {{ type filter hook forward priority 0; ip saddr {client} tcp dport {PORT} drop; }} }}"
+        "table inet others {{ chain forward {{ type filter hook forward priority 0; ip saddr {client} tcp dport {PORT} drop; }} }}"
     );
     let before = ask()?;
     ensure!(before["errors"] == 0 && before["requests"].as_u64() > Some(0), "{before}");
@@ -28,7 +28,7 @@ fn a_policy_in_the_forward_chain_holds_through_a_service() -> Result<()> {
     }
     let during = ask();
     for node in bed.nodes() {
-        run(&mut bed.node(&node, &["nft", "delete table inet policy"]))?;
+        run(&mut bed.node(&node, &["nft", "delete table inet others"]))?;
     }
     let during = during?;
     ensure!(during["requests"] == 0, "the policy does not hold: {during}");

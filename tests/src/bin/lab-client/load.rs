@@ -19,7 +19,8 @@ pub struct Seen {
     pub errors: u64,
     /// Of the errors, those that were told: a reset or a refusal, not silence.
     pub refused: u64,
-    pub first_error: Option<String>,
+    /// One that was not told, if there is any.
+    pub first_error: Option<(bool, String)>,
     pub servers: BTreeMap<String, u64>,
     pub seen_as: BTreeMap<String, u64>,
 }
@@ -37,17 +38,30 @@ impl Seen {
             }
             Err(error) => {
                 self.errors += 1;
-                self.refused += u64::from(is_refusal(&error));
-                self.first_error.get_or_insert_with(|| format!("{error:#}"));
+                let is_told = is_refusal(&error);
+                self.refused += u64::from(is_told);
+                self.keep(Some((is_told, format!("{error:#}"))));
             }
         }
+    }
+
+    fn keep(&mut self, error: Option<(bool, String)>) {
+        let Some((is_told, text)) = error else { return };
+        if self.first_error.as_ref().is_none_or(|(was_told, _)| *was_told && !is_told) {
+            self.first_error = Some((is_told, text));
+        }
+    }
+
+    /// For people.
+    pub fn example(&self) -> Option<&str> {
+        self.first_error.as_ref().map(|(_, text)| text.as_str())
     }
 
     fn add(&mut self, other: Seen) {
         self.requests += other.requests;
         self.errors += other.errors;
         self.refused += other.refused;
-        self.first_error = self.first_error.take().or(other.first_error);
+        self.keep(other.first_error);
         for (name, count) in other.servers {
             *self.servers.entry(name).or_default() += count;
         }
@@ -116,7 +130,7 @@ pub fn run(protocol: Protocol, target: SocketAddr, loops: u32, rate: Option<f64>
     });
     let seen = total.into_inner().map_err(|_| anyhow::anyhow!("a loop of requests panicked"))?;
     print_line(
-        &json!({"requests": seen.requests, "errors": seen.errors, "refused": seen.refused, "first_error": seen.first_error,
+        &json!({"requests": seen.requests, "errors": seen.errors, "refused": seen.refused, "first_error": seen.example(),
             "seconds": start.elapsed().as_secs_f64(), "servers": seen.servers, "seen_as": seen.seen_as})
         .to_string(),
     )

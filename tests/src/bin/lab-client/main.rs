@@ -280,7 +280,7 @@ impl Round {
 
     fn print(self) -> Result<()> {
         print_line(
-            &json!({"exchanges": self.seen.requests, "errors": self.seen.errors, "first_error": self.seen.first_error,
+            &json!({"exchanges": self.seen.requests, "errors": self.seen.errors, "first_error": self.seen.example(),
                 "longest_gap_ms": self.longest_gap.as_secs_f64() * 1000.0, "servers": self.seen.servers})
             .to_string(),
         )
