@@ -265,16 +265,20 @@ pub struct Report {
     pub errors: u64,
     /// Of the errors, those that were told at once.
     pub refused: u64,
+    /// One that was not told, if there is any.
     pub first_error: Option<String>,
     pub longest_gap_ms: f64,
 }
 
 impl Report {
     fn add(&mut self, value: &Value) {
+        let is_silent = value["errors"].as_u64() > value["refused"].as_u64();
+        if is_silent || self.first_error.is_none() {
+            self.first_error = value["first_error"].as_str().map(str::to_owned);
+        }
         self.requests += value["requests"].as_u64().or(value["exchanges"].as_u64()).unwrap_or(0);
         self.errors += value["errors"].as_u64().unwrap_or(0);
         self.refused += value["refused"].as_u64().unwrap_or(0);
-        self.first_error = self.first_error.take().or(value["first_error"].as_str().map(str::to_owned));
         self.longest_gap_ms = self.longest_gap_ms.max(value["longest_gap_ms"].as_f64().unwrap_or(0.0));
     }
 }

@@ -19,12 +19,12 @@ fn a_policy_in_the_forward_chain_holds_through_a_service() -> Result<()> {
     };
     let client = web.kubectl("get pod client-node2 -o jsonpath={.status.podIP}")?;
     let rules = format!(
-        "table inet others {{ chain forward {{ type filter hook forward priority 0; ip saddr {client} tcp dport {PORT} drop; }} }}"
+        "table inet others {{\nchain forward {{\ntype filter hook forward priority 0\nip saddr {client} tcp dport {PORT} drop\n}}\n}}"
     );
     let before = ask()?;
     ensure!(before["errors"] == 0 && before["requests"].as_u64() > Some(0), "{before}");
     for node in bed.nodes() {
-        run(&mut bed.node(&node, &["nft", &rules]))?;
+        run(&mut bed.node(&node, &["sh", "-c", &format!("echo '{rules}' | nft -f -")]))?;
     }
     let during = ask();
     for node in bed.nodes() {
