@@ -49,5 +49,8 @@ if [[ $want == cluster || $want == e2e ]]; then
   build coredns github.com/coredns/coredns
   build helm helm.sh/helm/v4/cmd/helm
 fi
-[[ $want == e2e ]] && build . k8s.io/kubernetes/test/e2e e2e.test test -c -vet=off
+if [[ $want == e2e ]]; then
+  build . k8s.io/kubernetes/test/e2e e2e.test test -c -vet=off
+  build . github.com/onsi/ginkgo/v2/ginkgo
+fi
 echo "$dir"

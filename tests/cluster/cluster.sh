@@ -68,8 +68,8 @@ use() {
 
   export KUBECONFIG=$state/pki/admin.kubeconfig PATH=$state/bin:\$PATH      # kubectl and helm
   kubectl get nodes -o wide
-  $here/cluster.sh node node1                                                # a shell on a node, or a command; logs are in /var/log, containers by ctr -n k8s.io
-  $here/cluster.sh client curl http://192.168.99.11:NODEPORT/     # from outside, load-balancer addresses out of $load_balancers too
+  $here/cluster.sh node node1        # a shell on a node, or a command; logs are in /var/log, containers by ctr -n k8s.io
+  $here/cluster.sh client curl http://192.168.99.11:NODEPORT/        # from outside; load-balancer addresses out of $load_balancers, too
   make cluster-down
 
 T

@@ -2,6 +2,7 @@
 # kubernetes' own suite against a cluster of its own, and what is needed to understand a spec that fails. `make e2e` is its front.
 #   FOCUS, SKIP    regular expressions of specs; by default the groups of e2e-specs.txt
 #   RUNS=1         how often in a row
+#   PROCS=1        how many specs at a time
 #   KEEP=1         use the cluster that is up, and leave it
 #   EVIDENCE       where evidence goes, target/e2e unless given
 # Other settings: see cluster.sh.
@@ -58,9 +59,9 @@ run() {
   mkdir -p "$out/run$number"
   say "run $number of $runs: the log is $out/run$number/log"
   # In the control plane's network, as who administers a cluster.
-  in_netns control env KUBECTL="$(program kubectl)" "$(program e2e.test)" --provider=skeleton --kubeconfig="$state/pki/admin.kubeconfig" \
-    --kubectl-path="$(program kubectl)" --report-dir="$out/run$number" --ginkgo.focus="$focus" --ginkgo.skip="$skip" \
-    --ginkgo.v --ginkgo.no-color --ginkgo.timeout=3h --minStartupPods=0 --allowed-not-ready-nodes=0 --ginkgo.show-node-events=false ${E2E_FLAGS:-} 2>&1 |
+  in_netns control env KUBECTL="$(program kubectl)" "$(program ginkgo)" --procs="${PROCS:-1}" --randomize-all --focus="$focus" --skip="$skip" \
+    -v --no-color --timeout=3h --show-node-events=false "$(program e2e.test)" -- --provider=skeleton --kubeconfig="$state/pki/admin.kubeconfig" \
+    --kubectl-path="$(program kubectl)" --report-dir="$out/run$number" --minStartupPods=0 --allowed-not-ready-nodes=0 2>&1 |
     while IFS= read -r line; do
       printf '%s\n' "$line" >>"$out/run$number/log"
       if [[ $line == "• [FAILED]"* ]]; then
