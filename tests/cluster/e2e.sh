@@ -25,13 +25,15 @@ collect() {
   local to=$1 name file
   mkdir -p "$to"
   for name in $(node_names); do
-    for command in status services backends flows neighbors stats; do
-      in_node "$name" ctr --namespace k8s.io containers ls >/dev/null 2>&1 || break
-      [[ $PROXY == ringway ]] && ringway_on "$name" "$command" >"$to/$name-ringway-$command.txt" 2>&1 || true
-    done
+    if [[ $PROXY == ringway ]]; then
+      for command in status services backends flows neighbors stats; do
+        ringway_on "$name" "$command" >"$to/$name-ringway-$command.txt" 2>&1 || true
+      done
+    fi
     in_node "$name" sh -c 'ip -d -s link; ip address; ip rule; ip route show table all; ip neighbor; nft list ruleset' >"$to/$name-network.txt" 2>&1 || true
-    cp "$state/$name"/var/log/{kubelet,containerd}.log "$to/" 2>/dev/null && for file in kubelet containerd; do mv "$to/$file.log" "$to/$name-$file.log"; done
-    if [[ $PROXY == kube-proxy ]]; then cp "$state/$name/var/log/kube-proxy.log" "$to/$name-kube-proxy.log"; fi
+    for file in kubelet containerd kube-proxy; do
+      cp "$state/$name/var/log/$file.log" "$to/$name-$file.log" 2>/dev/null || true
+    done
     cp "$out/pcap/$name".pcap* "$to/" 2>/dev/null || true
   done
   kubectl -n kube-system logs -l app.kubernetes.io/name=ringway --prefix --tail=-1 >"$to/ringway.log" 2>&1 || true
