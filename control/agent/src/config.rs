@@ -137,7 +137,7 @@ pub struct Settings {
     #[arg(long, value_name = "DURATION")]
     pub timeout_tcp_close_wait: Option<Seconds>,
 
-    /// How long a closed TCP connection is remembered [default: 30s]
+    /// How long a TCP connection is remembered that both sides have closed [default: 30s]
     #[arg(long, value_name = "DURATION")]
     pub timeout_tcp_closed: Option<Seconds>,
 

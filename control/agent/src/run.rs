@@ -8,7 +8,9 @@
 mod announce;
 mod answers;
 mod bonds;
+mod clients;
 mod control;
+mod doubted;
 mod gone;
 mod hops;
 mod misplaced;

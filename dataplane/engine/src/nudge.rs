@@ -1,14 +1,18 @@
-//! What a client is sent whose backend is gone, so that it need not wait for minutes to find out.
+//! What an end of a connection is sent that may live or not, and a client whose backend is gone, which it would find out in minutes.
 //!
-//! Nobody knows where a reset would have to stand in the sequence of an idle connection: the table does not follow it. But the client
-//! tells: a SYN in the middle of a connection is answered by an ACK with both of its sequence numbers (RFC 5961 §4.2), and the entry,
-//! marked by [`stop`](crate::flow::FlowTable::stop), answers that with the reset that fits. A datagram's socket is told by an error.
+//! Nobody knows where an idle connection stands in its sequence: the table does not follow it. But its ends tell: a segment of long ago
+//! is answered by an ACK with both sequence numbers (RFC 9293 §3.10.7.4), or, without the connection, by a reset that stands
+//! nowhere. The ACK takes back what somebody said of a reset; or the entry, marked by [`stop`](crate::flow::FlowTable::stop), answers it
+//! with the reset that fits. A datagram's socket is told by an error.
+//!
+//! A SYN in the middle of a connection would be answered, too (RFC 5961 §4.2). But connection trackers on the way translate none, and a
+//! client that just begins anew takes it for its backend's.
 
 use arrayvec::ArrayVec;
 
 use crate::checksum;
 use crate::family::Family;
-use crate::flow::Tuple;
+use crate::flow::{Numbers, Tuple};
 use crate::refuse::{self, IcmpError};
 use crate::wire::{IpFlow, Part, TCP, UDP};
 
@@ -16,18 +20,21 @@ const ETHERNET_BYTES: usize = 14;
 const TCP_BYTES: usize = 20;
 const UDP_BYTES: usize = 8;
 const TTL: u8 = 64;
-const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 
 /// A frame, whose MAC addresses are left to the caller.
 pub type Frame = ArrayVec<u8, 128>;
 
-/// A SYN from the frontend to the client of a connection. `tuple` is the client's: client → frontend. The sequence number does not matter.
-pub fn syn<F: Family>(tuple: &Tuple<F>) -> Frame {
+/// An ACK to the sender of segments with this tuple: from the frontend to the client, if it is client → frontend. For the numbers see
+/// [`numbers_of_long_ago`](crate::flow::FlowTable::numbers_of_long_ago).
+pub fn ack<F: Family>(tuple: &Tuple<F>, numbers: Numbers) -> Frame {
     let mut frame = headers(&tuple.reversed(), TCP, TCP_BYTES);
     let l4 = ETHERNET_BYTES + F::HEADER_BYTES;
     let segment = &mut frame[l4..];
+    segment[4..8].copy_from_slice(&numbers.sequence.to_be_bytes());
+    segment[8..12].copy_from_slice(&numbers.acknowledged.to_be_bytes());
     segment[12] = (TCP_BYTES as u8 / 4) << 4;
-    segment[13] = SYN;
+    segment[13] = ACK;
     segment[14..16].copy_from_slice(&u16::MAX.to_be_bytes());
     let check = checksum::l4::<F>(tuple.daddr, tuple.saddr, TCP, segment);
     segment[16..18].copy_from_slice(&check.to_ne_bytes());
@@ -66,12 +73,14 @@ fn headers<F: Family>(tuple: &Tuple<F>, protocol: u8, l4_bytes: usize) -> Frame 
 mod tests {
     use super::*;
     use crate::family::{V4, V6};
-    use crate::wire::{self, Parsed};
+    use crate::wire::{self, Parsed, read_u32};
+
+    const NUMBERS: Numbers = Numbers { sequence: 7, acknowledged: 9 };
 
     fn checked<F: Family>(frame: &Frame, parsed: Parsed<F>, client: F::Ip, vip: F::Ip) {
         let tuple = Tuple::<F>::new((client, 40_000), (vip, 80));
         let Parsed::Flow(flow) = parsed else { panic!("{parsed:?}") };
-        assert!(flow.is_syn());
+        assert_eq!((flow.tcp_flags, read_u32(frame, flow.l4 + 4), read_u32(frame, flow.l4 + 8)), (ACK, Some(7), Some(9)));
         assert_eq!((flow.tuple, flow.end), (tuple.reversed(), frame.len()));
         let segment = &frame[flow.l4..];
         let pseudo = F::pseudo_header(flow.tuple.saddr, flow.tuple.daddr, TCP, segment.len() as u32);
@@ -79,15 +88,15 @@ mod tests {
     }
 
     #[test]
-    fn a_syn_comes_from_the_frontend() {
+    fn a_question_comes_from_the_frontend() {
         let (client, vip) = ([198, 51, 100, 7].into(), [192, 0, 2, 10].into());
-        let frame = syn(&Tuple::<V4>::new((client, 40_000), (vip, 80)));
+        let frame = ack(&Tuple::<V4>::new((client, 40_000), (vip, 80)), NUMBERS);
         let wire::Frame::V4(parsed) = wire::parse(&frame) else { panic!("no IPv4") };
         checked(&frame, parsed, client, vip);
         assert_eq!(checksum::sum(&frame[14..34]), 0xffff, "IP checksum");
 
         let (client, vip) = ("2001:db8::7".parse().unwrap(), "2001:db8:1::10".parse().unwrap());
-        let frame = syn(&Tuple::<V6>::new((client, 40_000), (vip, 80)));
+        let frame = ack(&Tuple::<V6>::new((client, 40_000), (vip, 80)), NUMBERS);
         let wire::Frame::V6(parsed) = wire::parse(&frame) else { panic!("no IPv6") };
         checked(&frame, parsed, client, vip);
     }

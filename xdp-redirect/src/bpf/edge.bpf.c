@@ -51,6 +51,14 @@ static __always_inline _Bool is_near(__u32 seen, __u16 position, __u16 behind, _
 	return !(seen & SEEN_POSITION) || distance <= behind + ahead;
 }
 
+/* What was repeated takes no position back. */
+static __always_inline __u16 farthest(__u32 seen, __u16 position)
+{
+	__u16 known = seen >> POSITION_SHIFT;
+
+	return seen & SEEN_POSITION && (__s16)(position - known) < 0 ? known : position;
+}
+
 #define FAMILY_CODE "family/position.h"
 #include "both.h"
 #define FAMILY_CODE "family/edge.h"

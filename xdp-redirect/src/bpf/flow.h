@@ -28,7 +28,8 @@ enum flow_op {
 #define FLOW_FORWARD 0x100u /* this entry matches client -> frontend */
 #define FLOW_SNAT 0x200u    /* the flow holds a NAT binding: our source address or port */
 
-/* Bits of `seen` of an entry: TCP flags (RFC 9293 section 3.1) of the packets that hit and fit into the connection, and: */
+/* Bits of `seen` of an entry: TCP flags (RFC 9293 section 3.1) of the packets that hit and fit into the connection, a reset in both
+ * entries, and: */
 #define SEEN_FIN 0x01u
 #define SEEN_SYN 0x02u
 #define SEEN_RST 0x04u
@@ -37,7 +38,9 @@ enum flow_op {
 #define SEEN_STOPPED 0x200u /* of a forward entry: its backend stopped serving, the next packet is the first of a new flow */
 #define SEEN_POSITION 0x400u /* the upper half of `seen` is known: that of the last TCP sequence number of this direction's sender */
 #define SEEN_ASKED 0x800u /* of a forward entry: a SYN of the client went to the backend, `asked`, and the connection is not complete */
+#define SEEN_CHALLENGED 0x1000u /* of a forward entry: its ends are asked whether the connection lives that is said to be reset */
 #define SEEN_TCP (SEEN_FIN | SEEN_SYN | SEEN_RST | SEEN_ACK)
+#define SEEN_RESET (SEEN_RST | SEEN_CHALLENGED) /* what is left of a reset that was taken back: nothing */
 #define POSITION_SHIFT 16
 #define POSITION_MASK 0xffff0000u
 /* How far positions of one connection are from each other at most; those of resets without an acknowledgment number. */

@@ -60,7 +60,7 @@ fn flow_h_is_as_the_engine_says() {
     macro_rules! ops { ($($name:literal $op:ident)*) => { $(wanted.line($name, FlowOp::$op as u64);)* }; }
     ops!("FLOW_PASS" Pass "FLOW_BRIDGE" Bridge "FLOW_PEER" Peer "FLOW_NEIGH" Neigh "FLOW_RECEIVED" Received "FLOW_WORKER" Worker);
     macro_rules! constants { ($($name:ident)*) => { $(wanted.line(stringify!($name), flow::$name as u64);)* }; }
-    constants!(FLOW_FORWARD FLOW_SNAT SEEN_FIN SEEN_SYN SEEN_RST SEEN_ACK SEEN_ANY SEEN_STOPPED SEEN_POSITION SEEN_ASKED);
+    constants!(FLOW_FORWARD FLOW_SNAT SEEN_FIN SEEN_SYN SEEN_RST SEEN_ACK SEEN_ANY SEEN_STOPPED SEEN_POSITION SEEN_ASKED SEEN_CHALLENGED);
     constants!(POSITION_SHIFT POSITION_MASK REACH LAG RESET_REACH TICK_SHIFT TICKS_PER_SECOND BUCKET_ENTRIES OVERFLOW_BUCKETS);
     wanted.line("meta", FlowKey::<V4>::meta_of(0x12345, Hook::UplinkOut, 17).into());
 

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use ringway_engine::flow::{
-    FlowKey, FlowOp, FlowSlot, FlowTable, Hook, LAG, NewFlow, Numbers, POSITION_SHIFT, REACH, RESET_REACH, SEEN_FIN, SEEN_POSITION,
-    SEEN_RST, Segment, SlotIndex, TICKS_PER_SECOND,
+    FlowKey, FlowOp, FlowSlot, FlowState, FlowTable, Hook, LAG, NewFlow, Numbers, POSITION_SHIFT, REACH, RESET_REACH, SEEN_CHALLENGED,
+    SEEN_FIN, SEEN_POSITION, SEEN_RST, Segment, SlotIndex, TICKS_PER_SECOND, Timeouts,
 };
 use ringway_engine::tables::FrontendKey;
 use xdp_redirect::{FrontendUse, ProgramName, Programs, SkbContext, TcAction};
@@ -14,6 +14,9 @@ use crate::scratch::{Addresses, End, NOW, Scratch, end, for_both_families, table
 
 const LOOPBACK: u32 = 1;
 const FAR: u32 = 0x4000_0000;
+/// Long before the ticks of the tests and of the kernel, and ahead of both, which counts as just now.
+const OLD: u32 = NOW - 2 * TICKS_PER_SECOND;
+const RECENT: u32 = 1 << 30;
 
 /// A pod's flow to another pod, and what `edge` makes of its packets.
 struct Bed<F: Addresses> {
@@ -88,11 +91,43 @@ fn forged_segments_end_nothing<F: Addresses>() {
     }
 }
 
-fn a_reset_in_the_window_ends_a_flow<F: Addresses>() {
+/// A worker says whether its client may still be served there. If so, the SYN goes to the backend, which knows.
+fn a_syn_after_a_reset_is_for_a_worker<F: Addresses>() {
     for (side, flags, numbers) in [(0, RST, (2_000, 0)), (0, RST | ACK, (1_001, 10)), (1, RST, (10, 0)), (1, RST | ACK, (10, 1_001))] {
         let bed = Bed::<F>::established(1_000, 9);
         bed.send(side, flags, numbers);
-        assert_eq!(bed.send(0, SYN, (FAR, 0)), TcAction::Redirect, "{side} {flags:#x}");
+        assert_eq!(bed.table.state(bed.slots[0]), FlowState::Closed);
+        for attempt in [FAR, 2 * FAR] {
+            assert_eq!(bed.send(0, SYN, (attempt, 0)), TcAction::Redirect, "{side} {flags:#x}");
+            let syn = Segment { flags: SYN, numbers: Some(Numbers { sequence: attempt, acknowledged: 0 }) };
+            bed.table.touch(bed.slots[0], syn, NOW);
+            assert_eq!(bed.send(0, SYN, (attempt, 0)), TcAction::Next, "it, and those that repeat it");
+            if attempt == FAR {
+                bed.send(1, RST | ACK, (0, FAR + 1));
+            }
+        }
+        bed.send(1, SYN | ACK, (10, 2 * FAR + 1));
+        bed.send(0, ACK, (2 * FAR + 1, 11));
+        assert_eq!(bed.table.state(bed.slots[0]), FlowState::Established);
+        assert!(!bed.table.has_ended(bed.slots[0]));
+    }
+}
+
+fn an_answer_takes_a_reset_back<F: Addresses>() {
+    for side in [0, 1] {
+        for resets in [&[0][..], &[1], &[0, 1]] {
+            let bed = Bed::<F>::established(1_000, 9);
+            let place = [(1_001, 10), (10, 1_001)];
+            resets.iter().for_each(|side| _ = bed.send(*side, RST | ACK, place[*side]));
+            bed.send(side, ACK, place[side]);
+            assert_eq!(bed.table.state(bed.slots[0]), FlowState::Closed, "it may have overtaken the reset");
+            let later = bed.slot(0).last.load(Relaxed).wrapping_add(5 * TICKS_PER_SECOND);
+            bed.table.sweep(0, usize::MAX, &Timeouts::default(), later);
+            let asked = bed.table.next_doubted().expect("asked");
+            assert!(bed.table.is_unanswered(&asked));
+            bed.send(side, ACK, place[side]);
+            assert_eq!((bed.table.state(bed.slots[0]), bed.table.is_unanswered(&asked)), (FlowState::Established, false));
+        }
     }
 }
 
@@ -126,7 +161,7 @@ fn edge_and_engine_note_the_same<F: Addresses>() {
     let model = FlowTable::<F>::in_memory(16, 1, 1);
     let forward = model.insert(0, &flow_of(bed.pod, bed.vip, bed.backend), NOW).expect("room");
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-    for connection in 0..60 {
+    for connection in 0..200 {
         model.reopen(forward, NOW);
         bed.table.reopen(bed.slots[0], NOW);
         for step in 0..40 {
@@ -135,23 +170,37 @@ fn edge_and_engine_note_the_same<F: Addresses>() {
             let place = |of: usize| model.slot(slots[of]).position().unwrap_or(7);
             // What the client has asked is what its backend may answer.
             let asked = model.slot(forward).asked.load(Relaxed);
-            let (own, other) = (place(side), if dice.roll().is_multiple_of(4) { asked } else { place(1 - side) });
             let flags =
                 dice.one(&[SYN, SYN | ACK, ACK, ACK, ACK, FIN | ACK, RST, RST | ACK, FIN, 0, SYN | FIN, SYN | RST, SYN | RST | ACK]);
+            let is_answer = flags & (SYN | RST) != 0 && dice.roll().is_multiple_of(2);
+            let (own, other) = (place(side), if is_answer { asked } else { place(1 - side) });
             let (sequence, acknowledged) = (dice.number(own), if flags & ACK == 0 { 0 } else { dice.number(other) });
             let segment = Segment { flags, numbers: Some(Numbers { sequence, acknowledged }) };
-            let old = NOW.wrapping_sub(2 * TICKS_PER_SECOND);
-            model.slot(slots[side]).last.store(old, Relaxed);
-            bed.slot(side).last.store(old, Relaxed);
-            // A SYN after the end is a worker's.
+            let is_challenged = dice.roll().is_multiple_of(8);
+            for (of, slot) in slots.into_iter().enumerate() {
+                let last = dice.one(&[OLD, OLD, RECENT]);
+                for slot in [model.slot(slot), bed.slot(of)] {
+                    slot.last.store(last, Relaxed);
+                    if is_challenged {
+                        slot.seen.fetch_or([SEEN_RST | SEEN_CHALLENGED, SEEN_RST][of], Relaxed);
+                    }
+                }
+            }
+            // A SYN after the end is a worker's, who may let it pass.
             if flags & (SYN | ACK) == SYN && side == 0 && model.has_ended(forward) {
                 assert_eq!(bed.send(side, flags, (sequence, acknowledged)), TcAction::Redirect);
-                break;
+                if flags != SYN || dice.roll().is_multiple_of(2) {
+                    break;
+                }
+                bed.table.touch(bed.slots[side], segment, NOW);
             }
             model.touch(slots[side], segment, NOW);
             bed.send(side, flags, (sequence, acknowledged));
             for (side, slot) in slots.into_iter().enumerate() {
-                let of = |slot: &FlowSlot<F>| (slot.seen.load(Relaxed), slot.asked.load(Relaxed), slot.last.load(Relaxed) == old);
+                let of = |slot: &FlowSlot<F>| {
+                    let last = slot.last.load(Relaxed);
+                    (slot.seen.load(Relaxed), slot.asked.load(Relaxed), [OLD, RECENT].map(|then| then == last))
+                };
                 let (ours, engines) = (of(bed.slot(side)), of(model.slot(slot)));
                 assert_eq!(ours, engines, "side {side} after step {step} of {connection}: {segment:x?}");
             }
@@ -162,6 +211,7 @@ fn edge_and_engine_note_the_same<F: Addresses>() {
 
 for_both_families! {
     forged_segments_end_nothing
-    a_reset_in_the_window_ends_a_flow
+    a_syn_after_a_reset_is_for_a_worker
+    an_answer_takes_a_reset_back
     edge_and_engine_note_the_same
 }

@@ -13,6 +13,7 @@ use rustc_hash::FxHashSet;
 use xdp_redirect::{LoadOptions, Programs};
 
 use super::announce::{Announcer, Stations};
+use super::clients::Way;
 use super::hops::{Hops, backends_of};
 use super::misplaced::Misplaced;
 use super::node::Node;
@@ -20,7 +21,7 @@ use super::objects::Objects;
 use super::packets::{Packets, Parts};
 use super::sources::{Event, Sources, StopSignals};
 use super::stopped;
-use super::{bonds, gone};
+use super::{bonds, doubted, gone};
 use crate::config::{Config, OnStop};
 use crate::filter::FilterKey;
 use crate::health::{PortsChange, Servers};
@@ -108,6 +109,7 @@ impl Control {
             self.tables.snapshot().frontends.len(),
             waited.elapsed().as_millis()
         );
+        doubted::ask(self.parts.flows.clone(), Arc::clone(&self.servers.board));
         // Their flows were kept, and nobody was there to tell their clients.
         if let Some(source) = self.objects.apiserver() {
             self.tell_clients(self.compiler.left_since(&source.take_earlier()));
@@ -204,9 +206,8 @@ impl Control {
         let Some(source) = self.objects.apiserver().filter(|_| !left.is_empty()) else { return };
         let place = gone::Place {
             flows: self.parts.flows.clone(),
-            dataplane: Arc::clone(&self.packets.dataplane),
+            way: Way::by(Arc::clone(&self.packets.dataplane)),
             source,
-            snapshot: self.packets.dataplane.publisher().current(),
             kept: self.compiler.cluster().keepers().clone(),
         };
         self.teller.tell(place, left);

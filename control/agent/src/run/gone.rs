@@ -7,32 +7,29 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use ringway_engine::family::{Family, V4, V6};
-use ringway_engine::flow::{FlowKey, FlowTable, FlowTables, Hook, SEEN_RST, SlotIndex};
-use ringway_engine::nudge::{self, Frame};
-use ringway_engine::order::{Order, order_mac};
-use ringway_engine::tables::{FibResult, FrontendKey, Snapshot};
+use ringway_engine::flow::{FlowKey, FlowTable, FlowTables, SEEN_RST, SlotIndex};
+use ringway_engine::nudge;
+use ringway_engine::tables::FrontendKey;
 use ringway_engine::wire::{TCP, UDP};
-use ringway_io::{Dataplane, InjectError, Port};
 use ringway_model::{Left, ServiceName};
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
+use super::clients::Way;
 use crate::apiserver::Source;
 
 /// Pauses before each nudge of a connection: one that is lost is repeated. A client without the connection resets the second.
 const PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(300), Duration::from_secs(1)];
-/// When the workers' queue of our own frames is full: as long as they need to send a batch.
-const RETRY: Duration = Duration::from_millis(2);
 
 /// What is needed to find the flows and to reach their clients.
 pub struct Place {
     pub flows: FlowTables,
-    pub dataplane: Arc<Dataplane>,
+    pub way: Way,
     pub source: Arc<Source>,
-    pub snapshot: Arc<Snapshot>,
     /// Services whose connections are left to time out.
     pub kept: HashSet<ServiceName>,
 }
@@ -139,7 +136,7 @@ fn find<F: Family>(flows: &FlowTable<F>, place: &Place, addresses: &FxHashSet<Ip
 /// The flow's Service wants its connections left alone.
 fn is_kept<F: Family>(place: &Place, key: &FlowKey<F>) -> bool {
     let (address, port) = key.tuple().dst();
-    let frontend = place.snapshot.frontends.lookup(&FrontendKey { address: address.into(), port, protocol: key.protocol() });
+    let frontend = place.way.snapshot.frontends.lookup(&FrontendKey { address: address.into(), port, protocol: key.protocol() });
     frontend.is_some_and(|frontend| {
         let service = &frontend.service;
         place.kept.contains(&ServiceName { namespace: service.namespace.as_str().into(), name: service.name.as_str().into() })
@@ -147,45 +144,24 @@ fn is_kept<F: Family>(place: &Place, key: &FlowKey<F>) -> bool {
 }
 
 async fn tell<F: Family>(clients: &[Client<F>], flows: &FlowTable<F>, place: &Place, is_first: bool) {
-    for client in clients {
-        let is_tcp = client.key.protocol() == TCP;
-        // A slot that another flow has by now has ended the matter itself. UDP flows end elsewhere, and their clients are told once.
-        let is_live = flows.key_of(client.slot) == client.key;
-        let has_reset = || flows.slot(client.slot).seen.load(std::sync::atomic::Ordering::Relaxed) & SEEN_RST != 0;
-        if is_tcp && (!is_live || has_reset()) || !is_tcp && !is_first {
+    for Client { slot, key, .. } in clients {
+        let tuple = key.tuple();
+        if key.protocol() != TCP {
+            // UDP flows end elsewhere, and their clients are told once.
+            if is_first {
+                place.way.send_to_client(nudge::port_unreachable(&tuple), key).await;
+            }
             continue;
         }
-        if is_tcp && is_first {
-            flows.stop(client.slot);
-        }
-        let tuple = client.key.tuple();
-        let mut frame = if is_tcp { nudge::syn(&tuple) } else { nudge::port_unreachable(&tuple) };
-        if address_to_client(&mut frame, &client.key, &place.snapshot).is_none() {
+        // A slot that another flow has by now has ended the matter itself.
+        if flows.key_of(*slot) != *key {
             continue;
         }
-        while let Err(InjectError::Full(_)) = place.dataplane.inject(Port::Host, &frame) {
-            tokio::time::sleep(RETRY).await;
+        if is_first {
+            flows.stop(*slot);
+        }
+        if flows.slot(*slot).seen.load(Relaxed) & SEEN_RST == 0 {
+            place.way.send_to_client(nudge::ack(&tuple, flows.numbers_of_long_ago(*slot)), key).await;
         }
     }
-}
-
-/// Writes the order that brings the frame to the client of a flow. `None` if nobody knows where that is now.
-fn address_to_client<F: Family>(frame: &mut Frame, key: &FlowKey<F>, snapshot: &Snapshot) -> Option<()> {
-    let (client, frontend) = (key.tuple().src().0.into(), key.tuple().dst().0.into());
-    let rw1_mac = snapshot.node.rw1_mac;
-    let (order, ifindex, source) = match key.hook()? {
-        Hook::PodIn => {
-            let device = snapshot.devices.get(key.zone())?;
-            let mac = snapshot.neighbors.lookup(device.bridge.unwrap_or(key.zone()), client)?;
-            (Order::Peer, key.zone(), mac)
-        }
-        Hook::NodeOut => (Order::Received, snapshot.node.rw1_ifindex, rw1_mac),
-        Hook::UplinkIn | Hook::UplinkOut | Hook::PodOut => match snapshot.fib.lookup(frontend, client, None, 0) {
-            FibResult::Via { ifindex, .. } => (Order::Neigh, ifindex, rw1_mac),
-            FibResult::Local | FibResult::None => return None,
-        },
-    };
-    frame[..6].copy_from_slice(&order_mac(order, ifindex));
-    frame[6..12].copy_from_slice(&source);
-    Some(())
 }

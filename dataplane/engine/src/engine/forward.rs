@@ -68,10 +68,16 @@ impl<F: Family> Path<'_, F> {
             // The client uses its port again after the end of its last connection, or the backend stopped serving; it may be back.
             let entry = self.lane.flows.slot(slot);
             let is_young = self.now.wrapping_sub(entry.created.load(Relaxed)) < REOPEN_TICKS;
+            let is_doubtful = self.lane.flows.is_doubtful(slot);
             let (address, port) = self.lane.flows.rewrite_of(slot).tuple.dst();
             let backend = (address.into(), port);
-            if (is_young || is_over) && entry.is_forward() && binder.permits(client, flow, backend) {
-                self.lane.flows.reopen(slot, self.now);
+            if (is_young || is_over || is_doubtful) && entry.is_forward() && binder.permits(client, flow, backend) {
+                if is_doubtful {
+                    // Whether it was reset its backend knows: it answers by a new connection, or goes on. Noted, for `edge` may do it.
+                    self.lane.flows.touch(slot, Segment::of(flow, packet.bytes), self.now);
+                } else {
+                    self.lane.flows.reopen(slot, self.now);
+                }
                 return self.execute(taken, flow, slot, packet);
             }
             self.lane.flows.remove(self.shared.config.worker, slot, self.now);

@@ -62,6 +62,7 @@ pub const FLOW_FORWARD: u16 = 0x100;
 pub const FLOW_SNAT: u16 = 0x200;
 
 /// Bits of [`FlowSlot::seen`]: TCP flags (RFC 9293 §3.1) of the packets that hit the entry, but for those that fit into no connection.
+/// A reset is noted in both entries, so that segments of either side are looked at closely.
 pub const SEEN_FIN: u32 = 0x01;
 pub const SEEN_SYN: u32 = 0x02;
 pub const SEEN_RST: u32 = 0x04;
@@ -75,6 +76,8 @@ pub const SEEN_STOPPED: u32 = 0x200;
 pub const SEEN_POSITION: u32 = 0x400;
 /// Bit of [`FlowSlot::seen`] of a forward entry: a SYN of the client went to the backend, [`FlowSlot::asked`], and the connection is not complete.
 pub const SEEN_ASKED: u32 = 0x800;
+/// Bit of [`FlowSlot::seen`] of a forward entry: client and backend are asked whether the connection lives that is said to be reset.
+pub const SEEN_CHALLENGED: u32 = 0x1000;
 /// The upper half of [`FlowSlot::seen`] is that of a TCP sequence number.
 pub const POSITION_SHIFT: u32 = 16;
 pub const POSITION_MASK: u32 = u32::MAX << POSITION_SHIFT;

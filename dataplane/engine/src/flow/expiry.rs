@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::doubt::DOUBT_TICKS;
 use super::entry::*;
 use super::table::{FlowTable, SlotIndex};
 use crate::family::Family;
@@ -23,7 +24,7 @@ pub struct Timeouts {
     pub tcp_established: u32,
     /// One FIN was seen.
     pub tcp_close_wait: u32,
-    /// Both FINs or a RST were seen.
+    /// Both FINs were seen, or a RST: but whoever can is asked before (`doubt`).
     pub tcp_closed: u32,
     /// No reply yet.
     pub udp_unreplied: u32,
@@ -78,7 +79,7 @@ impl Timeouts {
 
     fn shortest(&self) -> u32 {
         let Timeouts { tcp_syn, tcp_established, tcp_close_wait, tcp_closed, udp_unreplied, udp } = *self;
-        tcp_syn.min(tcp_established).min(tcp_close_wait).min(tcp_closed).min(udp_unreplied).min(udp).min(LAST_ANSWERS)
+        tcp_syn.min(tcp_established).min(tcp_close_wait).min(tcp_closed).min(udp_unreplied).min(udp).min(LAST_ANSWERS).min(DOUBT_TICKS)
     }
 }
 
@@ -91,12 +92,10 @@ impl FlowState {
         if protocol == UDP {
             return if reverse & SEEN_ANY != 0 { FlowState::Established } else { FlowState::Embryonic };
         }
-        // The client's ACK answers the backend's SYN: a source that is not the sender's own never gets there, for the backend
-        // resets an ACK that fits nothing. Without it a FIN proves nothing either and must not buy a longer life.
-        let complete = forward & SEEN_ACK != 0 && reverse & (SEEN_ACK | SEEN_SYN) != 0;
         if is_ended(forward, reverse) {
             FlowState::Closed
-        } else if !complete {
+        } else if !is_complete(forward, reverse) {
+            // A FIN proves nothing then and must not buy a longer life.
             FlowState::Embryonic
         } else if (forward | reverse) & SEEN_FIN != 0 {
             FlowState::CloseWait
@@ -104,6 +103,12 @@ impl FlowState {
             FlowState::Established
         }
     }
+}
+
+/// The handshake's end was seen, from the `seen` bits of both directions of a flow with connections. The client's ACK answers the backend's
+/// SYN: a source that is not the sender's own never gets there, for the backend resets an ACK that fits nothing.
+pub(super) fn is_complete(forward: u32, reverse: u32) -> bool {
+    forward & SEEN_ACK != 0 && reverse & (SEEN_ACK | SEEN_SYN) != 0
 }
 
 /// From the `seen` bits of both directions of a flow with connections.
@@ -114,8 +119,8 @@ fn is_ended(one: u32, other: u32) -> bool {
 impl<F: Family> FlowTable<F> {
     /// Begins the flow of which `index` is either direction anew: the same key and rewrite for the client's next connection.
     pub fn reopen(&self, index: SlotIndex, now: u32) {
-        let entry = self.slot(index);
-        for slot in [entry, self.slot(entry.peer.load(Relaxed))] {
+        let (slot, peer) = self.both(index);
+        for slot in [slot, peer] {
             slot.seen.store(0, Relaxed);
             slot.last.store(now, Relaxed);
         }
@@ -126,6 +131,8 @@ impl<F: Family> FlowTable<F> {
     pub fn stop(&self, index: SlotIndex) {
         let slot = self.slot(index);
         slot.last.store(self.latest_tick(slot.last.load(Relaxed)), Relaxed);
+        // What was reset before says nothing of what its clients answer.
+        slot.seen.fetch_and(!SEEN_RST, Relaxed);
         slot.seen.fetch_or(SEEN_STOPPED, Relaxed);
     }
 
@@ -156,18 +163,18 @@ impl<F: Family> FlowTable<F> {
         true
     }
 
-    /// The flow of which `index` is either direction is over: both sides have closed it, or one has reset it. A SYN is then the first of another
+    /// The flow with this forward entry is over: both sides have closed it, or one has reset it. A SYN is then the first of another
     /// connection, whatever its number: the client may have chosen it at random, and conntrack asks for none (nf_conntrack_proto_tcp.c).
-    pub fn has_ended(&self, index: SlotIndex) -> bool {
-        let entry = self.slot(index);
-        let (own, other) = (entry.seen.load(Relaxed), self.slot(entry.peer.load(Relaxed)).seen.load(Relaxed));
-        is_ended(own, other)
+    /// Not if it repeats one that went to the backend after the reset.
+    pub fn has_ended(&self, forward: SlotIndex) -> bool {
+        let (slot, reverse) = self.both(forward);
+        let (own, other) = (slot.seen.load(Relaxed), reverse.seen.load(Relaxed));
+        own & other & SEEN_FIN != 0 || (own | other) & SEEN_RST != 0 && own & SEEN_ASKED == 0
     }
 
     /// State of the flow of which `index` is the forward entry.
     pub fn state(&self, index: SlotIndex) -> FlowState {
-        let forward = self.slot(index);
-        let reverse = self.slot(forward.peer.load(Relaxed));
+        let (forward, reverse) = self.both(index);
         FlowState::of(forward.key().protocol(), forward.seen.load(Relaxed), reverse.seen.load(Relaxed))
     }
 
@@ -199,7 +206,8 @@ impl<F: Family> FlowTable<F> {
         removed
     }
 
-    /// A flow's forward entry is in the slot, and was idle too long. Frees the slot instead if it rested long enough.
+    /// A flow's forward entry is in the slot, and was idle too long; of one that is said to be reset the ends are asked before. Frees the
+    /// slot instead if it rested long enough.
     fn is_expired(&self, index: usize, shortest: u32, timeouts: &Timeouts, now: u32) -> bool {
         if !self.ownership.is_live(index) {
             self.ownership.ripen(index, now);
@@ -211,13 +219,20 @@ impl<F: Family> FlowTable<F> {
             return false;
         }
         let index = index as SlotIndex;
-        self.idle(index, now) >= timeouts.of(slot.key().protocol(), self.state(index))
+        let (idle, is_doubtful) = (self.idle(index, now), self.is_doubtful(index));
+        if is_doubtful && slot.seen.load(Relaxed) & SEEN_CHALLENGED != 0 {
+            return idle >= DOUBT_TICKS;
+        }
+        if is_doubtful && idle >= DOUBT_TICKS.min(timeouts.tcp_closed) && self.doubt(index, now) {
+            return false;
+        }
+        idle >= timeouts.of(slot.key().protocol(), self.state(index))
     }
 
     /// Ticks since the last packet of either direction of the flow with this forward entry.
     pub(super) fn idle(&self, forward: SlotIndex, now: u32) -> u32 {
-        let forward = self.slot(forward);
-        forward.idle(now).min(self.slot(forward.peer.load(Relaxed)).idle(now))
+        let (forward, reverse) = self.both(forward);
+        forward.idle(now).min(reverse.idle(now))
     }
 
     /// The forward entry of the flow of which `index` is either direction.

@@ -121,8 +121,8 @@ impl<F: Family> FlowTable<F> {
         self.ownership.publish(forward);
     }
 
-    /// Removes the flow in the buckets of a hash that is missed least: a closed one, or the oldest embryonic one. Never an
-    /// established one. True if there was one.
+    /// Removes the flow in the buckets of a hash that is missed least: a closed one, the oldest embryonic one, or one that is said to be
+    /// reset. Never an established one. True if there was one.
     fn shed(&self, worker: usize, hash: u64, now: u32) -> bool {
         let (a, b) = self.buckets(hash);
         let victim = [a, b]
@@ -134,8 +134,9 @@ impl<F: Family> FlowTable<F> {
                 let forward = self.forward_of(slot as SlotIndex);
                 let age = elapsed(self.slot(forward).created.load(Relaxed), now);
                 match self.state(forward) {
-                    FlowState::Closed if self.idle(forward, now) >= SHED_AGE_TICKS => Some((true, age, forward)),
-                    FlowState::Embryonic if age >= SHED_AGE_TICKS => Some((false, age, forward)),
+                    FlowState::Closed if self.idle(forward, now) < SHED_AGE_TICKS => None,
+                    FlowState::Closed => Some((if self.is_doubtful(forward) { 0 } else { 2 }, age, forward)),
+                    FlowState::Embryonic if age >= SHED_AGE_TICKS => Some((1, age, forward)),
                     _ => None,
                 }
             })

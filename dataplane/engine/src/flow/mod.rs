@@ -6,12 +6,14 @@
 //! | `hash` | from key to buckets |
 //! | `slot` | reading and filling one slot |
 //! | `position` | which segments are of a flow's TCP connection |
+//! | `doubt` | those that are said to be reset: their clients are asked |
 //! | `overflow` | where entries lie for which their two buckets have no room |
 //! | `ownership` | which worker may write a slot, and the grace period |
 //! | `gates` | one creator per key |
 //! | `table` | lookup |
 //! | `insert`, `expiry`, `restart`, `record` | making flows, ending them, taking them over, showing them |
 
+mod doubt;
 mod entry;
 mod expiry;
 mod gates;
@@ -25,6 +27,7 @@ mod restart;
 mod slot;
 mod table;
 
+pub use doubt::{DOUBTED_MAX, Doubted};
 pub use entry::*;
 pub use expiry::{FlowState, Timeouts};
 pub(crate) use gates::Gates;

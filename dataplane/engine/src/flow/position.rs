@@ -3,8 +3,9 @@
 //! Of each side an entry keeps the upper half of its farthest sequence number, its position: written each 64 KiB, so a busy flow's line stays
 //! in all caches. Exact windows would have to follow every packet; what counts here is that of 2^32 numbers few are near. A segment that
 //! is not near is forwarded all the same, for its receiver knows better (RFC 5961), but nothing is noted of it. A reset that is near
-//! may still be one that its receiver drops: whoever goes on after it has not sent it. Somebody who can send in the name of both sides
-//! can answer his own SYN, and is believed. The same in `xdp-redirect/src/bpf/family/position.h`.
+//! may still be one that its receiver drops: who goes on after it has not been reset, and who is silent is asked (`doubt`). Somebody who can
+//! send in the name of both sides can answer his own SYN, and is believed: but a connection that was complete stays so, and both its
+//! FINs are needed to end it. The same in `xdp-redirect/src/bpf/family/position.h`.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -14,6 +15,9 @@ use crate::family::Family;
 use crate::wire::{IpFlow, Part, TCP, read_u32};
 
 const SEEN_TCP: u32 = SEEN_FIN | SEEN_SYN | SEEN_RST | SEEN_ACK;
+/// What is left of a reset that was taken back, and of the end of one connection in the next: nothing.
+const SEEN_RESET: u32 = SEEN_RST | SEEN_CHALLENGED;
+const SEEN_END: u32 = SEEN_RESET | SEEN_FIN;
 
 /// In units of 64 KiB: a sender's next number is no farther from its farthest. What is lost before it comes here leaves a gap of less.
 pub const REACH: u16 = 256;
@@ -103,12 +107,13 @@ impl<F: Family> FlowSlot<F> {
         let mut bits = segment.bits();
         let mut mask = bits;
         if let Some(numbers) = segment.numbers {
-            // Whoever is said to have reset the connection, and each SYN, is looked at closely.
+            // Each SYN, and what comes after it or after a reset, is looked at closely.
             let asks = if u32::from(segment.flags) & (SEEN_SYN | SEEN_ACK) == SEEN_SYN { SEEN_ASKED } else { 0 };
             bits |= SEEN_POSITION | asks | numbers.sequence & POSITION_MASK;
-            mask |= SEEN_POSITION | SEEN_RST | asks | POSITION_MASK;
+            mask |= SEEN_POSITION | SEEN_RST | SEEN_ASKED | POSITION_MASK;
         }
-        self.seen.load(Relaxed) & mask == bits
+        // No reset is like another: it may answer a SYN that came between.
+        self.seen.load(Relaxed) & mask == bits && !segment.has(SEEN_RST)
     }
 
     fn note(&self, cleared: u32, bits: u32, position: u16) {
@@ -135,11 +140,9 @@ impl<F: Family> FlowTable<F> {
         };
         let peer = self.slot(slot.peer.load(Relaxed));
         let (own, other) = (slot.position(), peer.position());
-        let fits = |reach| {
-            let acknowledges = segment.has(SEEN_ACK);
-            is_near(own, numbers.position(), reach, reach)
-                && (!acknowledges || is_near(other, upper_half(numbers.acknowledged), LAG, REACH))
-        };
+        let (position, acknowledged) = (numbers.position(), upper_half(numbers.acknowledged));
+        let fits = |reach| is_near(own, position, reach, reach) && (!segment.has(SEEN_ACK) || is_near(other, acknowledged, LAG, REACH));
+        let is_challenged = (slot.seen.load(Relaxed) | peer.seen.load(Relaxed)) & SEEN_CHALLENGED != 0;
         // The client's last SYN is answered, which also says what became of the connection that it is not of.
         let answers = segment.has(SEEN_ACK)
             && peer.is_forward()
@@ -148,22 +151,37 @@ impl<F: Family> FlowTable<F> {
         if segment.has(SEEN_RST) {
             // Its number may be 0, and is no position.
             let is_right = answers || fits(if segment.has(SEEN_ACK) { REACH } else { RESET_REACH });
+            slot.add(SEEN_ANY);
             if is_right {
-                slot.last.store(now, Relaxed);
+                for side in [peer, slot] {
+                    if !is_challenged {
+                        side.last.store(now, Relaxed);
+                    }
+                    // The next SYN is a new attempt.
+                    side.seen.fetch_and(!SEEN_ASKED, Relaxed);
+                    side.add(SEEN_RST);
+                }
             }
-            slot.add(if is_right { segment.bits() } else { SEEN_ANY });
-            return true;
+            // Whoever is asked and does not know the connection does not lengthen the flow's life.
+            return !is_challenged;
         }
         if segment.has(SEEN_SYN) {
             return judge_syn((slot, peer), segment, &numbers, answers);
         }
         // Each segment of a connection has an acknowledgment (RFC 9293 §3.10.7.4).
-        if segment.has(SEEN_ACK) && fits(REACH) {
+        let is_in_place = fits(REACH);
+        if segment.has(SEEN_ACK) && (is_in_place || is_challenged) {
+            // Whoever answers when asked may be the only one who knows where the connection stands.
+            let known = |position: Option<u16>| position.filter(|_| is_in_place);
+            let bits = if is_in_place { segment.bits() } else { segment.bits() & !SEEN_FIN };
             // What overtook a reset on the way is older than a second.
-            let goes_on = slot.seen.load(Relaxed) & SEEN_RST != 0 && slot.idle(now) >= TICKS_PER_SECOND;
+            let goes_on = slot.seen.load(Relaxed) & SEEN_RST != 0 && (is_challenged || slot.idle(now) >= TICKS_PER_SECOND);
+            if goes_on {
+                peer.note(SEEN_RESET, 0, farthest(known(other), acknowledged));
+            }
             // With its ACK the client has taken the answer to its SYN; another one may have come before (RFC 4987 §3.6, cookies).
-            let cleared = if goes_on { SEEN_ASKED | SEEN_RST } else { SEEN_ASKED };
-            slot.note(cleared, segment.bits(), farthest(own, numbers.position()));
+            let cleared = if goes_on { SEEN_ASKED | SEEN_RESET } else { SEEN_ASKED };
+            slot.note(cleared, bits, farthest(known(own), position));
         } else {
             slot.add(SEEN_ANY);
         }
@@ -176,9 +194,9 @@ impl<F: Family> FlowTable<F> {
 fn judge_syn<F: Family>((slot, peer): (&FlowSlot<F>, &FlowSlot<F>), segment: &Segment, numbers: &Numbers, answers: bool) -> bool {
     let position = numbers.position();
     let bits = segment.bits() & !SEEN_FIN;
-    if answers && slot.position() != Some(position) {
-        peer.note(SEEN_TCP, SEEN_SYN, peer.asked.load(Relaxed));
-        slot.note(SEEN_TCP, bits, position);
+    if answers && (slot.position() != Some(position) || slot.seen.load(Relaxed) & SEEN_RST != 0) {
+        peer.note(SEEN_END, SEEN_SYN, peer.asked.load(Relaxed));
+        slot.note(SEEN_END, bits, position);
         return true;
     }
     let is_first = slot.position().is_none_or(|own| own == position);

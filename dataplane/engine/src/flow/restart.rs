@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use super::entry::BUCKET_ENTRIES;
+use super::entry::{BUCKET_ENTRIES, SEEN_CHALLENGED};
 use super::table::FlowTable;
 use crate::family::Family;
 
@@ -22,6 +22,8 @@ impl<F: Family> FlowTable<F> {
             if self.is_linked(index) {
                 self.ownership.publish(index);
                 flows += usize::from(slot.is_forward());
+                // Whom that one meant to ask it may not have asked.
+                slot.seen.fetch_and(!SEEN_CHALLENGED, Relaxed);
             } else {
                 let hash = self.hash(&slot.key());
                 slot.clear();

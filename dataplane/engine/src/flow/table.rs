@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize};
 
+use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 use prefetch_index::prefetch_index;
 
+use super::doubt::{DOUBTED_MAX, Doubted};
 use super::entry::{BUCKET_ENTRIES, FlowKey, FlowOp, FlowSlot, Rewrite};
 use super::gates::Gates;
 use super::hash::{buckets_of, flow_hash};
@@ -24,6 +26,7 @@ pub struct FlowTable<F: Family = V4> {
     pub(super) ownership: Ownership,
     pub(super) gates: Gates,
     pub(super) shares: Box<[CachePadded<WorkerShare>]>,
+    pub(super) doubted: ArrayQueue<Doubted<F>>,
     /// The latest tick that any worker brought, with bit 32 set; 0 before the first.
     latest_tick: CachePadded<AtomicU64>,
     seed: u64,
@@ -97,6 +100,7 @@ impl<F: Family> FlowTable<F> {
             ownership: Ownership::new(slots.len()),
             gates: Gates::new(),
             shares: (0..workers).map(|_| CachePadded::default()).collect(),
+            doubted: ArrayQueue::new(DOUBTED_MAX),
             latest_tick: CachePadded::default(),
             seed,
             bucket_bits: buckets.trailing_zeros(),
@@ -162,6 +166,13 @@ impl<F: Family> FlowTable<F> {
     #[inline]
     pub fn slot(&self, index: SlotIndex) -> &FlowSlot<F> {
         &self.slots[index as usize]
+    }
+
+    /// This slot and the one of the other direction.
+    #[inline]
+    pub(super) fn both(&self, index: SlotIndex) -> (&FlowSlot<F>, &FlowSlot<F>) {
+        let slot = self.slot(index);
+        (slot, self.slot(slot.peer.load(Relaxed)))
     }
 
     pub fn key_of(&self, index: SlotIndex) -> FlowKey<F> {

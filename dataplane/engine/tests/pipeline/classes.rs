@@ -272,7 +272,7 @@ fn one_port_serves_many_short_connections() {
         assert!(!matches!(verdict, Verdict::Drop(_)), "{verdict:?}");
         let record = &bed.flows.records(bed.now)[0];
         assert_eq!((record.state, bed.flows.len()), (ringway_engine::flow::FlowState::Embryonic, 1));
-        bed.flows.touch(record.slot, ringway_engine::flow::Segment::unnumbered(RST), bed.now);
+        bed.receive(&tcp(CLIENT_END, WEB, RST, b""));
         bed.now += 5;
     }
 }

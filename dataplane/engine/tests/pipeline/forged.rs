@@ -1,6 +1,8 @@
 //! Segments of nobody's: they end no connection, and a SYN takes no one's place.
 
-use ringway_engine::flow::{FlowState, TICKS_PER_SECOND};
+use std::sync::atomic::Ordering::Relaxed;
+
+use ringway_engine::flow::{FlowState, Numbers, Segment, TICKS_PER_SECOND};
 use ringway_engine::tables::PodDelivery;
 use ringway_engine::verdict::Verdict;
 use ringway_engine::wire::TCP;
@@ -87,20 +89,91 @@ fn resets_and_fins_out_of_the_window_end_nothing() {
     }
 }
 
+/// So near that the flow takes them for resets of its connection, which its ends know better. A SYN after them is no proof either.
 #[test]
-fn resets_in_the_window_end_a_flow() {
-    for by_client in [true, false] {
+fn resets_nearby_end_nothing_whose_client_answers() {
+    for (by_client, flags) in [(true, RST), (true, RST | ACK), (false, RST), (false, RST | ACK)] {
+        for with_syn in [false, true] {
+            let mut connection = Connection::open(1_000, 9);
+            match by_client {
+                true => _ = connection.send(flags, 1_000_000, 0),
+                false => connection.answer(flags, 100_000, 0),
+            }
+            assert_eq!(connection.state(), FlowState::Closed);
+            if with_syn {
+                let seen = connection.syn(100_000);
+                assert_eq!((seen.src, seen.dst), connection.there, "its backend knows");
+                assert_eq!(connection.state(), FlowState::Closed);
+            }
+            let Bed { now, engine, flows, .. } = &mut connection.bed;
+            *now += 5 * TICKS_PER_SECOND;
+            assert_eq!(engine.sweep(*now, usize::MAX), 0);
+            let asked = flows.next_doubted().expect("asked");
+            assert_eq!(ends(asked.key.tuple()), (CLIENT_END, WEB));
+            connection.send(ACK, 0, 0);
+            assert_eq!(connection.state(), FlowState::Established);
+            connection.ensure_goes_on();
+            assert_eq!(connection.state(), FlowState::Established);
+        }
+    }
+}
+
+/// The client uses its port again: at once, and where it may be served.
+#[test]
+fn a_syn_after_a_reset_begins_anew() {
+    for (by_client, is_served) in [(true, true), (true, false), (false, true), (false, false)] {
         let mut connection = Connection::open(1_000, 9);
-        if by_client {
-            connection.send(RST, 3_000, 0);
-        } else {
-            connection.answer(RST | ACK, 0, 0);
+        match by_client {
+            true => _ = connection.send(RST, 3_000, 0),
+            false => connection.answer(RST | ACK, 0, 0),
         }
         assert_eq!(connection.state(), FlowState::Closed);
+        if !is_served {
+            connection.bed.serve(80, TCP, &[(remote(9), 8080)]);
+        }
         let seen = connection.syn(FAR);
-        assert_ne!(seen.src, connection.there.0, "a new connection");
-        assert_eq!(connection.bed.flows.len(), 1);
+        assert_eq!((seen.dst, connection.bed.flows.len()), (if is_served { connection.there.1 } else { (remote(9), 8080) }, 1));
+        let again = connection.syn(FAR);
+        assert_eq!((again.src, again.dst), (seen.src, seen.dst), "repeated");
+        connection.there = (seen.src, seen.dst);
+        (connection.client, connection.backend) = (connection.client.wrapping_add(FAR + 1), FAR * 3);
+        connection.answer(SYN | ACK, 0, 0);
+        connection.backend += 1;
+        connection.send(ACK, 0, 0);
+        assert_eq!(connection.state(), FlowState::Established);
+        connection.ensure_goes_on();
     }
+}
+
+/// What is handed back for `edge` has to be what `edge` executes, or it would come up again.
+#[test]
+fn a_syn_after_a_reset_passes_at_the_edge() {
+    let mut bed = Bed::served((A, 8080), PodDelivery::Edge);
+    bed.receive(&segment(CLIENT_END, WEB, SYN, (1_000, 0), b""));
+    let record = bed.flows.records(bed.now)[0].clone();
+    let noted = |flags, sequence, acknowledged| Segment { flags, numbers: Some(Numbers { sequence, acknowledged }) };
+    let reverse = bed.flows.slot(record.slot).peer.load(Relaxed);
+    bed.flows.touch(record.slot, noted(SYN, 1_000, 0), bed.now);
+    bed.flows.touch(reverse, noted(SYN | ACK, 9, 1_001), bed.now);
+    bed.flows.touch(record.slot, noted(ACK, 1_001, 10), bed.now);
+    bed.flows.touch(reverse, noted(RST, 10, 0), bed.now);
+    bed.now += 5 * TICKS_PER_SECOND;
+    assert!(bed.flows.has_ended(record.slot));
+    let out = bed.receive(&segment(CLIENT_END, WEB, SYN, (FAR, 0), b""));
+    assert_eq!((out.verdict, bed.flows.records(bed.now)[0].age), (Verdict::Host, 5 * TICKS_PER_SECOND));
+    assert!(!bed.flows.has_ended(record.slot));
+}
+
+/// It was taken out since: the next attempt goes elsewhere.
+#[test]
+fn a_refused_syn_is_not_repeated_to_a_backend_that_left() {
+    let mut connection = Connection::open(1_000, 9);
+    connection.answer(RST | ACK, 0, 0);
+    let seen = connection.syn(FAR);
+    assert_eq!(seen.dst, connection.there.1);
+    connection.answer(RST | ACK, 0, FAR + 1);
+    connection.bed.serve(80, TCP, &[(remote(9), 8080)]);
+    assert_eq!(connection.syn(FAR * 2).dst, (remote(9), 8080));
 }
 
 /// The backend may still send for long. It knows whether the SYN is one of its client, who answers its challenge by a reset.

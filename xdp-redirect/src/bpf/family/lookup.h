@@ -82,14 +82,14 @@ static __always_inline struct flow6 *flow_lookup6(const struct packet6 *p, __u32
 }
 #endif
 
-/* Both sides have closed the connection, or one has reset it. */
+/* Of a forward entry: both sides have closed the connection, or one has reset it and no SYN went to the backend since. */
 static __always_inline _Bool N(flow_has_ended)(const struct N(flow) *flow)
 {
 	__u32 peer = READ_ONCE(flow->peer), own = READ_ONCE(flow->seen), other;
 	struct N(bucket) *bucket = N(flow_bucket)(peer / BUCKET_ENTRIES);
 
 	other = bucket ? READ_ONCE(bucket->entry[peer % BUCKET_ENTRIES].seen) : 0;
-	return (own | other) & SEEN_RST || own & other & SEEN_FIN;
+	return own & other & SEEN_FIN || ((own | other) & SEEN_RST && !(own & SEEN_ASKED));
 }
 
 /* True if `edge` may execute this entry for this packet. Not if a worker does; not for the SYN of a new connection over one that ended,

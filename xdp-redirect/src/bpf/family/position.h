@@ -18,15 +18,25 @@ static __always_inline void N(note)(struct N(flow) *flow, __u32 cleared, __u32 b
 	N(add)(flow, bits | SEEN_POSITION);
 }
 
+/* Of one of the two entries. Whoever is asked and does not know the connection does not lengthen the flow's life. */
+static __always_inline void N(note_reset)(struct N(flow) *flow, _Bool challenged, __u32 now)
+{
+	if (!challenged)
+		WRITE_ONCE(flow->last, now);
+	if (READ_ONCE(flow->seen) & SEEN_ASKED)
+		__sync_fetch_and_and(&flow->seen, ~SEEN_ASKED);
+	N(add)(flow, SEEN_RST);
+}
+
 static __always_inline _Bool N(judge_syn)(struct N(flow) *flow, struct N(flow) *peer, __u32 bits, __u16 position, __u16 acknowledged,
 				       _Bool answers)
 {
 	__u32 seen = READ_ONCE(flow->seen), asks = 0;
 
 	bits &= ~SEEN_FIN;
-	if (answers && !(seen & SEEN_POSITION && seen >> POSITION_SHIFT == position)) {
-		N(note)(peer, SEEN_TCP, SEEN_SYN, peer->asked);
-		N(note)(flow, SEEN_TCP, bits, position);
+	if (answers && (seen & SEEN_RST || !(seen & SEEN_POSITION && seen >> POSITION_SHIFT == position))) {
+		N(note)(peer, SEEN_RESET | SEEN_FIN, SEEN_SYN, peer->asked);
+		N(note)(flow, SEEN_RESET | SEEN_FIN, bits, position);
 		return 1;
 	}
 	if (flow->flags & FLOW_FORWARD && !(bits & SEEN_ACK)) {
@@ -49,7 +59,7 @@ __noinline int N(judge)(struct N(flow) *flow, const struct N(packet) *p, __u32 n
 	struct N(flow) *peer;
 	__u16 position, acknowledged;
 	__u32 bits, acknowledgment, seen, other, cleared = SEEN_ASKED, reach = REACH;
-	_Bool fits, answers;
+	_Bool fits, answers, challenged;
 
 	if (!flow || !p)
 		return 0;
@@ -72,18 +82,30 @@ __noinline int N(judge)(struct N(flow) *flow, const struct N(packet) *p, __u32 n
 		reach = RESET_REACH;
 	seen = READ_ONCE(flow->seen);
 	fits = is_near(seen, position, reach, reach) && (!(bits & SEEN_ACK) || is_near(other, acknowledged, LAG, REACH));
-	if (bits & SEEN_RST && (answers || fits)) {
-		WRITE_ONCE(flow->last, now);
-		N(add)(flow, bits);
-	} else if (!(bits & SEEN_RST) && bits & SEEN_ACK && fits) {
-		if (seen & SEEN_RST && (__s32)(now - READ_ONCE(flow->last)) >= (__s32)TICKS_PER_SECOND)
-			cleared |= SEEN_RST;
-		if (seen & SEEN_POSITION && (__s16)(position - (seen >> POSITION_SHIFT)) < 0)
-			position = seen >> POSITION_SHIFT;
-		N(note)(flow, cleared, bits, position);
-	} else {
+	challenged = (seen | other) & SEEN_CHALLENGED;
+	if (bits & SEEN_RST) {
 		N(add)(flow, SEEN_ANY);
+		if (answers || fits) {
+			N(note_reset)(peer, challenged, now);
+			N(note_reset)(flow, challenged, now);
+		}
+		return !challenged;
 	}
+	if (!(bits & SEEN_ACK) || !(fits || challenged)) {
+		N(add)(flow, SEEN_ANY);
+		return 1;
+	}
+	if (fits) {
+		position = farthest(seen, position);
+		acknowledged = farthest(other, acknowledged);
+	} else {
+		bits &= ~SEEN_FIN;
+	}
+	if (seen & SEEN_RST && (challenged || (__s32)(now - READ_ONCE(flow->last)) >= (__s32)TICKS_PER_SECOND)) {
+		cleared |= SEEN_RESET;
+		N(note)(peer, SEEN_RESET, 0, acknowledged);
+	}
+	N(note)(flow, cleared, bits, position);
 	return 1;
 }
 
@@ -97,9 +119,9 @@ static __always_inline void N(touch)(struct N(flow) *flow, const struct N(packet
 		__u32 asks = (p->tcp_flags & (SEEN_SYN | SEEN_ACK)) == SEEN_SYN ? SEEN_ASKED : 0;
 
 		bits |= SEEN_POSITION | asks | (bpf_ntohl(p->sequence) & POSITION_MASK);
-		mask |= SEEN_POSITION | SEEN_RST | asks | POSITION_MASK;
+		mask |= SEEN_POSITION | SEEN_RST | SEEN_ASKED | POSITION_MASK;
 	}
-	if ((READ_ONCE(flow->seen) & mask) != bits && !N(judge)(flow, p, now))
+	if (((READ_ONCE(flow->seen) & mask) != bits || bits & SEEN_RST) && !N(judge)(flow, p, now))
 		return;
 	if ((__s32)(now - READ_ONCE(flow->last)) >= (__s32)TICKS_PER_SECOND)
 		WRITE_ONCE(flow->last, now);

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::flow::doubt::DOUBT_TICKS;
 
 const SLOTS: usize = 64;
 const FLOWS_MAX: usize = 14;
@@ -63,6 +64,8 @@ struct Expected {
     created: u32,
     last: [u32; 2],
     seen: [u32; 2],
+    /// The sweep found it in doubt.
+    is_asked: bool,
 }
 
 impl Expected {
@@ -86,7 +89,20 @@ impl Expected {
     }
 
     fn is_expired(&self, now: u32) -> bool {
-        self.idle(now) >= Timeouts::default().of(self.flow.forward.0.protocol(), self.state())
+        match self.is_doubtful() {
+            true => self.is_asked && self.idle(now) >= DOUBT_TICKS,
+            false => self.idle(now) >= Timeouts::default().of(self.flow.forward.0.protocol(), self.state()),
+        }
+    }
+
+    fn is_doubtful(&self) -> bool {
+        let [f, r] = self.seen;
+        let is_complete = f & SEEN_ACK != 0 && r & (SEEN_SYN | SEEN_ACK) != 0;
+        self.flow.forward.0.protocol() == TCP && is_complete && (f | r) & SEEN_RST != 0 && f & r & SEEN_FIN == 0
+    }
+
+    fn is_to_be_asked(&self, now: u32) -> bool {
+        self.is_doubtful() && !self.is_asked && self.idle(now) >= DOUBT_TICKS
     }
 
     fn may_be_shed(&self, now: u32) -> bool {
@@ -116,7 +132,7 @@ impl Both {
                 assert!(!clash && !self.map.contains_key(&number));
                 let shed_max = usize::from(self.map.len() >= FLOWS_MAX);
                 self.forget(|flow| flow.may_be_shed(now), shed_max);
-                self.map.insert(number, Expected { flow, created: now, last: [now; 2], seen: [0; 2] });
+                self.map.insert(number, Expected { flow, created: now, last: [now; 2], seen: [0; 2], is_asked: false });
             }
         }
     }
@@ -161,16 +177,30 @@ impl Both {
             Op::Sweep { worker, budget } => {
                 let removed = self.table.sweep(worker, budget, &Timeouts::default(), now);
                 self.forget(|flow| flow.is_expired(now), removed);
+                self.note_asked();
             }
             Op::SweepAll => {
                 (0..WORKERS).for_each(|worker| _ = self.table.sweep(worker, SLOTS, &Timeouts::default(), now));
                 self.map.retain(|_, flow| !flow.is_expired(now));
+                self.note_asked();
+                assert!(!self.map.values().any(|flow| flow.is_to_be_asked(now)), "not asked");
             }
             Op::Restart => {
                 let (table, kept) = FlowTable::over(self.memory, FLOWS_MAX, WORKERS, self.table.seed(), now);
                 assert_eq!(kept, self.map.len());
                 self.table = table;
+                self.map.values_mut().for_each(|flow| flow.is_asked = false);
             }
+        }
+    }
+
+    /// Those that wait to be asked have a new time-out.
+    fn note_asked(&mut self) {
+        for asked in std::iter::from_fn(|| self.table.next_doubted()) {
+            let flow = self.map.values_mut().find(|flow| flow.flow.forward.0 == asked.key).expect("a flow");
+            assert!(flow.is_to_be_asked(self.now), "{flow:?}");
+            (flow.is_asked, flow.last[0]) = (true, self.now);
+            flow.seen = flow.seen.map(|seen| seen | SEEN_RST);
         }
     }
 

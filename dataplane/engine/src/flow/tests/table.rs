@@ -1,6 +1,7 @@
 //! The flow table as one worker sees it, and what the tests of a family share.
 
 mod concurrent;
+mod doubt;
 mod limits;
 mod model;
 mod position;
