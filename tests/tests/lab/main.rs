@@ -51,6 +51,7 @@ mod policies;
 mod refusals;
 mod remote_backends;
 mod removals;
+mod resets;
 mod restart;
 mod rollout;
 mod scale;
