@@ -71,7 +71,7 @@ fn snapshot() -> Snapshot {
         add_routes(&mut fib, &side);
         let target = Target::Backends(Arc::new(BackendSet { backends, maglev: None }));
         let frontend = Frontend {
-            service: Arc::new(ServicePortName { namespace: "default".into(), name: "web".into(), port: String::new() }),
+            service: Arc::new(ServicePortName { namespace: "default".into(), name: "web".into(), port: "".into() }),
             kind: FrontendKind::LoadBalancerIp,
             outside: target.clone(),
             inside: target,

@@ -17,7 +17,7 @@ use crate::model::{
 pub struct Touched {
     pub services: BTreeSet<ServiceName>,
     /// Names of the nodes that changed.
-    pub nodes: BTreeSet<String>,
+    pub nodes: BTreeSet<Arc<str>>,
     /// Endpoints that a slice does not have any more.
     pub leaving: Leaving,
     /// A ServiceCIDR changed.
@@ -44,8 +44,8 @@ pub struct Cluster {
     slices: HashMap<ServiceName, LiteMap<Arc<str>, Arc<EndpointSliceModel>>>,
     /// Namespace and name of a slice → its service, which a label can change.
     service_of_slice: HashMap<ServiceName, ServiceName>,
-    nodes: HashMap<String, Arc<NodeModel>>,
-    service_cidrs: BTreeMap<String, Arc<ServiceCidrModel>>,
+    nodes: HashMap<Arc<str>, Arc<NodeModel>>,
+    service_cidrs: BTreeMap<Arc<str>, Arc<ServiceCidrModel>>,
 }
 
 impl Cluster {
@@ -86,7 +86,7 @@ impl Cluster {
                 }
             }
             Change::Delete(ObjectRef { kind: Kind::Service, namespace, name }) => {
-                let name = ServiceName { namespace: namespace.into(), name: name.into() };
+                let name = ServiceName { namespace, name };
                 if self.services.remove(&name).is_some() {
                     self.keepers.remove(&name);
                     touched.changed.services += 1;
@@ -94,7 +94,7 @@ impl Cluster {
                 }
             }
             Change::Delete(ObjectRef { kind: Kind::EndpointSlice, namespace, name }) => {
-                self.remove_slice(&ServiceName { namespace: namespace.into(), name: name.into() }, touched);
+                self.remove_slice(&ServiceName { namespace, name }, touched);
             }
         }
     }
@@ -104,7 +104,8 @@ impl Cluster {
         if self.service_of_slice.get(&key).is_some_and(|before| *before != slice.service) {
             self.remove_slice(&key, touched);
         }
-        let slices = self.slices.entry(slice.service.clone()).or_default();
+        // Nearly always one.
+        let slices = self.slices.entry(slice.service.clone()).or_insert_with(|| LiteMap::with_capacity(1));
         if slices.get(&slice.name) != Some(&slice) {
             if let Some(before) = slices.get(&slice.name) {
                 touched.leaving.compare(before, Some(&slice));

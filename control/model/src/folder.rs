@@ -141,8 +141,8 @@ fn duplicate(object: &ObjectRef, file: &str, place: Place, winner: &str) -> Prob
         document: Some(place.document),
         line: Some(place.line),
         kind: Some(object.kind.to_string()),
-        namespace: object.kind.is_namespaced().then(|| object.namespace.clone()),
-        name: Some(object.name.clone()),
+        namespace: object.kind.is_namespaced().then(|| object.namespace.to_string()),
+        name: Some(object.name.to_string()),
         ..Problem::new(Severity::Error, format!("has no effect: {winner} holds the same object, and the first one wins"))
     }
 }

@@ -55,8 +55,8 @@ impl Holders {
         let contested: BTreeSet<&ObjectRef> = self.manifests.keys().filter(|object| self.apiserver.contains(*object)).collect();
         let problem = |object: &ObjectRef| Problem {
             kind: Some(object.kind.to_string()),
-            namespace: (!object.namespace.is_empty()).then(|| object.namespace.clone()),
-            name: Some(object.name.clone()),
+            namespace: (!object.namespace.is_empty()).then(|| object.namespace.to_string()),
+            name: Some(object.name.to_string()),
             ..Problem::new(Severity::Notice, "the manifest has no effect: the apiserver has an object of this name, which counts")
         };
         contested.into_iter().map(problem).collect()
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn the_apiserver_holds_what_both_have() {
-        let gone = Change::Delete(ObjectRef { kind: Kind::Node, namespace: String::new(), name: "node".into() });
+        let gone = Change::Delete(ObjectRef { kind: Kind::Node, namespace: "".into(), name: "node".into() });
         let mut holders = Holders::default();
         assert_eq!(holders.manifests([node("m1")]), [node("m1")]);
         assert!(holders.problems().is_empty());

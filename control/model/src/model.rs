@@ -43,12 +43,12 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Names one object of a cluster. `namespace` is empty for a Node and a ServiceCIDR.
+/// Names one object of a cluster. `namespace` is empty for a Node and a ServiceCIDR. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectRef {
     pub kind: Kind,
-    pub namespace: String,
-    pub name: String,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
 }
 
 /// Namespace and name of a Service. Cheap to clone.
@@ -191,7 +191,7 @@ pub enum SessionAffinity {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Empty for an unnamed port.
-    pub name: String,
+    pub name: Arc<str>,
     pub protocol: Protocol,
     pub port: NonZeroU16,
     pub node_port: Option<NonZeroU16>,
@@ -225,7 +225,7 @@ pub struct ServiceModel {
 /// One port of an EndpointSlice that has a number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SlicePort {
-    pub name: String,
+    pub name: Arc<str>,
     pub protocol: Protocol,
     pub port: NonZeroU16,
 }
@@ -292,7 +292,7 @@ impl Eq for EndpointSliceModel {}
 /// A Node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeModel {
-    pub name: String,
+    pub name: Arc<str>,
     /// In the order of `status.addresses`.
     pub internal_ips: Vec<IpAddr>,
     /// `topology.kubernetes.io/zone`.
@@ -317,7 +317,7 @@ impl NodeModel {
 /// A ServiceCIDR: a range from which ClusterIPs are allocated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceCidrModel {
-    pub name: String,
+    pub name: Arc<str>,
     /// At most one of each family.
     pub cidrs: Vec<IpNet>,
 }
@@ -343,17 +343,14 @@ pub enum Model {
 
 impl Model {
     pub fn object_ref(&self) -> ObjectRef {
-        match self {
-            Model::Service(service) => {
-                ObjectRef { kind: Kind::Service, namespace: service.name.namespace.to_string(), name: service.name.name.to_string() }
-            }
-            Model::EndpointSlice(slice) => {
-                ObjectRef { kind: Kind::EndpointSlice, namespace: slice.service.namespace.to_string(), name: slice.name.to_string() }
-            }
-            Model::Node(node) => ObjectRef { kind: Kind::Node, namespace: String::new(), name: node.name.clone() },
-            Model::ServiceCidr(cidr) => ObjectRef { kind: Kind::ServiceCidr, namespace: String::new(), name: cidr.name.clone() },
-            Model::Pod(pod) => ObjectRef { kind: Kind::Pod, namespace: pod.namespace.to_string(), name: pod.name.to_string() },
-        }
+        let (kind, namespace, name) = match self {
+            Model::Service(service) => (Kind::Service, Some(&service.name.namespace), &service.name.name),
+            Model::EndpointSlice(slice) => (Kind::EndpointSlice, Some(&slice.service.namespace), &slice.name),
+            Model::Node(node) => (Kind::Node, None, &node.name),
+            Model::ServiceCidr(cidr) => (Kind::ServiceCidr, None, &cidr.name),
+            Model::Pod(pod) => (Kind::Pod, Some(&pod.namespace), &pod.name),
+        };
+        ObjectRef { kind, namespace: namespace.cloned().unwrap_or_default(), name: Arc::clone(name) }
     }
 }
 

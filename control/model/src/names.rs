@@ -1,9 +1,10 @@
-//! Names that very many objects repeat, kept once: each endpoint names its node, and a cluster has far fewer nodes than endpoints.
+//! Names that very many objects repeat, kept once: each endpoint names its node, and a cluster has far fewer nodes than endpoints. And each
+//! object's own name, which is the key of most tables.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::model::{EndpointSliceModel, Model};
+use crate::model::{EndpointSliceModel, Model, ObjectRef, ServiceModel, ServiceName};
 
 /// Nodes, zones and namespaces come and go; beyond this many all are forgotten, which costs memory and nothing else.
 const NAMES_MAX: usize = 20_000;
@@ -13,19 +14,33 @@ const NAMES_MAX: usize = 20_000;
 pub struct Names(HashSet<Arc<str>>);
 
 impl Names {
-    /// Makes the model use the names that others use already. One that others hold stays as it is.
-    pub fn share_in(&mut self, model: &mut Model) {
-        let Model::EndpointSlice(slice) = model else { return };
-        let Some(EndpointSliceModel { service, endpoints, .. }) = Arc::get_mut(slice) else { return };
-        self.share(&mut service.namespace);
-        for endpoint in endpoints {
-            endpoint.node.iter_mut().chain(&mut endpoint.zone).for_each(|name| self.share(name));
-            let hints = endpoint.hints.iter_mut().flat_map(|hints| hints.nodes.iter_mut().chain(&mut hints.zones));
-            hints.for_each(|name| self.share(name));
+    /// Makes the model use the names that others use already, and for its own those of `object`, which is its reference. One that others
+    /// hold stays as it is.
+    pub fn share_in(&mut self, model: &mut Model, object: &ObjectRef) {
+        debug_assert_eq!(*object, model.object_ref());
+        match model {
+            Model::Service(service) => {
+                let Some(ServiceModel { name, ports, .. }) = Arc::get_mut(service) else { return };
+                *name = ServiceName { namespace: Arc::clone(&object.namespace), name: Arc::clone(&object.name) };
+                ports.iter_mut().for_each(|port| self.share(&mut port.name));
+            }
+            Model::EndpointSlice(slice) => {
+                let Some(EndpointSliceModel { name, service, ports, endpoints, .. }) = Arc::get_mut(slice) else { return };
+                *name = Arc::clone(&object.name);
+                service.namespace = Arc::clone(&object.namespace);
+                ports.iter_mut().for_each(|port| self.share(&mut port.name));
+                for endpoint in endpoints {
+                    endpoint.node.iter_mut().chain(&mut endpoint.zone).for_each(|name| self.share(name));
+                    let hints = endpoint.hints.iter_mut().flat_map(|hints| hints.nodes.iter_mut().chain(&mut hints.zones));
+                    hints.for_each(|name| self.share(name));
+                }
+            }
+            Model::Node(_) | Model::ServiceCidr(_) | Model::Pod(_) => {}
         }
     }
 
-    fn share(&mut self, name: &mut Arc<str>) {
+    /// Makes `name` one that others use already.
+    pub fn share(&mut self, name: &mut Arc<str>) {
         if let Some(known) = self.0.get(name) {
             *name = Arc::clone(known);
             return;
@@ -74,11 +89,12 @@ mod tests {
         let (mut one, mut two, mut other) = (slice("a", "node1"), slice("b", "node1"), slice("c", "node2"));
         let held = two.clone();
         for model in [&mut one, &mut two, &mut other] {
-            names.share_in(model);
+            names.share_in(model, &model.object_ref());
         }
         assert!(!Arc::ptr_eq(node_of(&one), node_of(&two)), "somebody else holds it");
         drop(held);
-        names.share_in(&mut two);
+        let object = two.object_ref();
+        names.share_in(&mut two, &object);
         assert!(Arc::ptr_eq(node_of(&one), node_of(&two)));
         assert_eq!((&**node_of(&one), &**node_of(&two), &**node_of(&other)), ("node1", "node1", "node2"));
         assert_eq!(two, slice("b", "node1"), "says the same");

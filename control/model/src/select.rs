@@ -35,7 +35,7 @@ pub fn merge<'a>(
 ) -> Vec<PortEndpoint<'a>> {
     let mut merged: BTreeMap<(IpAddr, u16), &Endpoint> = BTreeMap::new();
     for slice in slices {
-        for port in slice.ports.iter().filter(|port| port.name == port_name && port.protocol == protocol) {
+        for port in slice.ports.iter().filter(|port| *port.name == *port_name && port.protocol == protocol) {
             for endpoint in slice.endpoints.iter().filter(|endpoint| IpFamily::of(&endpoint.address) == family) {
                 let place = merged.entry((endpoint.address, port.port.get())).or_insert(endpoint);
                 if place.terminating || !endpoint.terminating {

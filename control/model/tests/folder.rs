@@ -89,7 +89,7 @@ proptest! {
                         let ip = service.cluster_ips[0].to_string();
                         assert_ne!(in_force.insert(service.name.name.to_string(), ip.clone()), Some(ip), "a change that changes nothing");
                     }
-                    Change::Delete(object) => assert!(in_force.remove(&object.name).is_some(), "{object:?} was not in force"),
+                    Change::Delete(object) => assert!(in_force.remove(&*object.name).is_some(), "{object:?} was not in force"),
                     other @ Change::Upsert(_) => panic!("{other:?}"),
                 }
             }

@@ -179,7 +179,7 @@ fn frontends(family: Family) -> Vec<(FrontendKey, Option<Frontend>)> {
     ];
     let frontend = |((protocol, port), target): ((u8, u16), Target)| {
         let frontend = Frontend {
-            service: Arc::new(ServicePortName { namespace: "default".into(), name: "web".into(), port: port.to_string() }),
+            service: Arc::new(ServicePortName { namespace: "default".into(), name: "web".into(), port: port.to_string().into() }),
             kind: FrontendKind::LoadBalancerIp,
             outside: target.clone(),
             inside: target,

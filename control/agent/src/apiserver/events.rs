@@ -106,13 +106,9 @@ impl Complaints {
 
     /// All Services that are not programmed as written, and what of them.
     pub fn set_unprogrammed(&self, services: BTreeMap<ServiceName, BTreeSet<String>>) {
-        let object = |service: &ServiceName| ObjectRef {
-            kind: Kind::Service,
-            namespace: service.namespace.to_string(),
-            name: service.name.to_string(),
-        };
+        let object = |ServiceName { namespace, name }| ObjectRef { kind: Kind::Service, namespace, name };
         let notes: BTreeMap<ObjectRef, String> =
-            services.into_iter().map(|(service, sentences)| (object(&service), note(sentences))).collect();
+            services.into_iter().map(|(service, sentences)| (object(service), note(sentences))).collect();
         let mut state = self.lock();
         let is_over = |topic: &&Topic| topic.1 == Cause::Programmed && !notes.contains_key(&topic.0);
         let over: Vec<Topic> = state.said.keys().filter(is_over).cloned().collect();
@@ -231,7 +227,7 @@ mod tests {
     use super::*;
 
     fn object(number: usize) -> ObjectRef {
-        ObjectRef { kind: Kind::Service, namespace: "d".into(), name: number.to_string() }
+        ObjectRef { kind: Kind::Service, namespace: "d".into(), name: number.to_string().into() }
     }
 
     #[test]
@@ -263,7 +259,7 @@ mod tests {
         let set = |names: &[&str]| {
             let name = |name: &&str| (ServiceName { namespace: "d".into(), name: (*name).into() }, BTreeSet::from(["taken".into()]));
             complaints.set_unprogrammed(names.iter().map(name).collect());
-            std::mem::take(&mut complaints.lock().waiting).into_keys().map(|(object, _)| object.name).collect::<Vec<_>>()
+            std::mem::take(&mut complaints.lock().waiting).into_keys().map(|(object, _)| object.name.to_string()).collect::<Vec<_>>()
         };
         complaints.say(&object(1), Cause::Written, None, "a".into());
         assert_eq!(set(&["1", "2"]), ["1", "1", "2"], "both causes");

@@ -131,8 +131,8 @@ fn misfit(object: &ringway_model::ObjectRef, why: String) -> Problem {
         document: None,
         line: None,
         kind: Some(object.kind.to_string()),
-        namespace: (!object.namespace.is_empty()).then(|| object.namespace.clone()),
-        name: Some(object.name.clone()),
+        namespace: (!object.namespace.is_empty()).then(|| object.namespace.to_string()),
+        name: Some(object.name.to_string()),
         field: None,
         message: format!("cannot be understood: {why}"),
     }

@@ -37,12 +37,8 @@ impl Guard {
                 self.in_force.remove(&slice.name);
                 vec![change]
             }
-            Change::Delete(ObjectRef { kind: Kind::EndpointSlice, namespace, name }) if namespace == NAMESPACE => {
-                if self.actual.remove(name.as_str()).is_some() || self.in_force.contains_key(name.as_str()) {
-                    self.decide()
-                } else {
-                    vec![change]
-                }
+            Change::Delete(ObjectRef { kind: Kind::EndpointSlice, namespace, name }) if **namespace == *NAMESPACE => {
+                if self.actual.remove(name).is_some() || self.in_force.contains_key(name) { self.decide() } else { vec![change] }
             }
             _ => vec![change],
         }
@@ -56,7 +52,7 @@ impl Guard {
             .in_force
             .keys()
             .filter(|name| !self.actual.contains_key(*name))
-            .map(|name| Change::Delete(ObjectRef { kind: Kind::EndpointSlice, namespace: NAMESPACE.into(), name: name.to_string() }));
+            .map(|name| Change::Delete(ObjectRef { kind: Kind::EndpointSlice, namespace: NAMESPACE.into(), name: Arc::clone(name) }));
         let changed = self.actual.iter().filter(|(name, slice)| self.in_force.get(*name) != Some(slice));
         let changes = gone.chain(changed.map(|(_, slice)| Change::Upsert(Model::EndpointSlice(Arc::clone(slice))))).collect();
         self.in_force = self.actual.clone();
@@ -82,7 +78,7 @@ impl Guard {
     pub fn endpoints(&self) -> Vec<SocketAddr> {
         let mut endpoints = Vec::new();
         for slice in self.in_force.values() {
-            let port = slice.ports.iter().find(|port| port.name == "https").or(slice.ports.first());
+            let port = slice.ports.iter().find(|port| *port.name == *"https").or(slice.ports.first());
             let Some(port) = port.map(|port| port.port.get()) else { continue };
             let usable = slice.endpoints.iter().filter(|endpoint| is_usable(endpoint));
             endpoints.extend(usable.map(|endpoint| SocketAddr::new(endpoint.address, port)));

@@ -41,7 +41,7 @@ mod tests {
             to_be_deleted: false,
             unreachable: false,
         };
-        let object = ObjectRef { kind: Kind::Node, namespace: String::new(), name: "n".into() };
+        let object = ObjectRef { kind: Kind::Node, namespace: "".into(), name: "n".into() };
         let mut pending = Pending::default();
         for _ in 0..1000 {
             pending.push(Change::Upsert(Model::Node(node.clone().into())));

@@ -124,8 +124,8 @@ impl<K: Watched> Raw<K> {
     pub fn object_ref(&self) -> ObjectRef {
         ObjectRef {
             kind: K::KIND,
-            namespace: self.metadata.namespace.clone().unwrap_or_default(),
-            name: self.metadata.name.clone().unwrap_or_default(),
+            namespace: self.metadata.namespace.as_deref().unwrap_or_default().into(),
+            name: self.metadata.name.as_deref().unwrap_or_default().into(),
         }
     }
 }

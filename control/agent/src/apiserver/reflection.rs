@@ -3,7 +3,7 @@
 //! A list begins, names objects, and ends: what it did not name is gone, however long nobody listened. Between lists each version
 //! replaces an older one; what comes late, again or out of order is known by its resourceVersion, which grows (KEP-5504).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use ringway_model::convert::{Converted, Refused};
 use ringway_model::{Change, Model, Names, ObjectRef, Problem, Severity};
@@ -14,62 +14,78 @@ const GONE_MAX: usize = 4_096;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Reflection {
-    in_force: HashMap<ObjectRef, Model>,
+    /// Those that are there, or that an earlier process knew.
+    objects: HashMap<ObjectRef, Known>,
     /// What is wrong with objects that are there now.
     problems: BTreeMap<ObjectRef, Vec<Problem>>,
-    /// Of each object that is there, served or not.
-    versions: HashMap<ObjectRef, u64>,
     /// At which version objects went, since the last list: an older version that comes later does not bring them back.
     gone: HashMap<ObjectRef, u64>,
-    /// Named since the list began; `None`: no list is under way.
-    named: Option<HashSet<ObjectRef>>,
+    is_listing: bool,
     names: Names,
+}
+
+/// What is known of one object.
+#[derive(Debug, Default)]
+struct Known {
+    /// The last good version; `None`: there is none, or it is not served.
+    in_force: Option<Model>,
+    /// The version heard of last, good or not.
+    version: Option<u64>,
+    /// Heard of since the last list began.
+    is_named: bool,
 }
 
 impl Reflection {
     /// What an earlier process knew: in force until a list says otherwise.
     pub fn preload(&mut self, mut model: Model) -> Model {
-        self.names.share_in(&mut model);
-        self.in_force.insert(model.object_ref(), model.clone());
+        let mut object = model.object_ref();
+        self.names.share(&mut object.namespace);
+        self.names.share_in(&mut model, &object);
+        self.objects.insert(object, Known { in_force: Some(model.clone()), ..Known::default() });
         model
     }
 
     /// A list begins. One that was under way has come to nothing.
     pub fn begin_list(&mut self) {
-        self.named = Some(HashSet::new());
+        self.is_listing = true;
+        self.objects.values_mut().for_each(|known| known.is_named = false);
     }
 
     /// The list has ended: the objects that are gone.
     pub fn end_list(&mut self) -> Vec<Change> {
-        let Some(named) = self.named.take() else { return Vec::new() };
+        if !std::mem::take(&mut self.is_listing) {
+            return Vec::new();
+        }
         self.gone.clear();
-        self.versions.retain(|object, _| named.contains(object));
-        self.problems.retain(|object, _| named.contains(object));
-        let gone: Vec<ObjectRef> = self.in_force.keys().filter(|object| !named.contains(*object)).cloned().collect();
-        gone.into_iter().filter_map(|object| self.remove(object)).collect()
+        self.problems.retain(|object, _| self.objects.get(object).is_some_and(|known| known.is_named));
+        let gone = self.objects.extract_if(|_, known| !known.is_named);
+        gone.filter(|(_, known)| known.in_force.is_some()).map(|(object, _)| Change::Delete(object)).collect()
     }
 
     /// An object is new or has a new version. One that breaks a rule changes nothing: its last good version stays.
-    pub fn apply(&mut self, object: ObjectRef, version: Option<u64>, converted: Result<Converted, Refused>) -> Option<Change> {
-        if let Some(named) = &mut self.named {
-            // What a list says counts, whatever was heard before: the cluster may be another.
-            named.insert(object.clone());
-        } else if self.is_old(&object, version) {
+    pub fn apply(&mut self, mut object: ObjectRef, version: Option<u64>, converted: Result<Converted, Refused>) -> Option<Change> {
+        // What a list says counts, whatever was heard before: the cluster may be another.
+        if !self.is_listing && self.is_old(&object, version) {
             return None;
         }
         self.gone.remove(&object);
-        version.and_then(|version| self.versions.insert(object.clone(), version));
+        self.names.share(&mut object.namespace);
+        let entry = self.objects.entry(object);
+        let object = entry.key().clone();
+        let known = entry.or_default();
+        known.version = version.or(known.version);
+        known.is_named = true;
         let (change, problems) = match converted {
             Ok(Converted::Ours(mut model, problems)) => {
                 // One that says the same is not kept: others hold the first, and a list names everything once more.
-                let change = (self.in_force.get(&object) != Some(&model)).then(|| {
-                    self.names.share_in(&mut model);
-                    self.in_force.insert(object.clone(), model.clone());
+                let change = (known.in_force.as_ref() != Some(&model)).then(|| {
+                    self.names.share_in(&mut model, &object);
+                    known.in_force = Some(model.clone());
                     Change::Upsert(model)
                 });
                 (change, problems)
             }
-            Ok(Converted::NotOurs(_, problems)) => (self.remove(object.clone()), problems),
+            Ok(Converted::NotOurs(_, problems)) => (known.in_force.take().map(|_| Change::Delete(object.clone())), problems),
             Err(refused) => (None, refused.problems),
         };
         if problems.is_empty() {
@@ -85,35 +101,28 @@ impl Reflection {
         if self.is_old(object, version) {
             return None;
         }
-        self.versions.remove(object);
         if self.gone.len() >= GONE_MAX {
             self.gone.clear();
         }
         version.and_then(|version| self.gone.insert(object.clone(), version));
-        if let Some(named) = &mut self.named {
-            named.remove(object);
-        }
         self.problems.remove(object);
-        self.remove(object.clone())
+        let known = self.objects.remove(object)?;
+        known.in_force.map(|_| Change::Delete(object.clone()))
     }
 
     fn is_old(&self, object: &ObjectRef, version: Option<u64>) -> bool {
         let Some(version) = version else { return false };
-        let newer = self.versions.get(object).is_some_and(|known| version < *known);
+        let newer = self.objects.get(object).and_then(|known| known.version).is_some_and(|known| version < known);
         newer || self.gone.get(object).is_some_and(|gone| version <= *gone)
     }
 
-    fn remove(&mut self, object: ObjectRef) -> Option<Change> {
-        self.in_force.remove(&object).map(|_| Change::Delete(object))
-    }
-
     pub fn models(&self) -> impl Iterator<Item = &Model> {
-        self.in_force.values()
+        self.objects.values().filter_map(|known| known.in_force.as_ref())
     }
 
     /// Number of objects in force.
     pub fn objects(&self) -> usize {
-        self.in_force.len()
+        self.models().count()
     }
 
     /// What is wrong with objects that are there, by object.

@@ -139,7 +139,7 @@ fn is_kept<F: Family>(place: &Place, key: &FlowKey<F>) -> bool {
     let frontend = place.way.snapshot.frontends.lookup(&FrontendKey { address: address.into(), port, protocol: key.protocol() });
     frontend.is_some_and(|frontend| {
         let service = &frontend.service;
-        place.kept.contains(&ServiceName { namespace: service.namespace.as_str().into(), name: service.name.as_str().into() })
+        place.kept.contains(&ServiceName { namespace: Arc::clone(&service.namespace), name: Arc::clone(&service.name) })
     })
 }
 

@@ -67,7 +67,9 @@ impl Objects {
     /// What has come from the apiserver since the last time.
     pub fn take(&mut self) -> Vec<Change> {
         let Some(source) = &self.apiserver else { return Vec::new() };
-        self.holders.apiserver(source.take())
+        let changes = source.take();
+        // Nobody else has objects.
+        if self.manifests.is_none() { changes } else { self.holders.apiserver(changes) }
     }
 
     /// This node's pods, as far as an apiserver tells now.

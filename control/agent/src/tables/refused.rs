@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ringway_engine::tables::Frontends;
 use ringway_model::ServiceName;
@@ -12,7 +13,7 @@ use crate::filter::{Filter, FilterKey};
 pub fn refused_services(filter: &Filter, frontends: &Frontends) -> BTreeMap<ServiceName, BTreeSet<String>> {
     let mut services: BTreeMap<ServiceName, BTreeSet<String>> = BTreeMap::new();
     let mut note = |service: &ringway_engine::tables::ServicePortName, why: &str| {
-        let service = ServiceName { namespace: service.namespace.as_str().into(), name: service.name.as_str().into() };
+        let service = ServiceName { namespace: Arc::clone(&service.namespace), name: Arc::clone(&service.name) };
         services.entry(service).or_default().insert(why.to_owned());
     };
     let mut addresses: BTreeMap<IpAddr, &str> = BTreeMap::new();
@@ -73,7 +74,7 @@ mod tests {
         let (mut filter, mut all) = (Filter::default(), Vec::new());
         for (name, address, port) in keys {
             let key = FrontendKey { address, port, protocol: 6 };
-            let service = Arc::new(ServicePortName { namespace: "ns".into(), name: name.into(), port: String::new() });
+            let service = Arc::new(ServicePortName { namespace: "ns".into(), name: name.into(), port: "".into() });
             let (outside, inside) = (Target::NoBackend, Target::NoBackend);
             let kind = FrontendKind::ClusterIp;
             all.push((key, Some(Frontend { service, kind, outside, inside, source_ranges: None, affinity: None })));

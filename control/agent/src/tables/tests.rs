@@ -60,7 +60,7 @@ fn frontend(backend: IpAddr, local: bool) -> Frontend {
     let backends = Box::new([Backend { address: backend, port: 8080, local }]);
     let target = Target::Backends(Arc::new(BackendSet { backends, maglev: None }));
     Frontend {
-        service: Arc::new(ServicePortName { namespace: "default".into(), name: "web".into(), port: String::new() }),
+        service: Arc::new(ServicePortName { namespace: "default".into(), name: "web".into(), port: "".into() }),
         kind: FrontendKind::LoadBalancerIp,
         outside: target.clone(),
         inside: target,

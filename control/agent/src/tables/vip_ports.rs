@@ -119,7 +119,7 @@ mod tests {
     }
 
     fn frontend(kind: FrontendKind) -> Option<Arc<Frontend>> {
-        let service = Arc::new(ServicePortName { namespace: "default".into(), name: "web".into(), port: String::new() });
+        let service = Arc::new(ServicePortName { namespace: "default".into(), name: "web".into(), port: "".into() });
         let (outside, inside) = (Target::NoBackend, Target::NoBackend);
         Some(Arc::new(Frontend { service, kind, outside, inside, source_ranges: None, affinity: None }))
     }

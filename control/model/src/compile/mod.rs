@@ -103,7 +103,7 @@ impl Compiler {
             touched.leaving.left(&self.cluster, touched.services.iter())
         };
         let mut services = touched.services;
-        if touched.nodes.contains(&self.settings.node_name) {
+        if touched.nodes.contains(self.settings.node_name.as_str()) {
             if self.zone() != zone_before {
                 services.extend(self.cluster.services().map(|service| service.name.clone()));
             }

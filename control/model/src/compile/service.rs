@@ -42,7 +42,14 @@ pub(super) struct Here<'a> {
 }
 
 pub(super) fn compile(cluster: &Cluster, service: &ServiceModel, here: Here<'_>, before: &Compiled) -> Compiled {
-    let mut compiled = Compiled::default();
+    // Of a Service with ClusterIPs only, and a family for each: no more room than that.
+    let frontends = service.cluster_ips.len() * service.ports.len();
+    let mut compiled = Compiled {
+        frontends: LiteMap::with_capacity(frontends),
+        vips: LiteMap::with_capacity(service.cluster_ips.len()),
+        sets: Vec::with_capacity(frontends),
+        ..Compiled::default()
+    };
     let names: Vec<Arc<ServicePortName>> = service.ports.iter().map(|port| Arc::new(name_of(service, port))).collect();
     for family in families(service) {
         let view = View { cluster, service, here, before, family, source_ranges: source_ranges(&service.source_ranges, family) };
@@ -109,7 +116,7 @@ pub(super) fn families(service: &ServiceModel) -> impl Iterator<Item = IpFamily>
 }
 
 fn name_of(service: &ServiceModel, port: &ServicePort) -> ServicePortName {
-    ServicePortName { namespace: service.name.namespace.to_string(), name: service.name.name.to_string(), port: port.name.clone() }
+    ServicePortName { namespace: Arc::clone(&service.name.namespace), name: Arc::clone(&service.name.name), port: Arc::clone(&port.name) }
 }
 
 pub(super) fn is_any_policy_local(service: &ServiceModel) -> bool {

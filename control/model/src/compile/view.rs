@@ -17,7 +17,7 @@ impl Compiler {
         ServicePortView {
             namespace: service.name.namespace.to_string(),
             name: service.name.name.to_string(),
-            port_name: port.name.clone(),
+            port_name: port.name.to_string(),
             service_type: service.service_type,
             protocol: port.protocol,
             internal_traffic_policy: service.internal_policy,

@@ -11,6 +11,7 @@ mod service_cidr;
 mod slice;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -57,8 +58,8 @@ pub fn convert(object: &Object) -> Result<Converted, Refused> {
 /// Collects what is wrong with one object.
 struct Findings {
     kind: Kind,
-    namespace: String,
-    name: String,
+    namespace: Arc<str>,
+    name: Arc<str>,
     /// The name is right, so earlier versions can be found.
     named: bool,
     problems: Vec<Problem>,
@@ -72,8 +73,8 @@ impl Findings {
             None | Some("") => "default",
             Some(namespace) => namespace,
         };
-        let name = metadata.name.clone().unwrap_or_default();
-        let mut findings = Findings { kind, namespace: namespace.to_owned(), name, named: true, problems: Vec::new() };
+        let name = metadata.name.as_deref().unwrap_or_default();
+        let mut findings = Findings { kind, namespace: namespace.into(), name: name.into(), named: true, problems: Vec::new() };
         let name_rule = match kind {
             Kind::Service => check::dns_label,
             Kind::EndpointSlice | Kind::Node | Kind::ServiceCidr | Kind::Pod => check::dns_subdomain,
@@ -103,8 +104,8 @@ impl Findings {
     fn add(&mut self, severity: Severity, field: String, message: String) {
         self.problems.push(Problem {
             kind: Some(self.kind.to_string()),
-            namespace: self.kind.is_namespaced().then(|| self.namespace.clone()),
-            name: (!self.name.is_empty()).then(|| self.name.clone()),
+            namespace: self.kind.is_namespaced().then(|| self.namespace.to_string()),
+            name: (!self.name.is_empty()).then(|| self.name.to_string()),
             field: Some(field),
             ..Problem::new(severity, message)
         });
@@ -116,7 +117,7 @@ impl Findings {
     }
 
     fn object_ref(&self) -> ObjectRef {
-        ObjectRef { kind: self.kind, namespace: self.namespace.clone(), name: self.name.clone() }
+        ObjectRef { kind: self.kind, namespace: Arc::clone(&self.namespace), name: Arc::clone(&self.name) }
     }
 
     fn refuse(self) -> Refused {

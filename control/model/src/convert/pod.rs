@@ -22,7 +22,7 @@ pub(super) fn convert(pod: &Pod) -> Result<Converted, Refused> {
     let in_host_network = spec.and_then(|spec| spec.host_network) == Some(true);
     match spec.and_then(|spec| spec.node_name.as_deref()).filter(|node| !node.is_empty()) {
         Some(_) if !is_going && !in_host_network && (!ips.is_empty() || !findings.problems.is_empty()) => {
-            let model = PodModel { namespace: Arc::from(findings.namespace.as_str()), name: Arc::from(findings.name.as_str()), ips };
+            let model = PodModel { namespace: Arc::clone(&findings.namespace), name: Arc::clone(&findings.name), ips };
             findings.ours(Some(Model::Pod(Arc::new(model))))
         }
         _ => findings.not_ours(),

@@ -50,7 +50,7 @@ pub(super) fn convert(service: &Service) -> Result<Converted, Refused> {
     let external_ips = external_ips(spec, &cluster_ips, &mut findings);
     let external_policy = external_policy(spec, service_type, external_ips.is_empty(), &mut findings);
     let model = ServiceModel {
-        name: ServiceName { namespace: findings.namespace.as_str().into(), name: findings.name.as_str().into() },
+        name: ServiceName { namespace: Arc::clone(&findings.namespace), name: Arc::clone(&findings.name) },
         created: service.metadata.creation_timestamp.as_ref().map(|time| time.0),
         service_type,
         load_balancer_ips: load_balancer_ips(service, service_type, &cluster_ips, &mut findings),
@@ -98,6 +98,7 @@ fn cluster_ips(spec: &ServiceSpec, findings: &mut Findings) -> Vec<IpAddr> {
         }
         addresses.push(address);
     }
+    addresses.shrink_to_fit();
     addresses
 }
 
@@ -190,6 +191,7 @@ fn ports(spec: &ServiceSpec, service_type: ServiceType, findings: &mut Findings)
         }
         ports.push(port);
     }
+    ports.shrink_to_fit();
     ports
 }
 
@@ -209,7 +211,7 @@ fn convert_port(raw: &RawPort, field: &str, service_type: ServiceType, findings:
     } else if service_type == ServiceType::NodePort {
         findings.notice(format!("{field}.nodePort"), "empty: no port of the node is served, for nothing allocates one to a manifest");
     }
-    Some(ServicePort { name: raw.name.clone().unwrap_or_default(), protocol: protocol?, port: number?, node_port })
+    Some(ServicePort { name: raw.name.as_deref().unwrap_or_default().into(), protocol: protocol?, port: number?, node_port })
 }
 
 fn policy(field: &str, text: Option<&str>, findings: &mut Findings) -> TrafficPolicy {

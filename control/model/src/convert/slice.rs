@@ -37,8 +37,8 @@ pub(super) fn convert(slice: &EndpointSlice) -> Result<Converted, Refused> {
         }
     };
     let model = EndpointSliceModel {
-        name: findings.name.as_str().into(),
-        service: ServiceName { namespace: findings.namespace.as_str().into(), name: service.as_str().into() },
+        name: Arc::clone(&findings.name),
+        service: ServiceName { namespace: Arc::clone(&findings.namespace), name: service.as_str().into() },
         family,
         ports: ports(slice.ports.as_deref().unwrap_or_default(), &mut findings),
         endpoints: endpoints(slice.endpoints.as_deref().unwrap_or_default(), family, &mut findings),
@@ -72,9 +72,10 @@ fn ports(raw: &[EndpointPort], findings: &mut Findings) -> Vec<SlicePort> {
         let Some(number) = port.port.filter(|number| *number != 0) else { continue };
         let number = findings.take(format!("{field}.port"), check::port(number));
         if let (Some(protocol), Some(port)) = (protocol, number) {
-            ports.push(SlicePort { name: name.to_owned(), protocol, port });
+            ports.push(SlicePort { name: name.into(), protocol, port });
         }
     }
+    ports.shrink_to_fit();
     ports
 }
 

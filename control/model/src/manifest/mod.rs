@@ -170,9 +170,8 @@ impl ParsedDocument {
     fn refuse(&mut self, kind: Kind, about: &Problem) {
         match &about.name {
             Some(name) => {
-                let namespace =
-                    if kind.is_namespaced() { about.namespace.clone().unwrap_or_else(|| "default".into()) } else { String::new() };
-                self.refused.push(ObjectRef { kind, namespace, name: name.clone() });
+                let namespace = if kind.is_namespaced() { about.namespace.as_deref().unwrap_or("default") } else { "" };
+                self.refused.push(ObjectRef { kind, namespace: namespace.into(), name: name.as_str().into() });
             }
             None => self.unreadable = true,
         }

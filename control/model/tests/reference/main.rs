@@ -222,8 +222,8 @@ fn observed(frontend: &Frontend) -> ExpectedFrontend {
         Target::PolicyLocal => Expected::Drop,
     };
     ExpectedFrontend {
-        service: frontend.service.name.clone(),
-        port: frontend.service.port.clone(),
+        service: frontend.service.name.to_string(),
+        port: frontend.service.port.to_string(),
         kind: frontend.kind,
         outside: target(&frontend.outside),
         inside: target(&frontend.inside),

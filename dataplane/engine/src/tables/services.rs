@@ -52,10 +52,10 @@ pub enum FrontendKind {
 /// The name of a service port as Kubernetes users know it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServicePortName {
-    pub namespace: String,
-    pub name: String,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
     /// Empty for an unnamed port.
-    pub port: String,
+    pub port: Arc<str>,
 }
 
 /// Address and port of a pod or host-network process that serves.

@@ -2,12 +2,12 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use ringway_model::{Kind, NodeModel};
+use ringway_model::{EndpointSliceModel, IpFamily, Kind, NodeModel, ServiceName};
 
 use super::*;
 
 fn object(name: &str) -> ObjectRef {
-    ObjectRef { kind: Kind::Node, namespace: String::new(), name: name.into() }
+    ObjectRef { kind: Kind::Node, namespace: "".into(), name: name.into() }
 }
 
 fn model(name: &str, zone: &str) -> Model {
@@ -39,6 +39,30 @@ fn refused(name: &str) -> Result<Converted, Refused> {
         message: "broken".into(),
     };
     Err(Refused { object: Some(object(name)), problems: vec![problem] })
+}
+
+#[test]
+fn all_versions_of_an_object_have_one_name() {
+    let object = || ObjectRef { kind: Kind::EndpointSlice, namespace: "default".into(), name: "web-1".into() };
+    let mut reflection = Reflection::default();
+    let mut version = |service: &str| {
+        let slice = EndpointSliceModel {
+            name: "web-1".into(),
+            service: ServiceName { namespace: "default".into(), name: service.into() },
+            family: IpFamily::V4,
+            ports: Vec::new(),
+            endpoints: [].into(),
+            last_change_trigger: None,
+        };
+        let converted = Ok(Converted::Ours(Model::EndpointSlice(Arc::new(slice)), Vec::new()));
+        let change = reflection.apply(object(), None, converted);
+        let Some(Change::Upsert(model)) = change else { panic!("{change:?}") };
+        model.object_ref()
+    };
+    let (one, two) = (version("one"), version("two"));
+    assert!(Arc::ptr_eq(&one.name, &two.name) && Arc::ptr_eq(&one.namespace, &two.namespace));
+    let key = reflection.objects.keys().next().unwrap();
+    assert!(Arc::ptr_eq(&one.name, &key.name) && Arc::ptr_eq(&one.namespace, &key.namespace), "the key, too");
 }
 
 #[test]
@@ -97,7 +121,7 @@ fn any_history_ends_equal_to_the_server() {
     };
     for _ in 0..300 {
         let mut server: BTreeMap<String, String> = BTreeMap::new();
-        let mut tables: BTreeMap<String, Model> = BTreeMap::new();
+        let mut tables: BTreeMap<Arc<str>, Model> = BTreeMap::new();
         let mut reflection = Reflection::default();
         let mut take = |changes: Vec<Change>| {
             for change in changes {
@@ -137,7 +161,7 @@ fn any_history_ends_equal_to_the_server() {
             take(reflection.apply(object(name), None, ours(name, zone)).into_iter().collect());
         }
         take(reflection.end_list());
-        let expected: BTreeMap<String, Model> = server.iter().map(|(name, zone)| (name.clone(), model(name, zone))).collect();
+        let expected: BTreeMap<Arc<str>, Model> = server.iter().map(|(name, zone)| (name.as_str().into(), model(name, zone))).collect();
         assert_eq!(tables, expected);
     }
 }

@@ -82,7 +82,7 @@ impl<F: Side> Bed<F> {
         let key = FrontendKey { address, port, protocol };
         let mut frontend = self.snapshot.frontends.lookup(&key).map_or_else(
             || Frontend {
-                service: Arc::new(ServicePortName { namespace: "default".into(), name: "web".into(), port: String::new() }),
+                service: Arc::new(ServicePortName { namespace: "default".into(), name: "web".into(), port: "".into() }),
                 kind: FrontendKind::LoadBalancerIp,
                 outside: Target::NoBackend,
                 inside: Target::NoBackend,
