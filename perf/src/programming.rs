@@ -49,8 +49,6 @@ pub fn run(arguments: Arguments, rounds: usize) -> Result<()> {
     println!("## Programming: {services} services with {} endpoints\n\n{}\n", services * endpoints, machine());
     lab::run("perf-programming", |lab: &Rc<Lab>| {
         let net = Topology::new().build(lab)?;
-        // As a node of the cluster that the objects describe: one with IPv6 has a larger table for its flows.
-        net.node1.ip("-6 address flush scope global")?;
         let cluster = Cluster::start(lab, &net.node2, NODE2, ClusterOptions::default())?;
         fill(&cluster, arguments)?;
         println!("| | start → first answer | memory | endpoint appears → answer | endpoint goes → refusal |\n|---|---|---|---|---|");
@@ -90,9 +88,9 @@ trait Subject: Sized {
             appears.push(client.until("answer", PROBE, PATIENCE, || set_probe(cluster, true))?);
             std::thread::sleep(Duration::from_millis(500));
         }
-        let memory_mib = subject.resident_kib()? / 1024;
+        let memory_mb = subject.resident_kib()? * 1024 / 1_000_000;
         let (appears, goes) = (median(appears), median(goes));
-        println!("| {name} | {:.2} s | {memory_mib} MiB | {appears:.1} ms | {goes:.1} ms |", cold.as_secs_f64());
+        println!("| {name} | {:.2} s | {memory_mb} MB | {appears:.1} ms | {goes:.1} ms |", cold.as_secs_f64());
         Ok(subject)
     }
 }
