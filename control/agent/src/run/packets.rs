@@ -10,6 +10,7 @@ use ringway_engine::flow::{FlowTables, Timeouts};
 use ringway_engine::tables::Snapshot;
 use ringway_io::{BindWanted, Dataplane, DataplaneConfig, FrameSize};
 use xdp_redirect::XdpMode;
+use xdp_redirect::probe::xdp_features;
 
 use super::notices::NoticeThread;
 use super::plan::{self, HostlinkPlan, SocketMaps, UplinkPlan};
@@ -48,7 +49,9 @@ impl Packets {
     /// # Errors
     /// A socket cannot be bound, with the device, queue and remedy.
     pub fn start(shape: Shape, parts: &Parts, snapshot: Snapshot) -> anyhow::Result<Packets> {
-        let workers = plan::workers(&shape.uplinks, shape.hostlink, shape.workers, &cores(), &parts.maps);
+        // As the kernel decides it at bind, by the same flag (net/xdp/xsk_buff_pool.c).
+        let has_zero_copy = |ifindex| xdp_features(ifindex).map_or(true, |features| features.zero_copy);
+        let workers = plan::workers(&shape.uplinks, shape.hostlink, shape.workers, &cores(), &parts.maps, has_zero_copy);
         let engine = |(number, worker)| {
             let config = EngineConfig {
                 worker: number,

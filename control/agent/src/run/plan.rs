@@ -63,7 +63,17 @@ pub fn workers_default(queues: impl IntoIterator<Item = u32>, cpus: usize) -> us
 
 /// Queue q of every uplink belongs to worker q modulo workers: so a worker has a queue to transmit on wherever the uplink has enough, and
 /// what comes in on one uplink leaves on another without changing threads. Queue i of the hostlink is worker i's.
-pub fn workers(uplinks: &[UplinkPlan], hostlink: HostlinkPlan, count: usize, cores: &[usize], maps: &SocketMaps) -> Vec<WorkerConfig> {
+///
+/// `has_zero_copy` tells it of the driver of an ifindex. Where it has none, a socket that may choose ends in copy mode; said beforehand, it
+/// takes two thirds of the frames.
+pub fn workers(
+    uplinks: &[UplinkPlan],
+    hostlink: HostlinkPlan,
+    count: usize,
+    cores: &[usize],
+    maps: &SocketMaps,
+    has_zero_copy: impl Fn(u32) -> bool,
+) -> Vec<WorkerConfig> {
     let mut workers: Vec<WorkerConfig> = (0..count)
         .map(|worker| WorkerConfig {
             core: if cores.is_empty() { None } else { Some(cores[worker % cores.len()]) },
@@ -79,13 +89,14 @@ pub fn workers(uplinks: &[UplinkPlan], hostlink: HostlinkPlan, count: usize, cor
         })
         .collect();
     for (number, uplink) in uplinks.iter().enumerate() {
+        let mode = if uplink.bind == BindWanted::Auto && !has_zero_copy(uplink.ifindex) { BindWanted::Copy } else { uplink.bind };
         for queue in 0..uplink.queues {
             workers[queue as usize % count].ports.push(PortConfig {
                 port: Port::Uplink(number as u8),
                 ifname: uplink.name.clone(),
                 ifindex: uplink.ifindex,
                 queue,
-                mode: uplink.bind,
+                mode,
                 multi_buffer: uplink.multi_buffer,
                 xskmap: Some(XskmapSlot { map: maps.uplinks.clone(), key: uplink.base + queue }),
             });
@@ -116,7 +127,7 @@ mod tests {
     #[test]
     fn every_queue_has_one_worker() {
         let hostlink = HostlinkPlan { rw0_ifindex: 3, multi_buffer: true };
-        let plan = workers(&[uplink(4, 0), uplink(1, 4)], hostlink, 2, &[0, 1], &maps());
+        let plan = workers(&[uplink(4, 0), uplink(1, 4)], hostlink, 2, &[0, 1], &maps(), |_| true);
         let queues =
             |worker: usize, port: Port| -> Vec<u32> { plan[worker].ports.iter().filter(|p| p.port == port).map(|p| p.queue).collect() };
         assert_eq!((queues(0, Port::Uplink(0)), queues(1, Port::Uplink(0))), (vec![0, 2], vec![1, 3]));
@@ -127,6 +138,18 @@ mod tests {
             plan.iter().flat_map(|w| &w.ports).filter(|p| p.port != Port::Host).filter_map(|p| Some(p.xskmap.as_ref()?.key)).collect();
         assert_eq!(keys, [0, 2, 4, 1, 3]);
         assert!(plan.iter().flat_map(|w| &w.ports).all(|p| p.multi_buffer == (p.port == Port::Host)));
+    }
+
+    #[test]
+    fn what_cannot_be_zero_copy_is_copy() {
+        let hostlink = HostlinkPlan { rw0_ifindex: 3, multi_buffer: false };
+        let plans = [BindWanted::Auto, BindWanted::ZeroCopy, BindWanted::Copy].map(|bind| UplinkPlan { bind, ..uplink(1, 0) });
+        let modes = |has_zero_copy: bool| {
+            let workers = workers(&plans, hostlink, 1, &[], &maps(), |ifindex| ifindex == 7 && has_zero_copy);
+            workers[0].ports[1..].iter().map(|port| port.mode).collect::<Vec<_>>()
+        };
+        assert_eq!(modes(true), [BindWanted::Auto, BindWanted::ZeroCopy, BindWanted::Copy]);
+        assert_eq!(modes(false), [BindWanted::Copy, BindWanted::ZeroCopy, BindWanted::Copy], "who insists is refused");
     }
 
     #[test]
