@@ -43,6 +43,7 @@ use crate::{cleanup, preflight};
 /// The start failed, or the kernel's tables cannot be followed any more. In the second case, and if an earlier process's flows were taken
 /// over, the programs stay attached: established flows live on until the next start.
 pub fn run(config: Config) -> anyhow::Result<ExitCode> {
+    ringway_io::keep_little_free_memory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the control loop")?;
     runtime.block_on(async {
         lock::outlast_the_dying(&config.state_dir).await;

@@ -35,7 +35,7 @@ pub use config::{BindMode, BindWanted, DataplaneConfig, FrameSize, Port, PortCon
 pub use dataplane::{Dataplane, InjectError};
 pub use error::Error;
 pub use eventfd::Notices;
-pub use memory::release_free_memory;
+pub use memory::{keep_little_free_memory, release_free_memory};
 pub use packet_engine::PacketEngine;
 pub use publisher::Publisher;
 pub use shared::NeighborRequest;
