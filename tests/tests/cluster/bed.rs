@@ -13,6 +13,8 @@ use serde_json::Value;
 const IMAGE: &str = "docker.io/library/ringway-lab:latest";
 /// Of every server in a pod.
 pub const PORT: u16 = 8080;
+/// How long clients wait: as HTTP clients do, several repetitions of a SYN.
+const PATIENCE_MS: &str = "10000";
 /// How long a pod goes on after SIGTERM: until everybody knows that it leaves.
 const DRAIN_SECONDS: u32 = 5;
 
@@ -190,7 +192,7 @@ impl Web<'_> {
         let each = (f64::from(rate) / 3.0).to_string();
         let start = |target: SocketAddr, is_in_pod: bool| {
             let target = target.to_string();
-            let words = ["load", "tcp", &target, "50", "--rate", &each, "--until-eof"];
+            let words = ["load", "tcp", &target, "50", "--rate", &each, "--until-eof", "--patience-ms", PATIENCE_MS];
             if is_in_pod { self.in_pod("node2", &words) } else { self.outside(&words) }
         };
         Ok(Loads { clients: vec![start(self.cluster_ip, true)?, start(self.node_port, false)?, start(self.load_balancer, false)?] })
@@ -267,7 +269,8 @@ pub struct Report {
     pub refused: u64,
     /// One that was not told, if there is any.
     pub first_error: Option<String>,
-    pub longest_gap_ms: f64,
+    /// Of one connection with its answer; of one that was open, from question to answer.
+    pub longest_ms: f64,
 }
 
 impl Report {
@@ -279,7 +282,8 @@ impl Report {
         self.requests += value["requests"].as_u64().or(value["exchanges"].as_u64()).unwrap_or(0);
         self.errors += value["errors"].as_u64().unwrap_or(0);
         self.refused += value["refused"].as_u64().unwrap_or(0);
-        self.longest_gap_ms = self.longest_gap_ms.max(value["longest_gap_ms"].as_f64().unwrap_or(0.0));
+        let longest = value["longest_ms"].as_f64().or(value["longest_gap_ms"].as_f64());
+        self.longest_ms = self.longest_ms.max(longest.unwrap_or(0.0));
     }
 }
 

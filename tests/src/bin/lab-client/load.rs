@@ -21,6 +21,8 @@ pub struct Seen {
     pub refused: u64,
     /// One that was not told, if there is any.
     pub first_error: Option<(bool, String)>,
+    /// What one request took.
+    pub longest: Duration,
     pub servers: BTreeMap<String, u64>,
     pub seen_as: BTreeMap<String, u64>,
 }
@@ -61,6 +63,7 @@ impl Seen {
         self.requests += other.requests;
         self.errors += other.errors;
         self.refused += other.refused;
+        self.longest = self.longest.max(other.longest);
         self.keep(other.first_error);
         for (name, count) in other.servers {
             *self.servers.entry(name).or_default() += count;
@@ -76,6 +79,24 @@ fn is_refusal(error: &anyhow::Error) -> bool {
     matches!(kind, Some(ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe))
 }
 
+/// What each request is.
+pub struct Asking {
+    pub protocol: Protocol,
+    pub target: SocketAddr,
+    /// Of TCP: for the connection, and again for the answer.
+    pub patience: Duration,
+}
+
+impl Asking {
+    fn ask(&self) -> Result<String> {
+        match self.protocol {
+            Protocol::Tcp => ask_tcp(self.target, 0, self.patience),
+            Protocol::Udp => ask_udp(self.target, 0, 4),
+            Protocol::Sctp => ask_sctp(self.target),
+        }
+    }
+}
+
 /// When loops of requests end: whatever comes first.
 pub struct Until {
     pub for_ms: Option<u64>,
@@ -85,7 +106,7 @@ pub struct Until {
 }
 
 /// `rate`: at most so many requests a second in all.
-pub fn run(protocol: Protocol, target: SocketAddr, loops: u32, rate: Option<f64>, until: &Until) -> Result<()> {
+pub fn run(asking: &Asking, loops: u32, rate: Option<f64>, until: &Until) -> Result<()> {
     let start = Instant::now();
     let deadline = until.for_ms.map(|ms| start + Duration::from_millis(ms));
     let quota = until.requests.map(|requests| requests.div_ceil(u64::from(loops)));
@@ -115,11 +136,9 @@ pub fn run(protocol: Protocol, target: SocketAddr, loops: u32, rate: Option<f64>
                     && !is_over.load(Relaxed)
                 {
                     wait_for_turn();
-                    seen.note(match protocol {
-                        Protocol::Tcp => ask_tcp(target, 0),
-                        Protocol::Udp => ask_udp(target, 0, 4),
-                        Protocol::Sctp => ask_sctp(target),
-                    });
+                    let begin = Instant::now();
+                    seen.note(asking.ask());
+                    seen.longest = seen.longest.max(begin.elapsed());
                 }
                 // A poisoned lock: another loop panicked, and the scope will say so.
                 if let Ok(mut total) = total.lock() {
@@ -131,7 +150,7 @@ pub fn run(protocol: Protocol, target: SocketAddr, loops: u32, rate: Option<f64>
     let seen = total.into_inner().map_err(|_| anyhow::anyhow!("a loop of requests panicked"))?;
     print_line(
         &json!({"requests": seen.requests, "errors": seen.errors, "refused": seen.refused, "first_error": seen.example(),
-            "seconds": start.elapsed().as_secs_f64(), "servers": seen.servers, "seen_as": seen.seen_as})
+            "longest_ms": seen.longest.as_secs_f64() * 1000.0, "seconds": start.elapsed().as_secs_f64(), "servers": seen.servers, "seen_as": seen.seen_as})
         .to_string(),
     )
 }

@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, sendmsg, socket};
 use serde_json::json;
 
-use self::load::{Seen, Until};
+use self::load::{Asking, Seen, Until};
 
 /// An answer that takes longer counts as an error.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -61,6 +61,9 @@ enum Command {
         /// Until standard input ends.
         #[arg(long)]
         until_eof: bool,
+        /// A TCP connection, or an answer on it, that takes longer counts as an error.
+        #[arg(long, default_value_t = ANSWER_TIMEOUT.as_millis() as u64)]
+        patience_ms: u64,
     },
     /// One datagram and its answer.
     Udp {
@@ -85,11 +88,12 @@ enum Command {
 fn main() -> Result<()> {
     ringway_tests::raise_open_files()?;
     match Arguments::parse().command {
-        Command::Load { protocol, target, loops, for_ms, requests, rate, until_eof } => {
-            load::run(protocol, target, loops, rate, &Until { for_ms, requests, eof: until_eof })
+        Command::Load { protocol, target, loops, for_ms, requests, rate, until_eof, patience_ms } => {
+            let asking = Asking { protocol, target, patience: Duration::from_millis(patience_ms) };
+            load::run(&asking, loops, rate, &Until { for_ms, requests, eof: until_eof })
         }
         Command::Udp { target, source_port, bytes } => print_line(&ask_udp(target, source_port, bytes)?),
-        Command::Line { target, source_port } => print_line(&ask_tcp(target, source_port)?),
+        Command::Line { target, source_port } => print_line(&ask_tcp(target, source_port, ANSWER_TIMEOUT)?),
         Command::Idle { protocol, target } => idle(protocol, target),
         Command::Until { wanted, target, timeout_ms } => until(wanted, target, Duration::from_millis(timeout_ms)),
         Command::Hold { target, connections } => hold(target, connections),
@@ -123,19 +127,19 @@ fn ask_sctp(target: SocketAddr) -> Result<String> {
     ringway_tests::sctp::ask(target, port, b"ping", ANSWER_TIMEOUT)
 }
 
-fn ask_tcp(target: SocketAddr, source_port: u16) -> Result<String> {
-    let mut stream = BufReader::new(connect(target, source_port)?);
+fn ask_tcp(target: SocketAddr, source_port: u16, patience: Duration) -> Result<String> {
+    let mut stream = BufReader::new(connect(target, source_port, patience)?);
     exchange(&mut stream, "ping").with_context(|| format!("no answer from {target}"))
 }
 
-fn connect(target: SocketAddr, source_port: u16) -> Result<TcpStream> {
+fn connect(target: SocketAddr, source_port: u16, patience: Duration) -> Result<TcpStream> {
     let stream = if source_port == 0 {
-        TcpStream::connect_timeout(&target, ANSWER_TIMEOUT).with_context(|| format!("cannot connect to {target}"))?
+        TcpStream::connect_timeout(&target, patience).with_context(|| format!("cannot connect to {target}"))?
     } else {
         connect_from(source_port, target)?
     };
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_read_timeout(Some(patience))?;
     Ok(stream)
 }
 
@@ -170,7 +174,7 @@ fn exchange(stream: &mut BufReader<TcpStream>, line: &str) -> Result<String> {
 fn idle(protocol: Protocol, target: SocketAddr) -> Result<()> {
     let ended = match protocol {
         Protocol::Tcp => {
-            let mut stream = BufReader::new(connect(target, 0)?);
+            let mut stream = BufReader::new(connect(target, 0, ANSWER_TIMEOUT)?);
             exchange(&mut stream, "ping").with_context(|| format!("no answer from {target}"))?;
             stream.get_ref().set_read_timeout(None)?;
             print_line("idle")?;
@@ -218,7 +222,7 @@ fn until(wanted: Wanted, target: SocketAddr, timeout: Duration) -> Result<()> {
 fn hold(target: SocketAddr, connections: usize) -> Result<()> {
     let mut streams = Vec::with_capacity(connections);
     for number in 0..connections {
-        let stream = connect(target, 0).with_context(|| format!("connection {number}"))?;
+        let stream = connect(target, 0, ANSWER_TIMEOUT).with_context(|| format!("connection {number}"))?;
         streams.push(BufReader::new(stream));
     }
     // Each has crossed once in both directions: established for everyone on the way.
