@@ -246,9 +246,10 @@ proptest! {
                         units[first..behind].fill(true);
                     }
                 }
-            }
-            if units.iter().all(|unit| *unit) {
-                break;
+                // All have come: what comes now, or has waited, is of another datagram.
+                if units.iter().all(|unit| *unit) {
+                    return Ok(());
+                }
             }
         }
     }
