@@ -32,7 +32,8 @@ pub fn ask(flows: FlowTables, board: Arc<Board>) {
 /// Asks the clients that wait, and as far as there is room the backends of those of the last round (`asked`) that did not answer.
 async fn ask_round<F: Family>(flows: &FlowTable<F>, asked: &mut Vec<Doubted<F>>, board: &Board) {
     let mut silent = std::mem::take(asked);
-    asked.extend(std::iter::from_fn(|| flows.next_doubted()).take(ROUND_MAX));
+    let waiting = std::iter::from_fn(|| flows.next_doubted()).filter(|doubted| flows.is_unanswered(doubted));
+    asked.extend(waiting.take(ROUND_MAX));
     silent.retain(|doubted| flows.is_unanswered(doubted));
     silent.truncate(ROUND_MAX - asked.len());
     if asked.is_empty() && silent.is_empty() {
@@ -43,8 +44,13 @@ async fn ask_round<F: Family>(flows: &FlowTable<F>, asked: &mut Vec<Doubted<F>>,
     for Doubted { key, numbers, .. } in &*asked {
         way.send_to_client(nudge::ack(&key.tuple(), *numbers), key).await;
     }
-    for Doubted { slot, numbers, .. } in silent {
+    for doubted in silent {
+        let Doubted { slot, numbers, .. } = doubted;
         let tuple = flows.rewrite_of(slot).tuple;
+        // Those before took their time.
+        if !flows.is_unanswered(&doubted) {
+            continue;
+        }
         let numbers = Numbers { sequence: numbers.acknowledged, acknowledged: numbers.sequence };
         way.send_to_backend(nudge::ack(&tuple.reversed(), numbers), &tuple).await;
     }

@@ -152,9 +152,13 @@ impl<F: Family> FlowTable<F> {
             // Its number may be 0, and is no position.
             let is_right = answers || fits(if segment.has(SEEN_ACK) { REACH } else { RESET_REACH });
             slot.add(SEEN_ANY);
+            // Whoever is asked and does not know the connection does not lengthen the flow's life, nor does a backend that refuses each new
+            // SYN of a client that was reset: else the client would never come to another one.
+            let was_reset = (slot.seen.load(Relaxed) | peer.seen.load(Relaxed)) & SEEN_RST != 0;
+            let is_use = !(is_challenged || answers && was_reset);
             if is_right {
                 for side in [peer, slot] {
-                    if !is_challenged {
+                    if is_use {
                         side.last.store(now, Relaxed);
                     }
                     // The next SYN is a new attempt.
@@ -162,8 +166,7 @@ impl<F: Family> FlowTable<F> {
                     side.add(SEEN_RST);
                 }
             }
-            // Whoever is asked and does not know the connection does not lengthen the flow's life.
-            return !is_challenged;
+            return is_use;
         }
         if segment.has(SEEN_SYN) {
             return judge_syn((slot, peer), segment, &numbers, answers);

@@ -18,10 +18,10 @@ static __always_inline void N(note)(struct N(flow) *flow, __u32 cleared, __u32 b
 	N(add)(flow, bits | SEEN_POSITION);
 }
 
-/* Of one of the two entries. Whoever is asked and does not know the connection does not lengthen the flow's life. */
-static __always_inline void N(note_reset)(struct N(flow) *flow, _Bool challenged, __u32 now)
+/* Of one of the two entries. */
+static __always_inline void N(note_reset)(struct N(flow) *flow, _Bool use, __u32 now)
 {
-	if (!challenged)
+	if (use)
 		WRITE_ONCE(flow->last, now);
 	if (READ_ONCE(flow->seen) & SEEN_ASKED)
 		__sync_fetch_and_and(&flow->seen, ~SEEN_ASKED);
@@ -84,12 +84,15 @@ __noinline int N(judge)(struct N(flow) *flow, const struct N(packet) *p, __u32 n
 	fits = is_near(seen, position, reach, reach) && (!(bits & SEEN_ACK) || is_near(other, acknowledged, LAG, REACH));
 	challenged = (seen | other) & SEEN_CHALLENGED;
 	if (bits & SEEN_RST) {
+		/* Not that of who is asked and does not know the connection, nor of a backend that refuses each new SYN. */
+		_Bool use = !(challenged || (answers && (seen | other) & SEEN_RST));
+
 		N(add)(flow, SEEN_ANY);
 		if (answers || fits) {
-			N(note_reset)(peer, challenged, now);
-			N(note_reset)(flow, challenged, now);
+			N(note_reset)(peer, use, now);
+			N(note_reset)(flow, use, now);
 		}
-		return !challenged;
+		return use;
 	}
 	if (!(bits & SEEN_ACK) || !(fits || challenged)) {
 		N(add)(flow, SEEN_ANY);

@@ -93,6 +93,26 @@ fn what_is_no_answer_ends_the_flow_in_time() {
     assert_eq!(bed.sweep(), 1);
 }
 
+/// The server was started anew, or closed: whoever tries it again and again from one port comes to another one in time.
+#[test]
+fn a_backend_that_refuses_keeps_nobody() {
+    let mut bed = reset(false, RST);
+    let begin = bed.now;
+    let mut asked = false;
+    for again in 0..3 * DOUBT_TICKS {
+        bed.now += 1;
+        bed.forward(SYN, FAR + again, 0);
+        bed.reverse(RST | ACK, 0, FAR + again + 1);
+        let removed = bed.sweep();
+        asked |= bed.table.next_doubted().is_some();
+        if removed == 1 {
+            assert!(asked && bed.now - begin <= 2 * DOUBT_TICKS + 1, "after {} ticks", bed.now - begin);
+            return;
+        }
+    }
+    panic!("it lives on");
+}
+
 #[test]
 fn nobody_is_asked_about_other_ends() {
     type End<'a> = &'a dyn Fn(&Bed);

@@ -39,9 +39,9 @@ impl<F: Side> Bed<F> {
         Bed::sized((flows_max, 1024), ports, pod_delivery)
     }
 
-    /// TCP and UDP on port 80 lead to this backend.
+    /// TCP and UDP on port 80 lead to this backend. Small, too.
     pub fn served(backend: Endpoint, pod_delivery: PodDelivery) -> Bed<F> {
-        let mut bed = Bed::with(4096, (10_000, 29_999), pod_delivery);
+        let mut bed = Bed::sized((16, 16), (10_000, 29_999), pod_delivery);
         bed.serve(80, TCP, &[backend]);
         bed.serve(80, UDP, &[backend]);
         bed
