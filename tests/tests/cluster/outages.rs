@@ -77,7 +77,7 @@ fn the_apiserver_is_away() -> Result<()> {
     let seconds = std::env::var("STORY_OUTAGE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
     // A client in a pod is reached through the apiserver: only those outside count.
     let load = |target: String| web.outside(&["load", "tcp", &target, "50", "--rate", "100", "--for-ms", &(seconds * 1_000).to_string()]);
-    let mut clients = vec![load(web.load_balancer.to_string())?, load(web.node_port.to_string())?];
+    let mut clients = [load(web.load_balancer.to_string())?, load(web.node_port.to_string())?];
     bed.cluster(&["stop", "kube-apiserver"])?;
     let reports: Result<Vec<String>> = clients.iter_mut().map(crate::bed::Client::line).collect();
     bed.cluster(&["start", "kube-apiserver"])?;
