@@ -10,9 +10,11 @@ use ringway_model::NodePortAddresses;
 use serde::Deserialize;
 
 mod addresses;
+mod choices;
 mod limits;
 mod timeouts;
 
+pub use self::choices::{Delivery, Mode, OnStop};
 use self::limits::{AFFINITY_MAX_DEFAULT, AFFINITY_MAX_RANGE, FLOWS_MAX_RANGE, flows_max_default, flows6_max_default};
 pub use self::timeouts::FlowTimeouts;
 use crate::apiserver::{Access, DaemonSetName, Endpoint, Pod};
@@ -172,39 +174,6 @@ pub struct Settings {
     /// error, warn, info, debug, trace, or a filter such as `ringway=debug` [default: info] [env: RINGWAY_LOG]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
-}
-
-/// `--mode`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    #[default]
-    Auto,
-    /// The driver hands its own buffers to us: no copy.
-    ZeroCopy,
-    /// Native XDP; the kernel copies each packet.
-    Copy,
-    /// XDP after the kernel has built an skb: works everywhere, slowest.
-    Generic,
-}
-
-/// `--pod-delivery`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Delivery {
-    Edge,
-    Direct,
-}
-
-/// `--on-stop`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnStop {
-    /// Nothing of ours: the node is as it was.
-    #[default]
-    Remove,
-    /// Everything but the process: the next one takes it over.
-    Keep,
 }
 
 /// What `run` and `check` work with: complete and within bounds.
