@@ -16,6 +16,8 @@ const GONE_MAX: usize = 4_096;
 pub struct Reflection {
     /// Those that are there, or that an earlier process knew.
     objects: HashMap<ObjectRef, Known>,
+    /// How many of them are in force: asked for with each change.
+    in_force: usize,
     /// What is wrong with objects that are there now.
     problems: BTreeMap<ObjectRef, Vec<Problem>>,
     /// At which version objects went, since the last list: an older version that comes later does not bring them back.
@@ -41,7 +43,8 @@ impl Reflection {
         let mut object = model.object_ref();
         self.names.share(&mut object.namespace);
         self.names.share_in(&mut model, &object);
-        self.objects.insert(object, Known { in_force: Some(model.clone()), ..Known::default() });
+        let before = self.objects.insert(object, Known { in_force: Some(model.clone()), ..Known::default() });
+        self.in_force += usize::from(before.is_none());
         model
     }
 
@@ -59,7 +62,9 @@ impl Reflection {
         self.gone.clear();
         self.problems.retain(|object, _| self.objects.get(object).is_some_and(|known| known.is_named));
         let gone = self.objects.extract_if(|_, known| !known.is_named);
-        gone.filter(|(_, known)| known.in_force.is_some()).map(|(object, _)| Change::Delete(object)).collect()
+        let gone: Vec<Change> = gone.filter(|(_, known)| known.in_force.is_some()).map(|(object, _)| Change::Delete(object)).collect();
+        self.in_force -= gone.len();
+        gone
     }
 
     /// An object is new or has a new version. One that breaks a rule changes nothing: its last good version stays.
@@ -80,12 +85,17 @@ impl Reflection {
                 // One that says the same is not kept: others hold the first, and a list names everything once more.
                 let change = (known.in_force.as_ref() != Some(&model)).then(|| {
                     self.names.share_in(&mut model, &object);
-                    known.in_force = Some(model.clone());
+                    let before = known.in_force.replace(model.clone());
+                    self.in_force += usize::from(before.is_none());
                     Change::Upsert(model)
                 });
                 (change, problems)
             }
-            Ok(Converted::NotOurs(_, problems)) => (known.in_force.take().map(|_| Change::Delete(object.clone())), problems),
+            Ok(Converted::NotOurs(_, problems)) => {
+                let before = known.in_force.take();
+                self.in_force -= usize::from(before.is_some());
+                (before.map(|_| Change::Delete(object.clone())), problems)
+            }
             Err(refused) => (None, refused.problems),
         };
         if problems.is_empty() {
@@ -106,8 +116,9 @@ impl Reflection {
         }
         version.and_then(|version| self.gone.insert(object.clone(), version));
         self.problems.remove(object);
-        let known = self.objects.remove(object)?;
-        known.in_force.map(|_| Change::Delete(object.clone()))
+        let before = self.objects.remove(object)?.in_force;
+        self.in_force -= usize::from(before.is_some());
+        before.map(|_| Change::Delete(object.clone()))
     }
 
     fn is_old(&self, object: &ObjectRef, version: Option<u64>) -> bool {
@@ -122,7 +133,7 @@ impl Reflection {
 
     /// Number of objects in force.
     pub fn objects(&self) -> usize {
-        self.models().count()
+        self.in_force
     }
 
     /// What is wrong with objects that are there, by object.

@@ -163,6 +163,7 @@ fn any_history_ends_equal_to_the_server() {
         take(reflection.end_list());
         let expected: BTreeMap<Arc<str>, Model> = server.iter().map(|(name, zone)| (name.as_str().into(), model(name, zone))).collect();
         assert_eq!(tables, expected);
+        assert_eq!(reflection.objects(), expected.len());
     }
 }
 
