@@ -3,8 +3,8 @@
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-# The lab's tests wait more than they compute, and each has namespaces of its own: two at a time.
-LAB_THREADS ?= 2
+# The lab's tests wait more than they compute, and each has namespaces of its own: three at a time.
+LAB_THREADS ?= 3
 
 .DEFAULT_GOAL := help
 

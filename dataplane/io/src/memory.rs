@@ -12,8 +12,6 @@ pub fn keep_little_free_memory() {
         // What is larger has a mapping of its own, which ends when it is freed. Said once, for by itself the bound grows to what was freed
         // last: then the answers of an apiserver, and tables that grow, leave holes between what lives on.
         libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_MAPPING_BYTES);
-        // One thread reads objects, another one makes tables of them: what the one has freed, the other one can use. Workers allocate nothing.
-        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 
